@@ -1,0 +1,78 @@
+"""SpeculatorModel: the base of every draft model, and the rows that it emits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from speculators.config import SpeculatorModelConfig
+from speculators.data.batch import Batch
+from speculators.decoding.drafter import Drafter
+from speculators.models import import_part
+from speculators.utils.registry import ClassRegistryMixin
+from speculators.verifier.head import VerifierHead
+from speculators.verifier.hidden_states import VerifierStates
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a draft predicts: row (s, n) imitates the verifier's state at target n from s positions before it.
+
+    Attributes:
+        hidden_SNH: states that the head reads, after the draft's own norm.
+        heads: [D, H] weights; one for all slots, or one a slot.
+        kept_D: verifier token ids of a reduced vocabulary's rows, int64; None if D is the whole vocabulary.
+    """
+
+    hidden_SNH: Tensor
+    heads: tuple[Tensor, ...]
+    kept_D: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class DraftOutput:
+    """A forward pass: rows for the distillation loss, and weighted losses of other kinds by name."""
+
+    rows: Rows
+    extra_losses: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
+    """Base of every draft model; `models/<name>/model.py` registers the one called `<name>`.
+
+    The verifier's embedding and head are no part of the draft: they come as an argument, so a draft is complete once
+    built and its state dict is what is published.
+    """
+
+    registry: ClassVar[dict[str, type["SpeculatorModel"]] | None] = None
+    config: SpeculatorModelConfig
+
+    @property
+    def layer_ids(self) -> tuple[int, ...]:
+        """Verifier layers whose states the draft reads beside the last, ascending; `VerifierStates` defines the ids."""
+        return ()
+
+    def initialise(self, verifier: VerifierHead, token_count_V: Tensor) -> None:
+        """Give a fresh draft its first weights, those of the verifier's that it copies included.
+
+        Args:
+            verifier: the verifier's embedding and head.
+            token_count_V: int64 count of each supervised token in the training data, for a reduced vocabulary.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how it starts")
+
+    def forward(self, batch: Batch, states: VerifierStates, verifier: VerifierHead) -> DraftOutput:
+        """Rows for every slot and target of a packed batch."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
+
+    def drafter(self, verifier: VerifierHead) -> Drafter:
+        """This draft as decoding uses it."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it drafts")
+
+    @classmethod
+    def for_config(cls, config: SpeculatorModelConfig) -> type["SpeculatorModel"]:
+        """The model class registered for the config's `speculators_model_type`."""
+        import_part("model")
+        return (cls.registry or {})[config.speculators_model_type]

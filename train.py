@@ -1,0 +1,4 @@
+from speculators.compose import main
+
+if __name__ == "__main__":
+    main()
