@@ -1,0 +1,16 @@
+"""Token proposal methods, one file each. Torch-free."""
+
+import importlib
+import pkgutil
+
+from speculators.proposals.base import TokenProposalConfig
+
+# The file is the registration: whatever stands in this folder is known.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+from speculators.proposals.greedy import GreedyTokenProposalConfig  # noqa: E402  after its turn in the folder's order
+
+TokenProposalConfig.reload_schema()
+
+__all__ = ["GreedyTokenProposalConfig", "TokenProposalConfig"]

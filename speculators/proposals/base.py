@@ -1,0 +1,15 @@
+"""TokenProposalConfig: base of what says how tokens are drafted and accepted."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from speculators.utils.pydantic_utils import PydanticClassRegistryMixin
+
+
+class TokenProposalConfig(PydanticClassRegistryMixin):
+    """How tokens are proposed and when they are accepted; each file beside this one registers a method."""
+
+    schema_discriminator: ClassVar[str] = "proposal_type"
+
+    proposal_type: str = Field(description="the method's name")
