@@ -1,0 +1,38 @@
+"""A fresh draft: shapes on the meta device, memory on its own device, first weights by the algorithm."""
+
+import torch
+from torch import Tensor
+
+from speculators.config import SpeculatorModelConfig
+from speculators.model import SpeculatorModel
+from speculators.verifier.head import VerifierHead
+
+
+def build(
+    config: SpeculatorModelConfig, verifier: VerifierHead, token_count_V: Tensor, device: torch.device
+) -> SpeculatorModel:
+    """The draft that `config` describes, float32, on `device`.
+
+    Args:
+        config: the published config.
+        verifier: embedding and head that the draft may copy from.
+        token_count_V: int64 count of each supervised token in the training data.
+        device: where it is materialised; nothing of it is ever on another.
+
+    Raises:
+        RuntimeError: the algorithm's `initialise` left a tensor without values.
+    """
+    with torch.device("meta"):
+        model = SpeculatorModel.for_config(config)(config)
+    model = model.float().to_empty(device=device)
+    # to_empty leaves whatever the memory held; NaN shows what `initialise` forgets.
+    floats = {n: t for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_floating_point()}
+    with torch.no_grad():
+        for tensor in floats.values():
+            tensor.fill_(float("nan"))
+    model.initialise(verifier, token_count_V)
+    named = (*model.named_parameters(), *model.named_buffers())
+    forgotten = [n for n, t in named if t.is_floating_point() and not torch.isfinite(t).all()]
+    if forgotten:
+        raise RuntimeError(f"{type(model).__name__}.initialise leaves {', '.join(forgotten)} without values")
+    return model

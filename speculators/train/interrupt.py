@@ -1,0 +1,43 @@
+"""Ctrl-C and a scheduler's SIGTERM: finish the step, save, say how to go on."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+
+
+class Interrupted(SystemExit):
+    """The run was stopped by a signal and has saved its state; ends the process with exit code 130."""
+
+    def __init__(self, step: int, folder: Path) -> None:
+        super().__init__(130)
+        self.message = f"Stopped after step {step}; all is saved. To go on: speculators run {folder}"
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Interrupt:
+    """While entered, the first SIGINT or SIGTERM only sets `asked`; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, signal.Handlers] = {}
+
+    def __enter__(self) -> "Interrupt":
+        # Python allows signal handlers in the main thread alone; elsewhere (a sweep's worker) the default stays.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._restore()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -1,0 +1,230 @@
+"""The training loop. It knows no algorithm: the phases of a step, one after the other, are in `Loop.run`."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from speculators.data.batch import Batch
+from speculators.data.collate import collate
+from speculators.data.prepare import Prepared
+from speculators.model import SpeculatorModel
+from speculators.run_config import RunConfig
+from speculators.train import optimizer
+from speculators.train.checkpoint import Checkpoints, TrainState
+from speculators.train.device import memory_gb, start_accelerator
+from speculators.train.interrupt import Interrupt, Interrupted
+from speculators.train.metrics import Meter, Readings
+from speculators.train.moved import check_gradients, check_moved, fingerprint
+from speculators.train.order import Order
+from speculators.train.progress import TrainProgress, describe
+from speculators.train.schedule import scale, set_learning_rate
+from speculators.train.step import Student
+from speculators.train.tracking import Tracking
+from speculators.verifier.in_process import Verifier
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training came to.
+
+    Attributes:
+        step: the step whose weights the model now has.
+        steps: optimizer steps done.
+        tokens: tokens seen, padding aside.
+        seconds: time spent in training steps, over all resumes.
+        heldout: held-out readings at `step`; empty without held-out data.
+    """
+
+    step: int
+    steps: int
+    tokens: int
+    seconds: float
+    heldout: Readings
+
+
+class NotFinite(RuntimeError):
+    """A loss or a gradient became NaN or infinite."""
+
+
+def train(model: SpeculatorModel, verifier: Verifier, prepared: Prepared, run: RunConfig, folder: Path) -> TrainResult:
+    """Train `model` in place, from the newest checkpoint in the folder if there is one.
+
+    Args:
+        model: the draft, on the verifier's device.
+        verifier: the frozen verifier.
+        prepared: packed training and held-out sequences.
+        run: everything chosen.
+        folder: the run's folder; gets checkpoints/, metrics.jsonl and the tracker's files.
+
+    Returns:
+        The result; `model` has the weights to publish.
+
+    Raises:
+        NotFinite: names the step; the last good checkpoint stays.
+        Interrupted: a signal came; a checkpoint was saved.
+    """
+    loop = Loop(model, verifier, prepared, run, folder)
+    try:
+        with Interrupt() as interrupt, loop.progress:
+            loop.run(interrupt)
+            return loop.finish()
+    finally:
+        loop.tracking.close()
+
+
+class Loop:
+    """The parts of one run's training, and its phases."""
+
+    def __init__(
+        self, model: SpeculatorModel, verifier: Verifier, prepared: Prepared, run: RunConfig, folder: Path
+    ) -> None:
+        self.bare, self.data, self.settings, self.folder = model, prepared, run, folder
+        self.device = verifier.device
+        self.accelerator = start_accelerator(self.device, run, folder)
+        self.student = Student(model, verifier, run.algorithm, self.accelerator)
+        self.optimizers = [self.accelerator.prepare_optimizer(o) for o in optimizer.build(model, run.optimizer)]
+        self.order = Order(len(prepared.train), run.seed, run.trainer, self.accelerator.num_processes)  # type: ignore[arg-type] # map-style
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.accelerator, run.trainer.keep_last)
+        self.state = self.checkpoints.resume() or TrainState(fresh=fingerprint(model))
+        self.tracking = Tracking(self.accelerator, run, folder, self.state.step)
+        self.progress = TrainProgress(self.order.steps, self.state.step, self.accelerator.is_main_process)
+        self.meter = Meter()
+        # First step with a non-finite loss or gradient; stays on the device until somebody has to know.
+        self.broken = torch.tensor(math.inf, device=self.device)
+        self.lap_start, self.lap_tokens = time.monotonic(), self.state.tokens
+
+    def run(self, interrupt: Interrupt) -> None:
+        """All steps that are left, with what comes between them."""
+        trainer, state, steps = self.settings.trainer, self.state, self.order.steps
+        if state.step:
+            self.progress.say(f"going on after step {state.step} of {steps}")
+        self.bare.train()
+        logged, first = state.step, state.step + 1
+        while state.step < steps and not interrupt.asked:
+            # 1. learn
+            set_learning_rate(self.optimizers, scale(state.step, steps, self.settings.schedule))
+            self.step(check=state.step + 1 == first)
+            self.progress.advance()
+            last = state.step == steps
+            # 2. log
+            if last or state.step % trainer.log_every == 0:
+                self.log(state.step - logged)
+                logged = state.step
+            # 3. evaluate
+            improved = False
+            if last or due(state.step, trainer.eval_every):
+                improved = self.evaluate()
+            # 4. save
+            if last or due(state.step, trainer.save_every) or (improved and trainer.keep_best):
+                self.save()
+        if interrupt.asked:
+            if state.step not in self.checkpoints.steps():
+                self.save()
+            stop = Interrupted(state.step, self.folder)
+            self.progress.say(stop.message)
+            raise stop
+
+    def step(self, check: bool) -> None:
+        """One optimizer step. Nothing here waits for the device."""
+        indices = self.order.of_step(self.state.step, self.accelerator.process_index)
+        batches = [self.batch(self.data.train, i) for i in indices]
+        sums = self.student.learn(batches)
+        if check:
+            check_gradients(self.bare)
+        norm = self.student.update(self.optimizers, self.settings.trainer.max_grad_norm)
+        self.state.step += 1
+        self.state.tokens += sum(int((b.document_BT >= 0).sum()) for b in batches)
+        fine = torch.isfinite(sums["loss"]) & torch.isfinite(norm)
+        self.broken = torch.where(fine, self.broken, self.broken.clamp(max=self.state.step))
+        self.meter.add({**sums, "grad_norm": norm})
+
+    def batch(self, sequences: Dataset, indices: Sequence[int]) -> Batch:
+        """Some sequences as a batch, on the host."""
+        return collate([sequences[i] for i in indices], self.settings.algorithm.slots)
+
+    def check_finite(self) -> None:
+        """Stop the run if a step since the last check went wrong; waits for the device."""
+        broken = self.broken.item()
+        if broken < math.inf:
+            saved = self.checkpoints.steps()
+            kept = f"step {saved[-1]} is the last good checkpoint" if saved else "nothing was saved"
+            raise NotFinite(
+                f"step {int(broken)}: the loss or its gradient is not finite ({kept}). Lower optimizer.lr or "
+                "trainer.max_grad_norm, lengthen schedule.warmup_ratio, or set precision=fp32"
+            )
+
+    def lap(self) -> float:
+        """Seconds since the last lap, added to the training time."""
+        now = time.monotonic()
+        seconds, self.lap_start = now - self.lap_start, now
+        self.state.seconds += seconds
+        return seconds
+
+    def log(self, steps: int) -> None:
+        """Read the meter of the last `steps` steps and show it everywhere."""
+        self.check_finite()
+        readings = self.meter.read(self.accelerator, steps)
+        tokens, self.lap_tokens = self.state.tokens - self.lap_tokens, self.state.tokens
+        readings["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
+        readings["tokens_per_second"] = tokens * self.accelerator.num_processes / self.lap()
+        readings["memory_gb"] = memory_gb(self.device)
+        self.tracking.log(self.state.step, "train", readings)
+        self.progress.show(self.state.step, readings)
+
+    @torch.no_grad()
+    def evaluate(self) -> bool:
+        """Held-out losses; whether the acceptance estimate is the best so far."""
+        self.check_finite()
+        self.lap()
+        size, count = self.settings.trainer.batch_size, len(self.data.heldout)  # type: ignore[arg-type] # map-style
+        self.bare.eval()
+        meter, targets = Meter(), 0
+        for start in range(0, count, size):
+            batch = self.batch(self.data.heldout, range(start, min(start + size, count)))
+            rows = batch.target_N.numel()
+            loss, metrics = self.student.loss(batch.to(self.device))
+            meter.add({n: v if n.endswith("_S") else v * rows for n, v in {"loss": loss, **metrics}.items()})
+            targets += rows
+        self.bare.train()
+        if not targets:
+            return False
+        readings = meter.read(self.accelerator, targets)
+        self.tracking.log(self.state.step, "heldout", readings)
+        self.progress.say(f"step {self.state.step} held-out {describe(readings)}")
+        self.state.heldout = readings
+        improved = self.state.best is None or readings["acceptance"] > self.state.best["acceptance"]
+        if improved:
+            self.state.best_step, self.state.best = self.state.step, readings
+        self.lap_start = time.monotonic()
+        return improved
+
+    def save(self) -> None:
+        """A resumable checkpoint of this step."""
+        self.check_finite()
+        self.lap()
+        self.checkpoints.save(self.state)
+        self.lap_start = time.monotonic()
+
+    def finish(self) -> TrainResult:
+        """Check that everything moved, take the weights to publish, let go of accelerate."""
+        state = self.state
+        check_moved(self.bare, state.fresh)
+        step, heldout = state.step, state.heldout
+        if self.settings.trainer.keep_best and state.best_step not in (None, state.step):
+            self.checkpoints.load(state.best_step)
+            step, heldout = state.best_step, state.best
+            self.progress.say(f"publishing step {step}, the best held-out acceptance estimate")
+        self.accelerator.unwrap_model(self.student.model, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+        self.bare.eval()
+        return TrainResult(step, state.step, state.tokens, state.seconds, heldout)
+
+
+def due(step: int, every: int | None) -> bool:
+    """Whether something that happens every so many steps happens now."""
+    return every is not None and step % every == 0

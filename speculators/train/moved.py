@@ -1,0 +1,39 @@
+"""Proof that training reaches every trainable tensor: a draft with a dead one trains without complaint, and badly."""
+
+import torch
+from torch import nn
+
+
+def fingerprint(model: nn.Module) -> dict[str, list[float]]:
+    """Two float64 sums of every trainable tensor, by name; they change when the tensor does."""
+    found = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            wide = p.detach().double() if p.device.type != "mps" else p.detach().cpu().double()
+            found[name] = torch.stack([wide.sum(), wide.square().sum()])
+    return {name: sums.tolist() for name, sums in found.items()}
+
+
+def check_gradients(model: nn.Module) -> None:
+    """Check after the first backward pass that every trainable tensor is part of the loss.
+
+    Raises:
+        RuntimeError: names the tensors that got no gradient.
+    """
+    lost = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if lost:
+        raise RuntimeError(
+            f"no gradient reaches {', '.join(lost)}: the loss does not depend on them; freeze or use them"
+        )
+
+
+def check_moved(model: nn.Module, before: dict[str, list[float]]) -> None:
+    """Check that every trainable tensor differs from `before`, the fingerprint of the fresh model.
+
+    Raises:
+        RuntimeError: names the tensors that stayed.
+    """
+    now = fingerprint(model)
+    still = [name for name in now if now[name] == before[name]]
+    if still:
+        raise RuntimeError(f"training left {', '.join(still)} exactly as they were; freeze them or raise optimizer.lr")

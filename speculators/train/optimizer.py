@@ -1,0 +1,97 @@
+"""AdamW, and Muon for matrices with AdamW for the rest."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from speculators.run_config import AdamW, Muon
+
+# Newton-Schulz coefficients of Jordan et al. 2024: steep at 0, so that small singular values rise in five iterations.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+
+
+def orthogonalise(update: Tensor) -> Tensor:
+    """The nearest matrix with singular values near one, by five Newton-Schulz iterations.
+
+    Args:
+        update: [R, C] matrix. Iterated in bfloat16 on accelerators and in float32 on a CPU, where bfloat16 without
+            its own units was measured ten times slower; that is also why this is not torch.optim.Muon.
+    """
+    a, b, c = COEFFICIENTS
+    x = update if update.device.type == "cpu" else update.bfloat16()
+    tall = x.shape[0] > x.shape[1]
+    x = (x.mT if tall else x) / (x.norm() + 1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + torch.addmm(gram, gram, gram, beta=b, alpha=c) @ x
+    return (x.mT if tall else x).to(update.dtype)
+
+
+class OrthogonalMomentum(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024): Nesterov momentum, orthogonalised; for matrices only.
+
+    Args:
+        matrices: parameters of two dimensions.
+        lr: learning rate; a tall matrix takes sqrt(rows / columns) times it.
+        momentum: share of the velocity that stays, in [0, 1).
+        weight_decay: decoupled, per unit of learning rate.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if not self.state[p]:
+                    self.state[p]["velocity"] = torch.zeros_like(p)
+                velocity = self.state[p]["velocity"]
+                velocity.mul_(group["momentum"]).add_(p.grad)
+                update = orthogonalise(p.grad.add(velocity, alpha=group["momentum"]))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
+
+
+def build(model: nn.Module, settings: AdamW | Muon) -> list[torch.optim.Optimizer]:
+    """The optimizers of all trainable parameters; each group carries `peak_lr` for the schedule.
+
+    Args:
+        model: the draft, on its device.
+        settings: AdamW decays matrices only. Muon takes the weights of linear layers, its AdamW the embeddings, the
+            vocabulary head and the vectors.
+    """
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    matrices = [p for n, p in trainable.items() if is_hidden_matrix(model, n)]
+    hidden = {id(p) for p in matrices}
+    if isinstance(settings, AdamW):
+        wide = [p for p in trainable.values() if p.ndim >= 2]
+        narrow = [p for p in trainable.values() if p.ndim < 2]
+        groups = [{"params": wide}, {"params": narrow, "weight_decay": 0.0}]
+        made = [adamw(groups, settings.lr, settings.betas, settings.eps, settings.weight_decay)]
+    else:
+        rest = [p for p in trainable.values() if id(p) not in hidden]
+        made = [OrthogonalMomentum(matrices, settings.lr, settings.momentum, settings.weight_decay)] if matrices else []
+        # Short second-moment memory: next to Muon this AdamW sees noisy, sparse gradients (embeddings, head).
+        made += [adamw([{"params": rest}], settings.adamw_lr, (0.9, 0.95), 1e-8, 0.0)] if rest else []
+    for optimizer in made:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return made
+
+
+def adamw(groups: list, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over the groups that have parameters, fused where torch has the kernel."""
+    groups = [g for g in groups if g["params"]]
+    fused = groups[0]["params"][0].device.type in ("cpu", "cuda", "xpu", "mps")
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
+
+
+def is_hidden_matrix(model: nn.Module, name: str) -> bool:
+    """Whether a parameter maps hidden state to hidden state: a linear layer's weight, the vocabulary head's aside."""
+    owner, _, leaf = name.rpartition(".")
+    return isinstance(model.get_submodule(owner), nn.Linear) and leaf == "weight" and "lm_head" not in owner

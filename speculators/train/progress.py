@@ -1,0 +1,71 @@
+"""What a person sees of training: a bar in a terminal, a line per log_every elsewhere."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from speculators.train.metrics import Readings
+
+
+class TrainProgress:
+    """Bar or lines; nothing at all on processes other than the main one.
+
+    Args:
+        steps: of the whole run.
+        first: steps that are done.
+        shown: False on processes that stay quiet.
+    """
+
+    def __init__(self, steps: int, first: int, shown: bool) -> None:
+        self.console = Console(quiet=not shown)
+        self._steps = steps
+        self._first = first
+        self._start = time.monotonic()
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[line]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            disable=not (shown and sys.stdout.isatty()),
+        )
+        self._task = self._bar.add_task("training", total=steps, completed=first, line="")
+
+    def __enter__(self) -> "TrainProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def advance(self) -> None:
+        """One step more."""
+        self._bar.advance(self._task)
+
+    def show(self, step: int, readings: Readings) -> None:
+        """New readings of the training loss."""
+        line = describe(readings)
+        self._bar.update(self._task, line=line)
+        if self._bar.disable:
+            left = (time.monotonic() - self._start) / (step - self._first) * (self._steps - step)
+            self.say(f"step {step}/{self._steps} {line} left {left:.0f} s")
+
+    def say(self, line: str) -> None:
+        """A line that stays, above the bar."""
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def describe(readings: Readings) -> str:
+    """Readings in one line."""
+    words = [f"loss {readings['loss']:.3f}", f"accuracy {per_slot(readings['accuracy'])}"]
+    if "tokens_per_second" in readings:
+        words.append(f"{readings['tokens_per_second']:.0f} tokens/s {readings['memory_gb']:.1f} GB")
+    return " ".join(words)
+
+
+def per_slot(values: float | list[float]) -> str:
+    """Two digits a slot."""
+    return " ".join(f"{v:.2f}" for v in values) if isinstance(values, list) else f"{values:.2f}"

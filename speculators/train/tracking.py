@@ -1,0 +1,64 @@
+"""Metrics for later: metrics.jsonl in the run's folder, and whichever tracker of accelerate's was chosen."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from speculators.run_config import RunConfig
+from speculators.train.metrics import Readings
+
+
+class Tracking:
+    """Writes every reading to both; `close` flushes the trackers.
+
+    Args:
+        accelerator: as `start_accelerator` made it, the tracker's name inside.
+        run: logged as the run's hyperparameters.
+        folder: metrics.jsonl is here; lines after step `first` are dropped, they are about to be made again.
+        first: steps that are done.
+    """
+
+    def __init__(self, accelerator: Accelerator, run: RunConfig, folder: Path, first: int) -> None:
+        self._accelerator = accelerator
+        self._file = folder / "metrics.jsonl"
+        if accelerator.is_main_process:
+            lines = self._file.read_text().splitlines() if self._file.exists() else []
+            kept = [line for line in lines if json.loads(line)["step"] <= first]
+            self._file.write_text("".join(line + "\n" for line in kept))
+        if run.tracker.name != "none":
+            config = flatten(run.model_dump(mode="json"))
+            accelerator.init_trackers(run.tracker.project, config, {"wandb": {"dir": str(folder)}})
+
+    def log(self, step: int, kind: str, readings: Readings) -> None:
+        """Write one reading.
+
+        Args:
+            step: optimizer steps done.
+            kind: `train` or `heldout`.
+            readings: numbers and lists of numbers (per slot) by name.
+        """
+        if self._accelerator.is_main_process:
+            with self._file.open("a") as file:
+                file.write(json.dumps({"step": step, "kind": kind} | readings) + "\n")
+        self._accelerator.log(flatten({kind: readings}), step=step)
+
+    def close(self) -> None:
+        """Flush and end the trackers."""
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one level, keys joined by `/`, list places from 1; None becomes "null"."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, list):
+            value = {str(i): v for i, v in enumerate(value, 1)}
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}/")
+        else:
+            flat[prefix + key] = "null" if value is None else value
+    return flat
