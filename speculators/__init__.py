@@ -1,0 +1,45 @@
+"""Speculative-decoding drafts, from YAML to a checkpoint that serves. Every name is imported at its first use."""
+
+from typing import TYPE_CHECKING, Any
+
+from speculators.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from speculators.config import SpeculatorModelConfig as SpeculatorModelConfig
+    from speculators.config import SpeculatorsConfig as SpeculatorsConfig
+    from speculators.config import VerifierConfig as VerifierConfig
+    from speculators.config import reload_schemas as reload_schemas
+    from speculators.model import SpeculatorModel as SpeculatorModel
+    from speculators.proposals import GreedyTokenProposalConfig as GreedyTokenProposalConfig
+    from speculators.proposals import TokenProposalConfig as TokenProposalConfig
+    from speculators.utils import ClassRegistryMixin as ClassRegistryMixin
+    from speculators.utils import PydanticClassRegistryMixin as PydanticClassRegistryMixin
+    from speculators.utils import ReloadableBaseModel as ReloadableBaseModel
+
+_MODULES = {
+    "SpeculatorModelConfig": "speculators.config",
+    "SpeculatorsConfig": "speculators.config",
+    "VerifierConfig": "speculators.config",
+    "reload_schemas": "speculators.config",
+    "SpeculatorModel": "speculators.model",
+    "GreedyTokenProposalConfig": "speculators.proposals",
+    "TokenProposalConfig": "speculators.proposals",
+    "ClassRegistryMixin": "speculators.utils",
+    "PydanticClassRegistryMixin": "speculators.utils",
+    "ReloadableBaseModel": "speculators.utils",
+}
+
+__all__ = list(_MODULES)
+
+_load = lazy_names(__name__, _MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return _load(name)
+    # Algorithms' classes are offered by their folders, so that no algorithm needs to be named here.
+    if name[:1].isupper():
+        import speculators.models
+
+        return getattr(speculators.models, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
