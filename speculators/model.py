@@ -33,7 +33,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class DraftOutput:
-    """A forward pass: rows for the distillation loss, and weighted losses of other kinds by name."""
+    """A forward pass.
+
+    Attributes:
+        rows: for the distillation loss.
+        extra_losses: losses of other kinds, each the mean over targets; a field of the settings' `loss` weighs each.
+    """
 
     rows: Rows
     extra_losses: Mapping[str, Tensor] = field(default_factory=dict)

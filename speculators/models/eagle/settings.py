@@ -1,6 +1,12 @@
 """EAGLE-1: what a person chooses, and what of it is published. Torch-free."""
 
-from pydantic import BaseModel, Field
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from speculators.algorithm import AlgorithmSettings, LossWeights
+from speculators.models.layer_config import DraftLayers
+from speculators.verifier.facts import VerifierFacts
 
 
 class EagleFields(BaseModel):
@@ -11,3 +17,38 @@ class EagleFields(BaseModel):
     )
     layernorms: bool = Field(default=False, description="normalise the embedding and the verifier's state before fc")
     fusion_bias: bool = Field(default=False, description="fc has a bias")
+
+
+class EagleLoss(LossWeights):
+    """The divergences, and the distance between states (EAGLE-1, equation 2)."""
+
+    smooth_l1: float = Field(ge=0, description="smooth-L1 distance between the draft's state and the verifier's")
+
+
+@AlgorithmSettings.register("eagle")
+class EagleSettings(AlgorithmSettings, DraftLayers, EagleFields):
+    """EAGLE-1 in training (Li et al. 2024, arXiv:2401.15077); with several steps, HASS (Zhang et al. 2024, arXiv:2408.15766)."""
+
+    engines: ClassVar[tuple[str, ...]] = ("vllm",)
+    recurrent: ClassVar[bool] = True
+
+    name: Literal["eagle"]
+    ttt_steps: int = Field(ge=1, description="steps trained on the draft's own states: 1 is EAGLE-1, more are HASS")
+    loss: EagleLoss  # type: ignore[assignment] # one weight more
+
+    @model_validator(mode="after")
+    def check_trainable(self) -> "EagleSettings":
+        for flag in ("layernorms", "fusion_bias"):
+            if self.model_dump()[flag]:
+                raise ValueError(f"{flag}: true is read from published configs, but cannot be trained; set it to false")
+        return self
+
+    @property
+    def slots(self) -> int:
+        """One slot a step."""
+        return self.ttt_steps
+
+    def published(self, facts: VerifierFacts) -> dict[str, Any]:
+        """The chosen fields and a Llama layer config, the only kind that vLLM serves as EAGLE-1."""
+        chosen = self.model_dump(include=set(EagleFields.model_fields))
+        return chosen | {"transformer_layer_config": self.layer_config(facts, "llama")}

@@ -1,6 +1,12 @@
 """EAGLE-3: what a person chooses, and what of it is published. Torch-free."""
 
+from typing import Annotated, Any, ClassVar, Literal
+
 from pydantic import BaseModel, Field, model_validator
+
+from speculators.algorithm import AlgorithmSettings
+from speculators.models.layer_config import DraftLayers
+from speculators.verifier.facts import VerifierFacts
 
 
 class Eagle3Fields(BaseModel):
@@ -24,3 +30,47 @@ class Eagle3Fields(BaseModel):
         if self.norm_before_fc and self.fc_norm:
             raise ValueError("norm_before_fc and fc_norm are mutually exclusive — enable one or the other, not both.")
         return self
+
+
+@AlgorithmSettings.register("eagle3")
+class Eagle3Settings(AlgorithmSettings, DraftLayers, Eagle3Fields):
+    """EAGLE-3 in training (Li et al. 2025, arXiv:2503.01840)."""
+
+    engines: ClassVar[tuple[str, ...]] = ("vllm",)
+    recurrent: ClassVar[bool] = True
+
+    name: Literal["eagle3"]
+    ttt_steps: int = Field(ge=1, description="steps of training-time test: how many tokens ahead the draft is trained")
+    draft_arch: Literal["llama", "qwen3"] = Field(description="kind of decoder layer; qwen3 normalises queries and keys")
+    # Chosen, null is the verifier's vocabulary; published, it is always a number.
+    draft_vocab_size: Annotated[int, Field(ge=1)] | None = Field(  # type: ignore[assignment] # wider than published
+        description="tokens that the draft can predict, the most frequent ones; null is the verifier's vocabulary"
+    )
+
+    @property
+    def slots(self) -> int:
+        """One slot a step."""
+        return self.ttt_steps
+
+    def published(self, facts: VerifierFacts) -> dict[str, Any]:
+        """The chosen fields, the layer config, and the layer ids where none were chosen."""
+        ids = self.eagle_aux_hidden_state_layer_ids or default_layer_ids(facts.num_hidden_layers)
+        layer = self.layer_config(facts, self.draft_arch)
+        if self.draft_arch == "llama" and len(ids) != 3:
+            # vLLM's llama draft takes three states unless it is told otherwise here.
+            layer["num_aux_hidden_states"] = len(ids)
+        return self.model_dump(include=set(Eagle3Fields.model_fields)) | {
+            "transformer_layer_config": layer,
+            "draft_vocab_size": self.draft_vocab_size or facts.vocab_size,
+            "eagle_aux_hidden_state_layer_ids": ids,
+            "target_hidden_size": facts.hidden_size,
+        }
+
+
+def default_layer_ids(layers: int) -> list[int]:
+    """vLLM's choice of an early, a middle and a late layer; fewer where a shallow verifier makes them coincide.
+
+    Args:
+        layers: the verifier's layers, L >= 1. An id is the layer that the state enters, so 1 is the first layer's output.
+    """
+    return sorted({min(max(i, 1), layers) for i in (2, layers // 2, layers - 3)})

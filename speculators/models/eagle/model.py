@@ -1,0 +1,86 @@
+"""EAGLE-1: a recurrent draft on the verifier's last state (Li et al. 2024, arXiv:2401.15077), as vLLM computes it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from speculators.data.batch import Batch
+from speculators.model import DraftOutput, Rows, SpeculatorModel
+from speculators.models.eagle.config import EagleSpeculatorConfig
+from speculators.models.eagle.loss import state_distance
+from speculators.nn.attention import KeyValue
+from speculators.nn.decoder_layer import DecoderLayer
+from speculators.nn.rotary import Rotary
+from speculators.nn.start import start_weights
+from speculators.nn.unroll import ChainDrafter, Step, unroll
+from speculators.verifier.head import VerifierHead
+from speculators.verifier.hidden_states import VerifierStates
+
+
+class _Bound:
+    """The draft with the verifier whose embedding and head it uses: what `unroll` and `ChainDrafter` want."""
+
+    def __init__(self, model: "EagleSpeculator", verifier: VerifierHead) -> None:
+        self.model, self.verifier = model, verifier
+        self.features, self.step = model.features, model.step
+
+    def embed(self, token_BT: Tensor) -> Tensor:
+        return self.verifier.embed(token_BT).to(self.model.fc.weight.dtype)
+
+    def logits(self, output_BH: Tensor) -> Tensor:
+        return self.verifier.logits(output_BH.to(self.verifier.head_VH.dtype))
+
+
+@SpeculatorModel.register("eagle")
+class EagleSpeculator(SpeculatorModel):
+    """The verifier's state and the next token's embedding, fused, through decoder layers; the output is the next state."""
+
+    config_class = EagleSpeculatorConfig
+    config: EagleSpeculatorConfig
+
+    def __init__(self, config: EagleSpeculatorConfig) -> None:
+        super().__init__(config)
+        if config.layernorms or config.fusion_bias:
+            raise ValueError("layernorms, fusion_bias: only drafts with both false can be computed, as in vLLM")
+        layer = config.transformer_layer_config
+        self.fc = nn.Linear(2 * layer.hidden_size, layer.hidden_size, bias=False)
+        self.layers = nn.ModuleList(DecoderLayer(layer, input_norm=i > 0) for i in range(layer.num_hidden_layers))
+        self.rotary = Rotary(layer)
+        self.post_init()
+
+    @torch.no_grad()
+    def initialise(self, verifier: VerifierHead, token_count_V: Tensor) -> None:
+        """Random layers; embedding and head stay the verifier's."""
+        start_weights(self, self.config.transformer_layer_config.initializer_range)
+
+    def features(self, states: VerifierStates) -> Tensor:
+        """The verifier's state after its final norm."""
+        return states.last_BTH.to(self.fc.weight.dtype)
+
+    def step(
+        self,
+        embed_BTH: Tensor,
+        fed_BTH: Tensor,
+        position_BT: Tensor,
+        past: Sequence[KeyValue] | None,
+        mask_B1TL: Tensor,
+    ) -> Step:
+        """One pass; the residual stream, without a final norm, is both what the head reads and what is fed back."""
+        rotation = self.rotary(position_BT, embed_BTH.dtype)
+        x_BTH = self.fc(torch.cat((embed_BTH, fed_BTH), dim=-1))
+        seen = []
+        for i, layer in enumerate(self.layers):
+            x_BTH, own = layer(x_BTH, rotation, past[i] if past else None, mask_B1TL)
+            seen.append(own)
+        return Step(x_BTH, x_BTH, seen)
+
+    def forward(self, batch: Batch, states: VerifierStates, verifier: VerifierHead) -> DraftOutput:
+        """Rows of all slots, unrolled as in `unroll`, and the distance between states."""
+        output_SNH = unroll(_Bound(self, verifier), batch, states)
+        distance = state_distance(output_SNH, states.last_BTH.flatten(0, 1), batch.target_N, batch.valid_SN)
+        return DraftOutput(Rows(output_SNH, (verifier.head_VH,)), {"smooth_l1": distance})
+
+    def drafter(self, verifier: VerifierHead) -> ChainDrafter:
+        """This draft as decoding uses it."""
+        return ChainDrafter(_Bound(self, verifier), self.device)

@@ -1,0 +1,48 @@
+"""The pre-norm decoder layer of Llama and Qwen3."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
+
+from speculators.nn.attention import Attention, KeyValue
+from speculators.nn.norm import RMSNorm
+from speculators.nn.rotary import Rotation
+
+
+class GatedMLP(nn.Module):
+    """down(act(gate x) * up x)."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.act = F.silu if config.hidden_act == "silu" else ACT2FN[config.hidden_act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    """x + attention(norm x), then + MLP(norm x).
+
+    Args:
+        config: Llama or Qwen3 layer config.
+        input_norm: EAGLE-1's first layer has no norm before its attention.
+    """
+
+    def __init__(self, config: PretrainedConfig, input_norm: bool = True) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps) if input_norm else nn.Identity()
+        self.self_attn = Attention(config, config.hidden_size)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = GatedMLP(config)
+
+    def forward(
+        self, x_BTH: Tensor, rotation: Rotation, past: KeyValue | None, mask_B1TL: Tensor
+    ) -> tuple[Tensor, KeyValue]:
+        """The layer's residual stream and its keys and values; arguments as in `Attention`."""
+        attended_BTH, seen = self.self_attn(self.input_layernorm(x_BTH), rotation, past, mask_B1TL)
+        x_BTH = x_BTH + attended_BTH
+        return x_BTH + self.mlp(self.post_attention_layernorm(x_BTH)), seen
