@@ -60,7 +60,7 @@ class Checkpoints:
 
     def save(self, state: TrainState) -> None:
         """Write `step_N`, whole or not at all, then remove what is not to be kept."""
-        whole, partial = self.path(state.step), self.folder / f"partial_{state.step}"
+        whole, partial = self.path(state.step), self.folder / "partial"
         self._accelerator.save_state(str(partial))
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
