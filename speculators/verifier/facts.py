@@ -1,0 +1,110 @@
+"""What a verifier's config.json says, and nothing else of it. Torch-free."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from speculators.verifier.location import local_path
+
+
+class VerifierFacts(BaseModel):
+    """Sizes and kinds that a draft must agree with, the text model's where there are several."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name_or_path: str = Field(description="as the run names it: hub id, folder, or pkg://package/folder")
+    architectures: list[str] = Field(description="model classes")
+    model_type: str
+    hidden_size: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
+    num_hidden_layers: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    num_key_value_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=1)
+    vocab_size: int = Field(ge=1)
+    rms_norm_eps: float = Field(gt=0)
+    rope_parameters: dict[str, Any]
+    max_position_embeddings: int = Field(ge=1)
+    tie_word_embeddings: bool
+    dtype: str | None = Field(description="dtype of the checkpoint; None if it does not say")
+
+    @classmethod
+    def read(cls, name_or_path: str, revision: str | None = None) -> "VerifierFacts":
+        """Facts of a verifier.
+
+        Args:
+            name_or_path: hub id, folder, or pkg://package/folder.
+            revision: branch, tag or commit on the Hub.
+
+        Raises:
+            ValueError: there is no such verifier, or its config lacks a size.
+        """
+        return cls.from_dict(name_or_path, _config(name_or_path, revision))
+
+    @classmethod
+    def from_dict(cls, name_or_path: str, config: dict[str, Any]) -> "VerifierFacts":
+        """Facts of a config.json that is already read."""
+        text = {**config, **(config.get("text_config") or {})}
+        missing = [k for k in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size") if k not in text]
+        if missing:
+            raise ValueError(
+                f"verifier.name_or_path: the config.json of {name_or_path} has no {', '.join(missing)}; "
+                "a verifier is a causal language model of transformers"
+            )
+        heads = text["num_attention_heads"]
+        return cls(
+            name_or_path=name_or_path,
+            architectures=config.get("architectures") or [],
+            model_type=text.get("model_type", ""),
+            hidden_size=text["hidden_size"],
+            # Mixtures of experts may name only the experts' width.
+            intermediate_size=text.get("intermediate_size") or 4 * text["hidden_size"],
+            num_hidden_layers=text["num_hidden_layers"],
+            num_attention_heads=heads,
+            num_key_value_heads=text.get("num_key_value_heads") or heads,
+            head_dim=text.get("head_dim") or text["hidden_size"] // heads,
+            vocab_size=text["vocab_size"],
+            rms_norm_eps=text.get("rms_norm_eps") or 1e-6,
+            rope_parameters=_rope(text),
+            max_position_embeddings=text.get("max_position_embeddings") or 2048,
+            tie_word_embeddings=bool(text.get("tie_word_embeddings", False)),
+            dtype=text.get("dtype") or text.get("torch_dtype"),
+        )
+
+
+def _rope(text: dict[str, Any]) -> dict[str, Any]:
+    """One dict of rope parameters, from either of the two spellings; what only multimodal positions need is dropped."""
+    parameters = dict(text.get("rope_parameters") or text.get("rope_scaling") or {})
+    parameters.setdefault("rope_type", parameters.pop("type", "default"))
+    parameters.setdefault("rope_theta", text.get("rope_theta", 10000.0))
+    parameters.pop("mrope_section", None)
+    return parameters
+
+
+def _config(name_or_path: str, revision: str | None) -> dict[str, Any]:
+    try:
+        folder = Path(local_path(name_or_path))
+    except FileNotFoundError as error:
+        raise ValueError(f"verifier.name_or_path: {error}") from error
+    if folder.is_dir():
+        file = folder / "config.json"
+        if not file.is_file():
+            raise ValueError(f"verifier.name_or_path: {folder} has no config.json; it must be a model's folder")
+        return json.loads(file.read_text(encoding="utf-8"))
+    # A path that does not exist must not be asked of the Hub: its answer would not say what is wrong.
+    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
+        raise ValueError(f"verifier.name_or_path: the folder {name_or_path} does not exist")
+
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        file = Path(hf_hub_download(name_or_path, "config.json", revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"verifier.name_or_path: the config.json of {name_or_path} cannot be had from the Hub "
+            f"({type(error).__name__}); check the name and the network, or give a folder"
+        ) from error
+    return json.loads(file.read_text(encoding="utf-8"))

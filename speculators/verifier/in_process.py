@@ -1,0 +1,109 @@
+"""The verifier, loaded into this process."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
+
+from speculators.data.batch import Batch
+from speculators.run_config import VerifierSettings
+from speculators.verifier.head import VerifierHead
+from speculators.verifier.hidden_states import VerifierStates
+from speculators.verifier.location import local_path
+
+
+class Verifier:
+    """A frozen causal language model of transformers; implements `HiddenStates`.
+
+    Attributes:
+        model: the whole model, in evaluation mode, without gradients.
+        head: its embedding and output head.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.decoder = model.get_decoder()
+        self.head = _head(model)
+
+    @classmethod
+    def load(cls, settings: VerifierSettings, device: torch.device) -> "Verifier":
+        """Read the weights onto `device`."""
+        # Most CPUs emulate half precision: several times slower than float32.
+        dtype = "float32" if settings.dtype == "auto" and device.type == "cpu" else settings.dtype
+        model = AutoModelForCausalLM.from_pretrained(
+            local_path(settings.name_or_path),
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            dtype=dtype,
+            device_map={"": device},
+        )
+        return cls(model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.head.embed_VH.device
+
+    def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
+        """States of a packed batch; transformers reads the documents' borders off the positions, which restart."""
+        return self.states(batch.token_BT, batch.position_BT, layer_ids)
+
+    @torch.no_grad()
+    def states(
+        self,
+        token_BT: Tensor,
+        position_BT: Tensor,
+        layer_ids: Sequence[int],
+        mask_BL: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> VerifierStates:
+        """One pass of the decoder, without logits.
+
+        Args:
+            token_BT: int64 token ids.
+            position_BT: int64 positions.
+            layer_ids: layers whose input to capture, ascending; the number of layers names the last one's output.
+            mask_BL: bool, False at padding; L counts cached tokens, then these.
+            cache: keys and values of earlier tokens; these are appended.
+        """
+        captured: dict[int, Tensor] = {}
+        with ExitStack() as hooks:
+            for i in layer_ids:
+                hooks.callback(_capture(self.decoder.layers, i, captured).remove)
+            output = self.decoder(
+                input_ids=token_BT,
+                position_ids=position_BT,
+                attention_mask=mask_BL,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+        aux_BTA = torch.cat([captured[i] for i in layer_ids], dim=-1) if layer_ids else None
+        return VerifierStates(output.last_hidden_state, aux_BTA)
+
+
+def _capture(layers: nn.ModuleList, layer_id: int, captured: dict[int, Tensor]) -> Any:
+    """A hook that keeps the residual stream entering a layer, or leaving the last."""
+
+    def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        captured[layer_id] = args[0] if args else kwargs["hidden_states"]
+
+    def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        captured[layer_id] = output if isinstance(output, Tensor) else output[0]
+
+    if layer_id < len(layers):
+        return layers[layer_id].register_forward_pre_hook(entering, with_kwargs=True)
+    return layers[-1].register_forward_hook(leaving)
+
+
+def _head(model: PreTrainedModel) -> VerifierHead:
+    config = model.config.get_text_config().to_dict()
+    return VerifierHead(
+        embed_VH=model.get_input_embeddings().weight.detach(),
+        head_VH=model.get_output_embeddings().weight.detach(),
+        # Cohere multiplies its logits by logit_scale, Granite divides them by logits_scaling.
+        logit_scale=config.get("logit_scale") or 1.0 / (config.get("logits_scaling") or 1.0),
+        softcap=config.get("final_logit_softcapping"),
+    )
