@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -51,7 +50,6 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
     built and its state dict is what is published.
     """
 
-    registry: ClassVar[dict[str, type["SpeculatorModel"]] | None] = None
     config: SpeculatorModelConfig
 
     @property
