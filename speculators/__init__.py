@@ -29,7 +29,7 @@ _MODULES = {
     "ReloadableBaseModel": "speculators.utils",
 }
 
-__all__ = list(_MODULES)
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]  loaded when they are asked for
 
 _load = lazy_names(__name__, _MODULES)
 

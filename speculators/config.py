@@ -222,6 +222,7 @@ class SpeculatorModelConfig(PydanticClassRegistryMixin, PretrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """All values, transformers' own included."""
         values = super().to_dict() | self.model_dump()
+        self.dict_dtype_to_str(values)
         # auto_map: a config that was loaded may name Python that its folder brought along; ours bring none.
         unwritten = type(self).__class_vars__ | {"model_config", "auto_map"}
         return {name: value for name, value in values.items() if name not in unwritten}

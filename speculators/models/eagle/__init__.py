@@ -1,7 +1,9 @@
-"""EAGLE-1: one decoder layer over the verifier's last state and the next token's embedding."""
+"""EAGLE-1: decoder layers over the verifier's last state and the next token's embedding."""
 
 from speculators.lazy import lazy_names
 
-__all__ = ["EagleSpeculatorConfig"]
+_MODULES = {"EagleSpeculator": f"{__name__}.model", "EagleSpeculatorConfig": f"{__name__}.config"}
 
-__getattr__ = lazy_names(__name__, {"EagleSpeculatorConfig": f"{__name__}.config"})
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]  the names are loaded when they are asked for
+
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -1,7 +1,9 @@
-"""EAGLE-3: decoder layers over several of the verifier's layers, trained on its own predictions."""
+"""EAGLE-3: decoder layers over several of the verifier's layers, trained on their own predictions."""
 
 from speculators.lazy import lazy_names
 
-__all__ = ["Eagle3SpeculatorConfig"]
+_MODULES = {"Eagle3Speculator": f"{__name__}.model", "Eagle3SpeculatorConfig": f"{__name__}.config"}
 
-__getattr__ = lazy_names(__name__, {"Eagle3SpeculatorConfig": f"{__name__}.config"})
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]  the names are loaded when they are asked for
+
+__getattr__ = lazy_names(__name__, _MODULES)
