@@ -1,0 +1,118 @@
+"""publish: a trained draft becomes a folder that can be shared, loaded and served."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save_file
+
+from speculators.config import SpeculatorModelConfig
+from speculators.export.checklist import check_folder
+from speculators.export.layout import Layout
+from speculators.export.model_card import model_card
+from speculators.export.preflight import CannotServe, ExportPlan, plan
+from speculators.model import SpeculatorModel
+from speculators.run_config import RunConfig
+from speculators.verifier.facts import VerifierFacts
+from speculators.verifier.location import SCHEME, local_path
+
+if TYPE_CHECKING:
+    from speculators.evaluate.evaluate import EvaluationResult
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def publish(
+    model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, result: "EvaluationResult | None", folder: Path
+) -> Path:
+    """Write `folder/checkpoint` and check it against what its engine reads.
+
+    Args:
+        model: the trained draft, not wrapped for distribution.
+        run: what the run was told.
+        facts: the verifier's.
+        result: the evaluation; None if it was left out.
+        folder: the run's folder; its run.yaml is copied.
+
+    Returns:
+        The written folder.
+
+    Raises:
+        CannotServe: the engine that the user named would not load what was written.
+    """
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    verifier = real_name(run.verifier.name_or_path)
+    config = _config(model, run, verifier)
+    export = plan(run, config.to_diff_dict(), facts)
+    config.save_pretrained(checkpoint)
+    save_weights(model, DTYPES[run.export.dtype], checkpoint / "model.safetensors")
+    if export.table is not None:
+        _write_native(checkpoint, config, export.table.engine)
+    if (folder / "run.yaml").is_file():
+        shutil.copyfile(folder / "run.yaml", checkpoint / "run.yaml")
+    export = _checked(checkpoint, run, facts, export)
+    (checkpoint / "README.md").write_text(model_card(checkpoint, run, verifier, result, export), encoding="utf-8")
+    log.info(export.summary)
+    return checkpoint
+
+
+def real_name(name_or_path: str) -> str:
+    """What an engine on this machine can load: an absolute folder, or a hub id as it is."""
+    path = Path(local_path(name_or_path)).expanduser()
+    return str(path.resolve()) if path.is_dir() or name_or_path.startswith(SCHEME) else name_or_path
+
+
+def save_weights(model: SpeculatorModel, dtype: torch.dtype, file: Path) -> None:
+    """Write a draft's state dict; floating tensors become `dtype`, all others stay."""
+    tensors = {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    # A native folder of an earlier export may be a hard link to the old file.
+    file.unlink(missing_ok=True)
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # safetensors leaves it readable by its owner alone
+
+
+def _config(model: SpeculatorModel, run: RunConfig, verifier: str) -> SpeculatorModelConfig:
+    values = model.config.to_dict()
+    values["speculators_config"]["verifier"]["name_or_path"] = verifier
+    values["dtype"] = run.export.dtype
+    return SpeculatorModelConfig.from_dict(values)
+
+
+def _write_native(checkpoint: Path, config: SpeculatorModelConfig, engine: str) -> None:
+    """The engine's own format: its config beside the same file of tensors."""
+    native = Layout.named(config.speculators_model_type).native(config.to_diff_dict(), engine)
+    if native is None:
+        return
+    folder = checkpoint / engine
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(native, indent=2) + "\n", encoding="utf-8")
+    target = folder / "model.safetensors"
+    target.unlink(missing_ok=True)
+    try:
+        os.link(checkpoint / "model.safetensors", target)
+    except OSError:  # file systems without hard links
+        shutil.copyfile(checkpoint / "model.safetensors", target)
+
+
+def _checked(checkpoint: Path, run: RunConfig, facts: VerifierFacts, export: ExportPlan) -> ExportPlan:
+    """The plan after the checklist: findings reported, and no engine if it would refuse the folder."""
+    findings = tuple(check_folder(checkpoint, facts, export.table))
+    for finding in findings:
+        log.log(logging.WARNING if finding.level != "note" else logging.INFO, "%s", finding)
+    refused = "\n".join(f"  {finding}" for finding in findings if finding.level == "refused")
+    if not refused:
+        return ExportPlan(export.table, findings, export.summary)
+    message = f"{checkpoint} was written, but could not be loaded as it was trained:\n{refused}"
+    if run.export.target not in ("auto", "none"):
+        raise CannotServe(f"export.target={run.export.target}: {message}")
+    return ExportPlan(None, findings, message)

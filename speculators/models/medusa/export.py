@@ -1,0 +1,43 @@
+"""What a Medusa checkpoint holds, and how vLLM wants it described. Torch-free."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from speculators.export.layout import Layout, TensorSpec
+
+
+@Layout.register("medusa")
+class MedusaLayout(Layout):
+    """The same tensors in both formats; the native config has the same keys at top level."""
+
+    title = "Medusa"
+    paper = "https://arxiv.org/abs/2401.10774"
+
+    @classmethod
+    def tensors(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec]:
+        """The blocks of every head, and the vocabulary heads: nothing is the verifier's."""
+        hidden, vocab = config["hidden_size"], config["vocab_size"]
+        rows = config.get("truncated_vocab_size") or vocab
+        specs = {}
+        for head in range(config["num_heads"]):
+            for layer in range(config["num_hidden_layers"]):
+                specs[f"blocks.{head}.layers.{layer}.weight"] = TensorSpec((hidden, hidden))
+                if config.get("medusa_fc_bias"):
+                    specs[f"blocks.{head}.layers.{layer}.bias"] = TensorSpec((hidden,))
+            if not config.get("original_lm_head"):
+                specs[f"lm_heads.{head}.weight"] = TensorSpec((rows, hidden))
+        if config.get("original_lm_head"):
+            specs["lm_head.weight"] = TensorSpec((rows, hidden))
+            if rows < vocab:
+                specs["token_map"] = TensorSpec((rows,), kind="int64")
+        return specs
+
+    @classmethod
+    def native(cls, config: Mapping[str, Any], engine: str) -> dict[str, Any] | None:
+        """vLLM's MedusaConfig, which takes no other key with `num` and `heads` in its name."""
+        keys = "hidden_size vocab_size num_heads num_hidden_layers medusa_fc_bias original_lm_head truncated_vocab_size"
+        return {
+            "model_type": "medusa",
+            "architectures": ["MedusaModel"],
+            **{key: config[key] for key in keys.split() if config.get(key) is not None},
+        }
