@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -43,6 +45,10 @@ class DraftOutput:
     extra_losses: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+# Options of a download, which transformers would take from the arguments of from_pretrained for the config as well.
+_DOWNLOAD = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
 class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
     """Base of every draft model; `models/<name>/model.py` registers the one called `<name>`.
 
@@ -79,3 +85,32 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
         """The model class registered for the config's `speculators_model_type`."""
         import_part("model")
         return (cls.registry or {})[config.speculators_model_type]
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  the config is transformers' only option
+        cls,
+        pretrained_model_name_or_path: str | PathLike[str],
+        *,
+        config: SpeculatorModelConfig | None = None,
+        **kwargs: Any,
+    ) -> "SpeculatorModel":
+        """Load a published draft; called on the base, it builds the class that the config names.
+
+        Args:
+            pretrained_model_name_or_path: hub id or folder.
+            config: instead of the folder's own.
+            kwargs: for transformers: dtype, revision, token, cache_dir, ...
+
+        Raises:
+            TypeError: it was called on another algorithm's class.
+        """
+        if config is None:
+            download = {k: v for k, v in kwargs.items() if k in _DOWNLOAD}
+            config = SpeculatorModelConfig.from_pretrained(pretrained_model_name_or_path, **download)
+        model = cls.for_config(config)
+        if not issubclass(model, cls):
+            raise TypeError(
+                f"{pretrained_model_name_or_path} holds a draft of type {config.speculators_model_type}, "
+                f"which {cls.__name__} cannot load; use SpeculatorModel.from_pretrained"
+            )
+        return super(SpeculatorModel, model).from_pretrained(pretrained_model_name_or_path, config=config, **kwargs)
