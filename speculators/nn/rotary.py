@@ -23,7 +23,7 @@ class Rotary:
         """Cosine and sine of int64 positions, in `dtype`."""
         device = position_BT.device
         if self.embedding is None or self.embedding.inv_freq.device != device:
-            self.embedding = LlamaRotaryEmbedding(self.config, device=device)
+            self.embedding = LlamaRotaryEmbedding(self.config).to(device)
         return self.embedding(torch.empty(0, dtype=dtype, device=device), position_BT)
 
 

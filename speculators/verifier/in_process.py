@@ -21,12 +21,15 @@ class Verifier:
     Attributes:
         model: the whole model, in evaluation mode, without gradients.
         head: its embedding and output head.
+        eos_ids: tokens that end a text, those of its generation config.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.requires_grad_(False).eval()
         self.decoder = model.get_decoder()
         self.head = _head(model)
+        eos = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
+        self.eos_ids = frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
 
     @classmethod
     def load(cls, settings: VerifierSettings, device: torch.device) -> "Verifier":

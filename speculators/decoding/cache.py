@@ -1,0 +1,48 @@
+"""The verifier's keys and values of a batch whose sequences grow by different amounts."""
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+
+class RaggedCache:
+    """A cache that is packed to the right after each round.
+
+    So a sequence's columns lie side by side whatever was rejected in the middle: the distance between two columns is
+    the distance between two positions, which sliding windows count on.
+
+    Attributes:
+        kv: transformers' cache.
+        valid_BL: bool, the columns that hold a token; padding stands on the left.
+    """
+
+    def __init__(self, valid_BL: Tensor) -> None:
+        self.kv = DynamicCache()
+        self.valid_BL = valid_BL
+
+    def grow(self, columns: int) -> Tensor:
+        """[B, L] mask with so many new columns, all valid."""
+        self.valid_BL = torch.nn.functional.pad(self.valid_BL, (0, columns), value=True)
+        return self.valid_BL
+
+    def keep(self, accepted_B: Tensor, columns: int) -> None:
+        """Of the last `columns`, keep the first accepted_B + 1 of each sequence, and pack to the right."""
+        last_BC = torch.arange(columns, device=accepted_B.device) <= accepted_B.unsqueeze(1)
+        valid_BL = torch.cat((self.valid_BL[:, :-columns], last_BC), dim=1)
+        self._take(valid_BL)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only some sequences."""
+        for layer in self.kv.layers:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        self.valid_BL = self.valid_BL[rows]
+
+    def _take(self, valid_BL: Tensor) -> None:
+        # A stable sort of False before True moves a sequence's tokens to the right, in order.
+        order_BL = valid_BL.to(torch.uint8).argsort(dim=1, stable=True)
+        width = int(valid_BL.sum(1).max())
+        order_BL = order_BL[:, -width:]
+        for layer in self.kv.layers:
+            index = order_BL[:, None, :, None].expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])
+            layer.keys, layer.values = layer.keys.gather(2, index), layer.values.gather(2, index)
+        self.valid_BL = valid_BL.gather(1, order_BL)
