@@ -76,7 +76,8 @@ class EngineTable(Strict):
         known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
         if f"{engine}-{version}" not in known:
             raise ValueError(
-                f"export.engine_version={version}: there is no table of {engine} {version}; known are {', '.join(known)}"
+                f"export.engine_version={version}: there is no table of {engine} {version}; "
+                f"there are {', '.join(known)}"
             )
         return cls.model_validate(yaml.safe_load((folder / f"{engine}-{version}.yaml").read_text(encoding="utf-8")))
 

@@ -1,0 +1,199 @@
+"""Serve published drafts in vLLM and compare with our own evaluation: same text, same acceptance length.
+
+    python benchmarks/serve_vllm.py RUN/checkpoint --vllm-python ENV/bin/python
+
+vLLM lives in an environment of its own, which this script uses and does not make. Every draft is served with the
+command of its own model card. Prompts are those of an evaluation, passed as token ids, so that both sides read the same
+ones: by default the run's own evaluation, the folder that holds `checkpoint`; any other one is made by
+
+    speculators evaluate RUN/checkpoint data=jsonl data.path=FILE output=FOLDER
+
+Exit code 1: in float32 a text differs, or an acceptance length differs by more than the tolerance.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WORKER = Path(__file__).with_name("serve_vllm_worker.py")
+REPORT = Path(__file__).parent / "results" / "serve_vllm.md"
+# vLLM counts as we do; what is left are drafts that different float kernels rank differently.
+TOLERANCE = 0.03
+MARGIN = 64  # positions above the longest prompt and answer, for drafted tokens
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One draft, served and evaluated."""
+
+    name: str
+    dtype: str
+    result: dict[str, Any]
+    same_as_plain: int
+    same_as_ours: int
+    acceptance_length: float
+    per_position: list[float]
+    tokens_per_second: float
+    plain_tokens_per_second: float
+
+    @property
+    def difference(self) -> float:
+        """vLLM's acceptance length over ours, minus one."""
+        return self.acceptance_length / self.result["acceptance_length"] - 1
+
+    def failures(self) -> list[str]:
+        """What does not agree; texts count in float32 alone, since lower precision has true ties."""
+        found, prompts = [], self.result["num_prompts"]
+        if self.dtype == "float32" and self.same_as_plain < prompts:
+            found.append(f"{prompts - self.same_as_plain} texts differ with and without the draft")
+        if self.dtype == "float32" and self.same_as_ours < prompts:
+            found.append(f"{prompts - self.same_as_ours} texts differ from ours")
+        if self.dtype == "float32" and abs(self.difference) > TOLERANCE:
+            found.append(f"acceptance length differs by {self.difference:+.1%}")
+        return [f"{self.name}: {what}" for what in found]
+
+
+def serve_arguments(card: str) -> tuple[str, dict[str, Any] | None]:
+    """Model and speculative_config of the `vllm serve` command in a model card.
+
+    Args:
+        card: text of the checkpoint's README.md.
+    """
+    command = re.search(r"^vllm serve .*$", card, re.MULTILINE)
+    if command is None:
+        raise SystemExit("the model card has no `vllm serve` command: this draft was not exported for vLLM")
+    model, *options = shlex.split(command.group())[2:]
+    return model, json.loads(options[options.index("--speculative-config") + 1]) if options else None
+
+
+def ask_vllm(python: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """Run one job in vLLM's environment.
+
+    Args:
+        python: its interpreter.
+        job: as `serve_vllm_worker.generate` takes it.
+    """
+    offline = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = Path(folder, "job.json"), Path(folder, "answer.json")
+        asked.write_text(json.dumps(job))
+        done = subprocess.run(
+            [str(python), str(WORKER), str(asked), str(answered)],
+            env=offline | os.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"{done.stdout[-4000:]}\nvLLM could not serve {job['model']}")
+        return json.loads(answered.read_text())
+
+
+def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str) -> Comparison:
+    """Serve a draft's verifier without and with it, on the prompts of an evaluation.
+
+    Args:
+        checkpoint: published folder.
+        evaluation: folder with result.json and generations.jsonl.
+        python: interpreter of vLLM's environment.
+        dtype: float32 or bfloat16.
+    """
+    result = json.loads((evaluation / "result.json").read_text())
+    ours = [json.loads(line) for line in (evaluation / "generations.jsonl").read_text().splitlines()]
+    config = json.loads((checkpoint / "config.json").read_text())
+    model, speculative = serve_arguments((checkpoint / "README.md").read_text())
+    drafted_tokens = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
+    if result["speculative_tokens"] != drafted_tokens:
+        raise SystemExit(
+            f"{evaluation} drafted {result['speculative_tokens']} tokens, {checkpoint} says {drafted_tokens}"
+        )
+    limit = result["max_new_tokens"]
+    job = {
+        "model": config["speculators_config"]["verifier"]["name_or_path"],
+        "speculative": None,
+        "dtype": dtype,
+        "prompts": [one["prompt"] for one in ours],
+        "max_new_tokens": limit,
+        "max_model_len": max(len(one["prompt"]) for one in ours) + limit + MARGIN,
+    }
+    plain = ask_vllm(python, job)
+    drafted = ask_vllm(python, job | {"model": model, "speculative": speculative})
+    counter = {name.removeprefix("vllm:spec_decode_num_"): value for name, value in drafted["metrics"].items()}
+    tokens = sum(map(len, drafted["tokens"]))
+    return Comparison(
+        name=config["speculators_model_type"],
+        dtype=dtype,
+        result=result,
+        same_as_plain=sum(a == b for a, b in zip(plain["tokens"], drafted["tokens"], strict=True)),
+        same_as_ours=sum(a == one["tokens"] for a, one in zip(drafted["tokens"], ours, strict=True)),
+        acceptance_length=1 + counter["accepted_tokens"] / counter["drafts"],
+        per_position=[accepted / counter["drafts"] for accepted in counter["accepted_tokens_per_pos"]],
+        tokens_per_second=tokens / drafted["seconds"],
+        plain_tokens_per_second=tokens / plain["seconds"],
+    )
+
+
+def table(comparisons: list[Comparison]) -> str:
+    """Markdown, one row a draft."""
+    rows = [
+        "| draft | dtype | drafted | prompts | same text as without | as ours | acceptance length: vLLM | ours | "
+        "difference | by position: vLLM | ours | tokens/s: with | without |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|---|---|--:|--:|",
+    ]
+    for c in comparisons:
+        positions = [
+            ", ".join(f"{p:.2f}" for p in each) for each in (c.per_position, c.result["acceptance_per_position"])
+        ]
+        cells = (
+            *(
+                c.name,
+                c.dtype,
+                c.result["speculative_tokens"],
+                c.result["num_prompts"],
+                c.same_as_plain,
+                c.same_as_ours,
+            ),
+            *(f"{c.acceptance_length:.3f}", f"{c.result['acceptance_length']:.3f}", f"{c.difference:+.1%}", *positions),
+            *(f"{c.tokens_per_second:.0f}", f"{c.plain_tokens_per_second:.0f}"),
+        )
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Compare every checkpoint, print the table, exit with 1 if something disagrees."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="published folders")
+    parser.add_argument("--vllm-python", required=True, type=Path, help="interpreter of an environment with vLLM")
+    parser.add_argument("--evaluation", type=Path, help="evaluation to compare with, of the one checkpoint given")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype that vLLM computes in"
+    )
+    parser.add_argument("--report", action="store_true", help=f"write the table to {REPORT}")
+    options = parser.parse_args()
+    if options.evaluation is not None and len(options.checkpoints) > 1:
+        parser.error("--evaluation goes with one checkpoint")
+    comparisons = [
+        compare(folder, options.evaluation or folder.resolve().parent, options.vllm_python, options.dtype)
+        for folder in options.checkpoints
+    ]
+    print(table(comparisons))
+    if options.report:
+        REPORT.parent.mkdir(exist_ok=True)
+        heading = "# Published drafts in vLLM 0.32.0 on the CPU, against `speculators evaluate`"
+        REPORT.write_text(f"{heading}\n\n{table(comparisons)}\n")
+    failures = [failure for comparison in comparisons for failure in comparison.failures()]
+    if failures:
+        sys.exit("\n".join(failures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The checklist: one thing broken in a good folder, one finding that names it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from speculators.export.checklist import check_folder
+from speculators.export.engine_table import EngineTable
+from speculators.export.publish import publish
+from speculators.model import SpeculatorModel
+from speculators.run_config import RunConfig
+from speculators.verifier.facts import VerifierFacts
+
+from .conftest import EAGLE, EAGLE3
+
+TABLE = EngineTable.read("vllm", "0.32.0")
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def folder(
+    make_run: Callable[..., RunConfig],
+    make_draft: Callable[[RunConfig], SpeculatorModel],
+    facts: VerifierFacts,
+    tmp_path: Path,
+) -> Callable[[dict[str, Any]], Path]:
+    def make(algorithm: dict[str, Any]) -> Path:
+        run = make_run(algorithm)
+        return publish(make_draft(run), run, facts, None, tmp_path / "run")
+
+    return make
+
+
+def change_tensors(folder: Path, change: Callable[[Tensors], Any]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def only_message(folder: Path, facts: VerifierFacts) -> str:
+    (finding,) = check_folder(folder, facts, TABLE)
+    assert finding.level == "refused"
+    return str(finding)
+
+
+def test_good_folders(folder: Callable[[dict[str, Any]], Path], facts: VerifierFacts) -> None:
+    assert check_folder(folder(EAGLE3), facts, TABLE) == []
+    assert check_folder(folder(EAGLE), facts, TABLE) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("fc.weight"), "refused: fc.weight=None: is missing; a tensor of shape [64, 192] belongs here"),
+        (lambda t: t.pop("lm_head.weight"), "refused: lm_head.weight=None: is missing"),
+        (
+            lambda t: t.update({"norm.weight": torch.ones(32)}),
+            "refused: norm.weight=[32]: has the wrong shape; the config makes it [64]",
+        ),
+        (
+            lambda t: t.update({"d2t": t["d2t"].int()}),
+            "refused: d2t='I32': has the wrong dtype; it must be int64",
+        ),
+        (
+            lambda t: t.update({"d2t": t["d2t"] + torch.arange(40)}),
+            "refused: d2t=",
+        ),
+        (lambda t: t.update({"t2d": ~t["t2d"]}), "refused: t2d=None: marks other tokens"),
+        (lambda t: t.update({"fc.bias": torch.zeros(64)}), "refused: fc.bias=[64]: is no tensor of this draft"),
+        (
+            lambda t: t.update({"verifier_lm_head.weight": torch.zeros(40, 64)}),
+            "refused: verifier_lm_head.weight=[40, 64]: is no tensor",
+        ),
+        (
+            lambda t: t["fc.weight"][0].fill_(float("nan")),
+            "refused: fc.weight='NaN or infinity': a published tensor must be finite",
+        ),
+    ],
+)
+def test_tensors(
+    change: Callable[[Tensors], Any], message: str, folder: Callable[[dict[str, Any]], Path], facts: VerifierFacts
+) -> None:
+    written = folder(EAGLE3)
+    change_tensors(written, change)
+    assert only_message(written, facts).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("auto_map", {"AutoModel": "x.Y"}, "refused: auto_map={'AutoModel': 'x.Y'}: must not stand"),
+        ("norm_output", None, "refused: norm_output=None: must be written"),
+    ],
+)
+def test_config_keys(
+    key: str, value: Any, message: str, folder: Callable[[dict[str, Any]], Path], facts: VerifierFacts
+) -> None:
+    written = folder(EAGLE3)
+    file = written / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    assert message in "\n".join(map(str, check_folder(written, facts, TABLE)))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pkg://speculators.assets/tiny", "must be a hub id or a folder"),
+        ("/no/such/folder", "this folder holds no config.json"),
+    ],
+)
+def test_verifier_names(
+    name: str, message: str, folder: Callable[[dict[str, Any]], Path], facts: VerifierFacts
+) -> None:
+    written = folder(EAGLE3)
+    file = written / "config.json"
+    config = json.loads(file.read_text())
+    config["speculators_config"]["verifier"]["name_or_path"] = name
+    file.write_text(json.dumps(config))
+    assert message in only_message(written, facts)
+
+
+def test_native_folder(folder: Callable[[dict[str, Any]], Path], facts: VerifierFacts) -> None:
+    written = folder(EAGLE)
+    file = written / "vllm" / "config.json"
+    good = file.read_text()
+    file.write_text(json.dumps(json.loads(good) | {"rms_norm_eps": 1e-6}))
+    assert only_message(written, facts) == (
+        "refused: vllm/config.json:rms_norm_eps=1e-06: the published config says 1e-05"
+    )
+    file.write_text(good)
+    (written / "vllm" / "model.safetensors").unlink()
+    assert only_message(written, facts).startswith("refused: vllm=['model.safetensors']: the engine's native folder")

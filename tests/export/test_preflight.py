@@ -1,0 +1,139 @@
+"""Preflight: what the engine would refuse or ignore, key by key."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from speculators.algorithm import AlgorithmSettings
+from speculators.export.engine_table import EngineTable
+from speculators.export.preflight import CannotServe, Finding, plan, preflight
+from speculators.run_config import RunConfig
+from speculators.verifier.facts import VerifierFacts
+
+from .conftest import EAGLE, EAGLE3
+
+TABLE = EngineTable.read("vllm", "0.32.0")
+LAYER = "transformer_layer_config"
+
+Make = Callable[..., RunConfig]
+Published = Callable[[RunConfig], dict[str, Any]]
+
+
+def change(config: dict[str, Any], path: str, value: Any) -> None:
+    """Set a dotted path; `...` takes the key out."""
+    *parents, last = path.split(".")
+    for part in parents:
+        config = config[int(part)] if isinstance(config, list) else config[part]
+    if value is ...:
+        del config[last]
+    else:
+        config[last] = value
+
+
+def levels(found: list[Finding]) -> list[tuple[str, str]]:
+    return [(finding.level, finding.key) for finding in found]
+
+
+@pytest.mark.parametrize("algorithm", [EAGLE, EAGLE3, EAGLE3 | {"draft_arch": "qwen3", "draft_vocab_size": None}])
+def test_what_we_train_is_served(
+    algorithm: dict[str, Any], make_run: Make, published: Published, facts: VerifierFacts
+) -> None:
+    assert list(preflight(TABLE, published(make_run(algorithm)), facts)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "level", "key"),
+    [
+        ("speculators_model_type", "xpress", "refused", "speculators_model_type"),
+        ("model_type", "llama", "refused", "model_type"),
+        (f"{LAYER}.model_type", "gemma", "refused", f"{LAYER}.model_type"),
+        (f"{LAYER}.hidden_act", "gelu", "refused", f"{LAYER}.hidden_act"),
+        (f"{LAYER}.rms_norm_eps", ..., "refused", f"{LAYER}.rms_norm_eps"),
+        (f"{LAYER}.rope_parameters", ..., "refused", f"{LAYER}.rope_parameters"),
+        (f"{LAYER}.rope_parameters.mrope_section", [8, 4, 4], "refused", f"{LAYER}.rope_parameters"),
+        (f"{LAYER}.layer_types", ["full_attention"] * 2, "refused", f"{LAYER}.layer_types"),
+        (f"{LAYER}.vocab_size", 100, "refused", f"{LAYER}.vocab_size"),
+        (f"{LAYER}.head_dim", 16, "note", f"{LAYER}.head_dim"),
+        ("target_hidden_size", 32, "refused", "target_hidden_size"),
+        ("draft_vocab_size", 97, "refused", "draft_vocab_size"),
+        ("norm_before_residual", ..., "refused", "norm_before_residual"),
+        ("eagle_aux_hidden_state_layer_ids", None, "refused", "eagle_aux_hidden_state_layer_ids"),
+        ("eagle_aux_hidden_state_layer_ids", [4, 2, 1], "refused", "eagle_aux_hidden_state_layer_ids"),
+        ("eagle_aux_hidden_state_layer_ids", [1, 1, 4], "refused", "eagle_aux_hidden_state_layer_ids"),
+        ("eagle_aux_hidden_state_layer_ids", [1, 2, 7], "refused", "eagle_aux_hidden_state_layer_ids"),
+        ("eagle_aux_hidden_state_layer_ids", [1, 2], "refused", f"{LAYER}.num_aux_hidden_states"),
+        ("speculators_config.proposal_methods", [], "refused", "speculators_config.proposal_methods"),
+        ("speculators_config.verifier.name_or_path", None, "refused", "speculators_config.verifier.name_or_path"),
+        ("speculators_config.default_proposal_method", "tree", "ignored", "speculators_config.default_proposal_method"),
+        (
+            "speculators_config.proposal_methods.0.verifier_accept_k",
+            4,
+            "ignored",
+            "speculators_config.proposal_methods[0].verifier_accept_k",
+        ),
+        ("block_size", 8, "ignored", "block_size"),
+    ],
+)
+def test_one_wrong_value(
+    path: str, value: Any, level: str, key: str, make_run: Make, published: Published, facts: VerifierFacts
+) -> None:
+    config = published(make_run(EAGLE3))
+    change(config, path, value)
+    assert levels(list(preflight(TABLE, config, facts))) == [(level, key)]
+
+
+@pytest.mark.parametrize("key", ["layernorms", "fusion_bias"])
+def test_eagle_with_what_its_class_lacks(key: str, make_run: Make, published: Published, facts: VerifierFacts) -> None:
+    config = published(make_run(EAGLE)) | {key: True}
+    (finding,) = preflight(TABLE, config, facts)
+    assert (finding.level, finding.key, finding.value) == ("refused", key, True)
+    assert f"{key}=false" in finding.reason
+
+
+def test_a_verifier_without_layer_states(make_run: Make, published: Published, facts: VerifierFacts) -> None:
+    gemma = facts.model_copy(update={"architectures": ["Gemma2ForCausalLM"]})
+    assert levels(list(preflight(TABLE, published(make_run(EAGLE3)), gemma))) == [
+        ("refused", "speculators_config.verifier.architectures")
+    ]
+    assert list(preflight(TABLE, published(make_run(EAGLE)), gemma)) == []
+
+
+def test_auto_takes_the_first_engine(make_run: Make, published: Published, facts: VerifierFacts) -> None:
+    run = make_run(EAGLE3, target="auto")
+    export = plan(run, published(run), facts)
+    assert export.table == TABLE
+    assert export.summary == "export.target=auto: vllm 0.32.0 will serve this draft"
+
+
+def test_only_a_named_target_stops(make_run: Make, published: Published, facts: VerifierFacts) -> None:
+    run = make_run(EAGLE3)
+    config = published(run) | {"draft_vocab_size": 97}
+    with pytest.raises(CannotServe, match=r"export.target=vllm: vllm 0.32.0 could not.*\n.*draft_vocab_size=97"):
+        plan(run, config, facts)
+    export = plan(make_run(EAGLE3, target="auto"), config, facts)
+    assert export.table is None
+    assert export.summary.startswith("export.target=auto is none: vllm 0.32.0 could not serve this draft:\n")
+    assert plan(make_run(EAGLE3, target="none"), config, facts).table is None
+
+
+def test_auto_is_none_where_no_engine_serves(
+    make_run: Make, published: Published, facts: VerifierFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AlgorithmSettings.named("eagle"), "engines", ())
+    run = make_run(EAGLE, target="auto")
+    export = plan(run, published(run), facts)
+    assert (export.table, export.summary) == (None, "export.target=auto is none: no engine serves eagle drafts")
+
+
+def test_an_unknown_version() -> None:
+    with pytest.raises(ValueError, match=r"export.engine_version=0.1: .* there are vllm-0.32.0"):
+        EngineTable.read("vllm", "0.1")
+
+
+def test_torch_stays_out() -> None:
+    code = "import sys, speculators.export.preflight, speculators.export.layout as l; l.Layout.named('eagle3'); "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
