@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.data import Dataset
 
 from speculators.data.batch import Batch
 from speculators.data.collate import collate
+from speculators.data.pack import Packed
 from speculators.data.prepare import Prepared
 from speculators.model import SpeculatorModel
 from speculators.run_config import RunConfig
@@ -88,7 +88,7 @@ class Loop:
         self.accelerator = start_accelerator(self.device, run, folder)
         self.student = Student(model, verifier, run.algorithm, self.accelerator)
         self.optimizers = [self.accelerator.prepare_optimizer(o) for o in optimizer.build(model, run.optimizer)]
-        self.order = Order(len(prepared.train), run.seed, run.trainer, self.accelerator.num_processes)  # type: ignore[arg-type] # map-style
+        self.order = Order(len(prepared.train), run.seed, run.trainer, self.accelerator.num_processes)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.accelerator, run.trainer.keep_last)
         self.state = self.checkpoints.resume() or TrainState(fresh=fingerprint(model))
         self.tracking = Tracking(self.accelerator, run, folder, self.state.step)
@@ -143,7 +143,7 @@ class Loop:
         self.broken = torch.where(fine, self.broken, self.broken.clamp(max=self.state.step))
         self.meter.add({**sums, "grad_norm": norm})
 
-    def batch(self, sequences: Dataset, indices: Sequence[int]) -> Batch:
+    def batch(self, sequences: Sequence[Packed], indices: Sequence[int]) -> Batch:
         """Some sequences as a batch, on the host."""
         return collate([sequences[i] for i in indices], self.settings.algorithm.slots)
 
@@ -181,7 +181,7 @@ class Loop:
         """Held-out losses; whether the acceptance estimate is the best so far."""
         self.check_finite()
         self.lap()
-        size, count = self.settings.trainer.batch_size, len(self.data.heldout)  # type: ignore[arg-type] # map-style
+        size, count = self.settings.trainer.batch_size, len(self.data.heldout)
         self.bare.eval()
         meter, targets = Meter(), 0
         for start in range(0, count, size):
