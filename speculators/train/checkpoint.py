@@ -32,7 +32,7 @@ class TrainState:
     seconds: float = 0.0
     heldout: Readings = field(default_factory=dict)
     best_step: int | None = None
-    best: Readings | None = None
+    best: Readings = field(default_factory=dict)
     fresh: dict[str, list[float]] = field(default_factory=dict)
 
 

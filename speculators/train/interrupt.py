@@ -4,6 +4,7 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 
 class Interrupted(SystemExit):
@@ -22,7 +23,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: dict[int, signal.Handlers] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupt":
         # Python allows signal handlers in the main thread alone; elsewhere (a sweep's worker) the default stays.

@@ -197,7 +197,7 @@ class Loop:
         self.tracking.log(self.state.step, "heldout", readings)
         self.progress.say(f"step {self.state.step} held-out {describe(readings)}")
         self.state.heldout = readings
-        improved = self.state.best is None or readings["acceptance"] > self.state.best["acceptance"]
+        improved = self.state.best_step is None or readings["acceptance"] > self.state.best["acceptance"]
         if improved:
             self.state.best_step, self.state.best = self.state.step, readings
         self.lap_start = time.monotonic()
@@ -215,7 +215,7 @@ class Loop:
         state = self.state
         check_moved(self.bare, state.fresh)
         step, heldout = state.step, state.heldout
-        if self.settings.trainer.keep_best and state.best_step not in (None, state.step):
+        if self.settings.trainer.keep_best and state.best_step not in (None, step):
             self.checkpoints.load(state.best_step)
             step, heldout = state.best_step, state.best
             self.progress.say(f"publishing step {step}, the best held-out acceptance estimate")

@@ -1,14 +1,16 @@
 """Sums of losses and per-slot counts that stay on the device until somebody looks."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from speculators.losses.distillation import expected_acceptance_length
+from speculators.losses.metrics import expected_acceptance_length
 
-Readings = dict[str, float | list[float]]
+# Numbers by name, and lists of numbers with one a slot.
+Readings = dict[str, Any]
 
 
 class Meter:

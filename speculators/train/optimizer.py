@@ -72,7 +72,9 @@ def build(model: nn.Module, settings: AdamW | Muon) -> list[torch.optim.Optimize
         wide = [p for p in trainable.values() if p.ndim >= 2]
         narrow = [p for p in trainable.values() if p.ndim < 2]
         groups = [{"params": wide}, {"params": narrow, "weight_decay": 0.0}]
-        made = [adamw(groups, settings.lr, settings.betas, settings.eps, settings.weight_decay)]
+        made: list[torch.optim.Optimizer] = [
+            adamw(groups, settings.lr, settings.betas, settings.eps, settings.weight_decay)
+        ]
     else:
         rest = [p for p in trainable.values() if id(p) not in hidden]
         made = [OrthogonalMomentum(matrices, settings.lr, settings.momentum, settings.weight_decay)] if matrices else []
