@@ -25,11 +25,13 @@ class Rows:
         hidden_SNH: states that the head reads, after the draft's own norm.
         heads: [D, H] weights; one for all slots, or one a slot.
         kept_D: verifier token ids of a reduced vocabulary's rows, int64; None if D is the whole vocabulary.
+        scaled_as_verifier: the heads' products are scaled and capped as the verifier's: the head is the verifier's own.
     """
 
     hidden_SNH: Tensor
     heads: tuple[Tensor, ...]
     kept_D: Tensor | None = None
+    scaled_as_verifier: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,16 @@ from torch.nn import functional as F
 from speculators.algorithm import LossWeights
 from speculators.data.batch import Batch
 from speculators.losses.divergences import DIVERGENCES
+from speculators.losses.metrics import chained, overlap
 from speculators.model import Rows
 from speculators.verifier.head import VerifierHead
 from speculators.verifier.hidden_states import VerifierStates
 
-# Logits of one chunk, all slots together: 32 MiB in float32, and about five tensors of that size are alive.
-CHUNK_ELEMENTS = 2**23
+# Logits alive at once, the verifier's and all slots' of one chunk; about five times as many elements are in use.
+# 32 MiB in float32 make products of about 128 rows at 49,152 tokens and three slots, more are no faster on a CPU.
+# An accelerator wants more rows a product; 256 MiB is little beside the model that it trains.
+CPU_CHUNK_ELEMENTS = 2**23
+ACCELERATOR_CHUNK_ELEMENTS = 2**26
 
 
 @dataclass(frozen=True)
@@ -28,18 +32,13 @@ class Distillation:
     """A batch's loss and what was counted on the way.
 
     Attributes:
-        loss: scalar, the mean over targets of the slots' weighted mean.
-        metrics: per slot, on the device: `count_S` supervised rows, `correct_S` rows where the draft's first choice is
-            the verifier's, `overlap_S` the sum of sum_v min(p, q), the chance that a sampled draft token is accepted.
+        loss: scalar, the mean over the batch's targets of each target's loss.
+        metrics: per slot, on the device: `count_S` valid rows, `correct_S` rows where the draft's first choice is the
+            verifier's, `overlap_S` the sum of sum_v min(p, q), `tried_S` and `kept_S` as in `metrics.chained`.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor]
-
-
-def expected_acceptance_length(accuracy_S: Tensor) -> Tensor:
-    """1 + sum over s of the product of the accuracies up to s: tokens per verifier pass if slots erred independently."""
-    return 1 + accuracy_S.cumprod(0).sum()
 
 
 def distill(
@@ -52,55 +51,103 @@ def distill(
 ) -> Distillation:
     """Compare every row with the verifier's distribution at its target.
 
+    A target's loss is sum_s w_s row_s / sum_s w_s with w_s = slot_decay ** (s - 1); an invalid row adds nothing. The
+    divisor is the number of targets, known on the host, and not a slot's number of valid rows: so the loss is linear
+    in the targets, and batches weighted by `batch.target_N.numel()` give the gradient of all of them at once, however
+    they are cut.
+
     With a reduced draft vocabulary the verifier's distribution is renormalised over the kept tokens, and a row whose
     most likely token was not kept teaches nothing; it counts as wrong, and its overlap is with the whole distribution.
+
+    Products are taken in the heads' dtype, or autocast's where that is on; all else in float32 or better.
 
     Args:
         rows: the draft's states and heads.
         batch: targets, and which rows are valid.
         states: the verifier's, of the whole batch.
         verifier: its head makes the distributions.
-        loss: weights of the divergences.
-        slot_decay: slot s weighs slot_decay ** (s - 1), in (0, 1].
+        loss: weights of the divergences; keys that name none are left to others.
+        slot_decay: in (0, 1].
 
     Returns:
-        The loss, differentiable once with respect to the rows' states and heads, and the counts.
+        The loss, differentiable once, by one backward pass, with respect to the rows' states and heads; and the counts.
     """
-    slots = len(batch.valid_SN)
+    slots, targets = batch.valid_SN.shape
     weight_S = slot_decay ** torch.arange(slots, device=batch.valid_SN.device, dtype=torch.float32)
-    weight_SN = batch.valid_SN * (weight_S / (weight_S.sum() * max(batch.target_N.numel(), 1))).unsqueeze(1)
-    teacher = _Teacher(states.last_BTH.flatten(0, 1), batch.target_N, verifier, rows.kept_D)
-    weights = {name: weight for name, weight in loss.model_dump().items() if name in DIVERGENCES and weight > 0}
-    total, correct_S, overlap_S = _Chunked.apply(
-        rows.hidden_SNH, weight_SN, batch.valid_SN, teacher, weights, torch.is_grad_enabled(), *rows.heads
-    )
-    counted = {"count_S": batch.valid_SN.sum(1), "correct_S": correct_S, "overlap_S": overlap_S}
-    return Distillation(total, counted)
+    weight_SN = batch.valid_SN * (weight_S / (weight_S.sum() * max(targets, 1))).unsqueeze(1)
+    plan = _Plan(rows, batch, states.last_BTH.flatten(0, 1), verifier, weight_SN, divergence_weights(loss))
+    total, correct_SN, overlap_S = _Chunked.apply(plan, torch.is_grad_enabled(), rows.hidden_SNH, *rows.heads)
+    tried_S, kept_S = chained(correct_SN, batch.valid_SN, batch.target_N, batch.token_BT.numel())
+    counted = {"count_S": batch.valid_SN.sum(1), "correct_S": correct_SN.sum(1), "overlap_S": overlap_S}
+    return Distillation(total, {**counted, "tried_S": tried_S, "kept_S": kept_S})
+
+
+def divergence_weights(loss: LossWeights) -> dict[str, float]:
+    """The weights above zero that belong to a divergence."""
+    return {name: weight for name, weight in loss.model_dump().items() if name in DIVERGENCES and weight > 0}
 
 
 @dataclass(frozen=True)
 class _Teacher:
-    """The verifier's distribution at some targets."""
+    """The verifier's distribution: over the draft's tokens, their part of the whole, and the first choice.
 
+    The first choice is an index into the draft's tokens, -1 where it was not kept.
+    """
+
+    log_p_CD: Tensor
+    log_whole_CD: Tensor
+    first_C: Tensor
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All that a chunk needs beside what is differentiated."""
+
+    rows: Rows
+    batch: Batch
     last_PH: Tensor
-    target_N: Tensor
     verifier: VerifierHead
-    kept_D: Tensor | None
+    weight_SN: Tensor
+    divergences: dict[str, float]
 
-    def __call__(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """For targets start to stop: [C, D] log p over the draft's tokens, [C] log of their share, [C] first choice.
+    def chunks(self) -> list[slice]:
+        """Targets side by side, as many as the budget takes."""
+        slots, targets = self.weight_SN.shape
+        together = slots if len(self.rows.heads) == 1 else 1
+        elements = CPU_CHUNK_ELEMENTS if self.weight_SN.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+        size = max(1, elements // (len(self.verifier.head_VH) + together * len(self.rows.heads[0])))
+        return [slice(start, min(start + size, targets)) for start in range(0, targets, size)]
 
-        The first choice is an index into the draft's tokens, -1 where it was not kept.
-        """
-        logits_CV = self.verifier.logits(self.last_PH[self.target_N[start:stop]]).float()
-        if self.kept_D is None:
+    def teacher(self, chunk: slice, head_VH: Tensor) -> _Teacher:
+        """The verifier's distributions at a chunk's targets."""
+        last_CH = self.last_PH[self.batch.target_N[chunk]].to(head_VH.dtype)
+        logits_CV = self.verifier.scaled(_wide(F.linear(last_CH, head_VH)))
+        if self.rows.kept_D is None:
             log_p_CD = F.log_softmax(logits_CV, dim=-1)
-            return log_p_CD, log_p_CD.new_zeros(len(log_p_CD)), logits_CV.argmax(-1)
-        logits_CD = logits_CV[:, self.kept_D]
-        kept_C = logits_CD.logsumexp(-1)
+            return _Teacher(log_p_CD, log_p_CD, logits_CV.argmax(-1))
+        logits_CD = logits_CV.index_select(-1, self.rows.kept_D)
         best_C, first_C = logits_CD.max(-1)
         first_C = torch.where(best_C == logits_CV.amax(-1), first_C, -1)
-        return logits_CD - kept_C.unsqueeze(1), kept_C - logits_CV.logsumexp(-1), first_C
+        return _Teacher(F.log_softmax(logits_CD, -1), logits_CD - logits_CV.logsumexp(-1, keepdim=True), first_C)
+
+    def compare(
+        self, at: tuple[slice, slice], teacher: _Teacher, raw_SCD: Tensor, differentiate: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Rows of one chunk: their loss, which are correct, their overlap, and the loss's gradient to the logits."""
+        valid_SC = self.batch.valid_SN[at]
+        with torch.enable_grad():
+            leaf_SCD = raw_SCD.detach().requires_grad_(differentiate)
+            logits_SCD = self.verifier.scaled(leaf_SCD) if self.rows.scaled_as_verifier else leaf_SCD
+            log_q_SCD = F.log_softmax(logits_SCD, dim=-1)
+            row_SC = torch.zeros_like(self.weight_SN[at])
+            for name, weight in self.divergences.items():
+                row_SC = row_SC + weight * DIVERGENCES[name](log_q_SCD, teacher.log_p_CD)
+            loss = (row_SC * self.weight_SN[at] * (teacher.first_C >= 0)).sum()
+        with torch.no_grad():
+            correct_SC = (logits_SCD.argmax(-1) == teacher.first_C) & valid_SC
+            overlap_SC = overlap(log_q_SCD, teacher.log_whole_CD) * valid_SC
+        grad_RD = torch.autograd.grad(loss, leaf_SCD)[0].flatten(0, 1) if differentiate else None
+        return loss.detach(), correct_SC, overlap_SC, grad_RD
 
 
 class _Chunked(torch.autograd.Function):
@@ -108,57 +155,69 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden_SNH: Tensor,
-        weight_SN: Tensor,
-        valid_SN: Tensor,
-        teacher: _Teacher,
-        weights: dict[str, float],
-        differentiate: bool,
-        *heads: Tensor,
+        ctx: Any, plan: _Plan, differentiate: bool, hidden_SNH: Tensor, *heads: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        S, N, _ = hidden_SNH.shape
-        correct_S, overlap_S = weight_SN.new_zeros(2, S)
-        total = weight_SN.new_zeros(())
+        weight_SN, S = plan.weight_SN, len(plan.weight_SN)
+        total, overlap_S = weight_SN.new_zeros(()), weight_SN.new_zeros(S)
+        correct_SN = torch.zeros_like(plan.batch.valid_SN)
+        differentiate = differentiate and bool(plan.divergences)
         grad_SNH = torch.zeros_like(hidden_SNH) if differentiate and hidden_SNH.requires_grad else None
-        grads = [torch.zeros_like(h) if differentiate and h.requires_grad else None for h in heads]
+        grads = [_zeros_wide(head) if differentiate and head.requires_grad else None for head in heads]
+        differentiate = grad_SNH is not None or any(grad is not None for grad in grads)
+        dtype = _product_dtype(heads[0])
+        verifier_VH, low_heads = plan.verifier.head_VH.to(dtype), [head.to(dtype) for head in heads]
         # A shared head takes all slots in one product; heads of their own go one by one.
         groups = [slice(0, S)] if len(heads) == 1 else [slice(s, s + 1) for s in range(S)]
-        rows = max(1, CHUNK_ELEMENTS // (heads[0].shape[0] * (S if len(heads) == 1 else 1)))
-        for start in range(0, N, rows):
-            chunk = slice(start, min(start + rows, N))
-            log_p_CD, kept_C, first_C = teacher(chunk.start, chunk.stop)
-            for group, head_DH, grad_DH in zip(groups, heads, grads, strict=True):
-                hidden_SCH = hidden_SNH[group, chunk]
-                logits_SCD = F.linear(hidden_SCH, head_DH).float()
-                with torch.enable_grad():
-                    leaf_SCD = logits_SCD.requires_grad_(differentiate)
-                    log_q_SCD = F.log_softmax(leaf_SCD, dim=-1)
-                    row_SC = sum(weight * DIVERGENCES[name](log_q_SCD, log_p_CD) for name, weight in weights.items())
-                    loss = (row_SC * weight_SN[group, chunk] * (first_C >= 0)).sum()
-                total += loss.detach()
-                valid_SC = valid_SN[group, chunk]
-                with torch.no_grad():
-                    correct_S[group] += ((logits_SCD.argmax(-1) == first_C) & valid_SC).sum(-1)
-                    p_CD = (log_p_CD + kept_C.unsqueeze(1)).exp()
-                    overlap_S[group] += (torch.minimum(log_q_SCD.exp(), p_CD).sum(-1) * valid_SC).sum(-1)
-                    del p_CD
-                if grad_SNH is None and grad_DH is None:
-                    continue
-                (grad_SCD,) = torch.autograd.grad(loss, leaf_SCD)
-                del loss, row_SC, log_q_SCD, leaf_SCD, logits_SCD
-                grad_RD = grad_SCD.flatten(0, 1).to(head_DH.dtype)
-                if grad_SNH is not None:
-                    grad_SNH[group, chunk] = (grad_RD @ head_DH).view_as(hidden_SCH).to(grad_SNH.dtype)
-                if grad_DH is not None:
-                    grad_DH.addmm_(grad_RD.T, hidden_SCH.flatten(0, 1).to(head_DH.dtype))
-        ctx.grads = (grad_SNH, grads)
-        ctx.mark_non_differentiable(correct_S, overlap_S)
-        return total, correct_S, overlap_S
+        with torch.autocast(hidden_SNH.device.type, enabled=False):
+            for chunk in plan.chunks():
+                teacher = plan.teacher(chunk, verifier_VH)
+                for slots, head_DH, grad_DH in zip(groups, low_heads, grads, strict=True):
+                    at = slots, chunk
+                    hidden_RH = hidden_SNH[at].flatten(0, 1).to(dtype)
+                    raw_SCD = _wide(F.linear(hidden_RH, head_DH)).unflatten(0, weight_SN[at].shape)
+                    loss, correct_SN[at], overlap_SC, grad_RD = plan.compare(at, teacher, raw_SCD, differentiate)
+                    del raw_SCD
+                    total += loss
+                    overlap_S[slots] += overlap_SC.sum(-1)
+                    if grad_RD is None:
+                        continue
+                    grad_RD = grad_RD.to(dtype)
+                    if grad_SNH is not None:
+                        grad_SNH[at] = (grad_RD @ head_DH).view_as(grad_SNH[at]).to(grad_SNH.dtype)
+                    if grad_DH is not None:
+                        _add_product(grad_DH, grad_RD.T, hidden_RH)
+        ctx.grads = [grad_SNH, *(None if g is None else g.to(h.dtype) for g, h in zip(grads, heads, strict=True))]
+        ctx.mark_non_differentiable(correct_SN, overlap_S)
+        return total, correct_SN, overlap_S
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        grad_SNH, grads = ctx.grads
-        scaled = [None if g is None else g * grad_total.to(g.dtype) for g in (grad_SNH, *grads)]
-        return (scaled[0], None, None, None, None, None, *scaled[1:])
+        # Scaled in place and given away: a head's gradient is as large as the head.
+        grads, ctx.grads = ctx.grads, None
+        if grads is None:
+            raise RuntimeError("a distillation loss has one backward pass; call distill again for another")
+        return (None, None, *(None if grad is None else grad.mul_(grad_total) for grad in grads))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _zeros_wide(x: Tensor) -> Tensor:
+    return torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _product_dtype(head_DH: Tensor) -> torch.dtype:
+    """Autocast's dtype where that is on, else the head's."""
+    kind = head_DH.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head_DH.dtype
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, without a product beside it where the dtypes agree."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right

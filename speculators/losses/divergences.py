@@ -22,7 +22,7 @@ def cross_entropy(log_q: Tensor, log_p: Tensor) -> Tensor:
 
 
 def total_variation(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """Half the L1 distance: the chance that a sampled draft token is rejected (Leviathan et al. 2023, arXiv:2211.17192)."""
+    """Half the L1 distance, the chance that a sampled draft token is rejected (arXiv:2211.17192, corollary 3.6)."""
     return 0.5 * F.l1_loss(log_q.exp(), log_p.exp().expand_as(log_q), reduction="none").sum(-1)
 
 

@@ -34,7 +34,7 @@ class Meter:
 
         Returns:
             The scalars; `accuracy` (draft's first choice is the verifier's) and `overlap` (chance of acceptance when
-            sampling) per slot; `acceptance`, the acceptance length that these accuracies promise.
+            sampling) per slot; `acceptance`, the acceptance length that greedy verification from every anchor gives.
         """
         names = list(self._sums)
         flat = torch.cat([self._sums[n].reshape(-1) for n in names])
@@ -43,8 +43,9 @@ class Meter:
         self._sums = {}
         count_S = values.pop("count_S").clamp(min=1)
         accuracy_S, overlap_S = values.pop("correct_S") / count_S, values.pop("overlap_S") / count_S
+        chained_S = values.pop("kept_S") / values.pop("tried_S").clamp(min=1)
         readings: Readings = {n: v.item() / (steps * accelerator.num_processes) for n, v in values.items()}
         readings["accuracy"] = accuracy_S.tolist()
         readings["overlap"] = overlap_S.tolist()
-        readings["acceptance"] = float(expected_acceptance_length(accuracy_S))
+        readings["acceptance"] = float(expected_acceptance_length(chained_S))
         return readings

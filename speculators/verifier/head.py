@@ -29,5 +29,10 @@ class VerifierHead:
 
     def logits(self, last_NH: Tensor) -> Tensor:
         """[N, V] logits of states after the final norm."""
-        logits_NV = F.linear(last_NH, self.head_VH) * self.logit_scale
-        return logits_NV if self.softcap is None else self.softcap * torch.tanh(logits_NV / self.softcap)
+        return self.scaled(F.linear(last_NH, self.head_VH))
+
+    def scaled(self, logits: Tensor) -> Tensor:
+        """The head's bare products, scaled and capped."""
+        if self.logit_scale != 1:
+            logits = logits * self.logit_scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from speculators.algorithm import LossWeights
 from speculators.data.batch import Batch
 from speculators.losses import distillation
-from speculators.losses.distillation import distill, expected_acceptance_length
+from speculators.losses.distillation import distill
 from speculators.losses.divergences import cross_entropy, forward_kl, total_variation
+from speculators.losses.metrics import expected_acceptance_length
 from speculators.model import Rows
 from speculators.verifier.head import VerifierHead
 from speculators.verifier.hidden_states import VerifierStates
@@ -86,7 +87,9 @@ def naive(rows: Rows, batch: Batch, states: VerifierStates, verifier: VerifierHe
 @pytest.mark.parametrize("draft_vocab", [13, 7])
 @pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.3, 0.5, 2.0)])
 def test_equals_full_logits(monkeypatch, own_heads, draft_vocab, weights) -> None:
-    monkeypatch.setattr(distillation, "CHUNK_ELEMENTS", 2 * 3 * draft_vocab)  # several chunks, the last one short
+    monkeypatch.setattr(
+        distillation, "CPU_CHUNK_ELEMENTS", 2 * (13 + 3 * draft_vocab)
+    )  # several chunks, the last one short
     case = make(slots=3, targets=5, hidden=4, vocab=13, draft_vocab=draft_vocab, own_heads=own_heads)
     loss = LossWeights(kl=weights[0], ce=weights[1], tv=weights[2])
     expected, correct, overlap = naive(*case, loss, 0.8)

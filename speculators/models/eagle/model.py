@@ -79,7 +79,7 @@ class EagleSpeculator(SpeculatorModel):
         """Rows of all slots, unrolled as in `unroll`, and the distance between states."""
         output_SNH = unroll(_Bound(self, verifier), batch, states)
         distance = state_distance(output_SNH, states.last_BTH.flatten(0, 1), batch.target_N, batch.valid_SN)
-        return DraftOutput(Rows(output_SNH, (verifier.head_VH,)), {"smooth_l1": distance})
+        return DraftOutput(Rows(output_SNH, (verifier.head_VH,), scaled_as_verifier=True), {"smooth_l1": distance})
 
     def drafter(self, verifier: VerifierHead) -> ChainDrafter:
         """This draft as decoding uses it."""

@@ -1,0 +1,46 @@
+"""What is counted of a batch's rows, per slot: sums, so that batches and processes add up."""
+
+import torch
+from torch import Tensor
+
+
+def expected_acceptance_length(accuracy_S: Tensor) -> Tensor:
+    """Tokens per verifier pass, 1 + sum over s of the product of the accuracies up to s.
+
+    Args:
+        accuracy_S: chance, in [0, 1], that slot s is right where all slots before it were: exact if counted so (see
+            `chained`), an estimate that takes slots for independent if counted over all rows.
+    """
+    return 1 + accuracy_S.cumprod(0).sum()
+
+
+def overlap(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """sum_v min(p, q) over the last dimension: the chance that a sampled draft token is accepted.
+
+    Leviathan et al. 2023, arXiv:2211.17192, theorem 3.5. One minus the total variation where both sum to one.
+    """
+    return torch.minimum(log_q.exp(), log_p.exp()).sum(-1)
+
+
+def chained(correct_SN: Tensor, valid_SN: Tensor, target_N: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+    """Follow each anchor's slots until the first wrong one, as greedy verification does.
+
+    Args:
+        correct_SN: bool, the draft's first choice is the verifier's.
+        valid_SN: bool, rows that count.
+        target_N: int64 flat target positions, unique; slot s of target p belongs to anchor p - s.
+        positions: how many flat positions there are.
+
+    Returns:
+        tried_S: rows whose earlier slots of the same anchor were all right. kept_S: those that were right as well.
+        Their ratio is slot s's accuracy given that the draft got so far.
+    """
+    S = len(valid_SN)
+    slot_S1 = torch.arange(1, S + 1, device=target_N.device).unsqueeze(1)
+    # Shifted by S, so that anchors before the first position, all of them invalid, have a place.
+    anchor_SN = target_N - slot_S1 + S
+    grid_SA = valid_SN.new_zeros(S, positions + S)
+    valid_SA = grid_SA.scatter(1, anchor_SN, valid_SN)
+    run_SA = grid_SA.scatter(1, anchor_SN, correct_SN & valid_SN).cumprod(0).bool()
+    before_SA = torch.cat((torch.ones_like(run_SA[:1]), run_SA[:-1]))
+    return (before_SA & valid_SA).sum(1), run_SA.sum(1)
