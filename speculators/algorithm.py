@@ -40,6 +40,9 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
 
     # Engines that can serve this algorithm, best first: what `export.target=auto` chooses from.
     engines: ClassVar[tuple[str, ...]] = ()
+    # Keys of the published config: the model of those that are chosen too, and the names of those that nobody chooses.
+    published_fields: ClassVar[type[BaseModel]] = BaseModel
+    derived_keys: ClassVar[tuple[str, ...]] = ("transformer_layer_config",)
     # Whether drafting more tokens than slots were trained is possible (a recurrent draft) or not (one head a slot).
     recurrent: ClassVar[bool] = False
 

@@ -30,6 +30,7 @@ class EagleSettings(AlgorithmSettings, DraftLayers, EagleFields):
     """EAGLE-1 in training (Li et al. 2024, arXiv:2401.15077); with several steps, HASS (Zhang et al. 2024, arXiv:2408.15766)."""
 
     engines: ClassVar[tuple[str, ...]] = ("vllm",)
+    published_fields: ClassVar[type[BaseModel]] = EagleFields
     recurrent: ClassVar[bool] = True
 
     name: Literal["eagle"]

@@ -37,6 +37,8 @@ class Eagle3Settings(AlgorithmSettings, DraftLayers, Eagle3Fields):
     """EAGLE-3 in training (Li et al. 2025, arXiv:2503.01840)."""
 
     engines: ClassVar[tuple[str, ...]] = ("vllm",)
+    published_fields: ClassVar[type[BaseModel]] = Eagle3Fields
+    derived_keys: ClassVar[tuple[str, ...]] = ("transformer_layer_config", "target_hidden_size")
     recurrent: ClassVar[bool] = True
 
     name: Literal["eagle3"]

@@ -34,6 +34,8 @@ class MedusaSettings(AlgorithmSettings, MedusaFields):
     """Medusa-1: heads on a frozen verifier."""
 
     engines: ClassVar[tuple[str, ...]] = ("vllm",)
+    published_fields: ClassVar[type[BaseModel]] = MedusaFields
+    derived_keys: ClassVar[tuple[str, ...]] = ("hidden_size", "vocab_size")
 
     name: Literal["medusa"]
 

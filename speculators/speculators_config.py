@@ -1,0 +1,67 @@
+"""The part of a published config that says how the draft is used: algorithm, proposals, verifier. Torch-free."""
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field, model_validator
+
+from speculators.proposals import TokenProposalConfig
+from speculators.utils.pydantic_utils import ReloadableBaseModel
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# The upstream release whose format is written; our own version stands in a run's run.yaml.
+FORMAT_VERSION = "0.9.0"
+
+
+class VerifierConfig(BaseModel):
+    """The model that the draft was trained for."""
+
+    name_or_path: str | None = Field(description="hub id or folder; null names none")
+    architectures: list[str] = Field(description="architectures in the verifier's own config.json")
+
+    @classmethod
+    def from_config(cls, config: "PretrainedConfig", name_or_path: str | None = "UNSET") -> "VerifierConfig":
+        """Describe a verifier whose config is loaded.
+
+        Args:
+            config: the verifier's config.
+            name_or_path: what to call it; None writes no name, and if left out the config's own name is taken.
+        """
+        values = config.to_dict()
+        if name_or_path == "UNSET":
+            name_or_path = config.name_or_path or values.get("_name_or_path") or values.get("name_or_path")
+        return cls(name_or_path=name_or_path, architectures=values.get("architectures") or [])
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, **kwargs: Any) -> "VerifierConfig":
+        """Describe a verifier by its own config.json, the one place where its architectures surely stand.
+
+        Args:
+            name_or_path: hub id or folder.
+            kwargs: for transformers' `get_config_dict`: cache_dir, revision, token, ...
+        """
+        from transformers import PretrainedConfig  # late: it imports torch
+
+        values, _ = PretrainedConfig.get_config_dict(name_or_path, **kwargs)
+        return cls(name_or_path=name_or_path, architectures=values.get("architectures") or [])
+
+
+class SpeculatorsConfig(ReloadableBaseModel):
+    """How the draft is used: algorithm, proposals, verifier. Engines read the first proposal."""
+
+    algorithm: str = Field(description="the algorithm's name")
+    proposal_methods: list[TokenProposalConfig] = Field(description="how tokens may be proposed")
+    default_proposal_method: str = Field(description="proposal_type of the proposal to use when none is asked for")
+    verifier: VerifierConfig = Field(description="the model that the draft was trained for")
+
+    @model_validator(mode="after")
+    def check_default_proposal_method(self) -> "SpeculatorsConfig":
+        """Refuse a default that is none of the proposals."""
+        available = [method.proposal_type for method in self.proposal_methods]
+        if self.default_proposal_method not in available:
+            raise ValueError(
+                f"default_proposal_method '{self.default_proposal_method}' must match the proposal_type of one of the "
+                f"configured proposal_methods. Available proposal types: {available}."
+            )
+        return self
