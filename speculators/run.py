@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from accelerate.utils import set_seed
 
-from speculators import pin
 from speculators.config import SpeculatorModelConfig
 from speculators.data.prepare import prepare
 from speculators.decoding.generate import plain
 from speculators.evaluate.evaluate import evaluate
 from speculators.evaluate.report import report
+from speculators.export.preflight import plan
 from speculators.export.publish import publish
+from speculators.pin import read_pin
 from speculators.published import speculator_dict
 from speculators.train.build import build
 from speculators.train.device import resolve
@@ -39,14 +40,16 @@ def run(folder: Path) -> float:
         ValueError: a setting that this machine, the verifier or the data cannot fulfil; the message names it.
         speculators.train.interrupt.Interrupted: a signal stopped training; all is saved.
     """
-    run = pin.read(folder)
+    run = read_pin(folder)
     if run.launch.num_threads is not None:
         torch.set_num_threads(run.launch.num_threads)
     device = resolve(run.device)
 
     # 1. what the verifier is, and what it makes of the published config
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
-    config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
+    published = speculator_dict(run, facts)
+    log.info(plan(run, published, facts).summary)
+    config = SpeculatorModelConfig.from_dict(published)
     verifier = Verifier.load(run.verifier, device)
 
     # 2. data

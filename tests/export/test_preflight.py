@@ -25,12 +25,13 @@ Published = Callable[[RunConfig], dict[str, Any]]
 def change(config: dict[str, Any], path: str, value: Any) -> None:
     """Set a dotted path; `...` takes the key out."""
     *parents, last = path.split(".")
+    place: Any = config
     for part in parents:
-        config = config[int(part)] if isinstance(config, list) else config[part]
+        place = place[int(part) if isinstance(place, list) else part]
     if value is ...:
-        del config[last]
+        del place[last]
     else:
-        config[last] = value
+        place[last] = value
 
 
 def levels(found: list[Finding]) -> list[tuple[str, str]]:
