@@ -4,7 +4,8 @@ import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from speculators.train.metrics import Readings
 
@@ -24,11 +25,11 @@ class TrainProgress:
         self._first = first
         self._start = time.monotonic()
         self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=12, table_column=Column(no_wrap=True)),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            # Last and alone in being wrapped: a narrow terminal shows it in two lines.
             TextColumn("{task.fields[line]}"),
-            TimeRemainingColumn(compact=True),
             console=self.console,
             disable=not (shown and sys.stdout.isatty()),
         )
