@@ -1,8 +1,8 @@
-"""Medusa: decoder layers over several of the verifier's layers, trained on their own predictions."""
+"""Medusa: parallel heads on the verifier's last state."""
 
 from speculators.lazy import lazy_names
 
-_MODULES = {"MedusaSpeculator": f"{__name__}.model", "MedusaSpeculatorConfig": f"{__name__}.config"}
+_MODULES = {"MedusaModel": f"{__name__}.model", "MedusaSpeculatorConfig": f"{__name__}.config"}
 
 __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]  the names are loaded when they are asked for
 

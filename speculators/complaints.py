@@ -1,0 +1,71 @@
+"""What is wrong with a composed run, in the words that its author typed. Torch-free, and free of Hydra."""
+
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+
+# Where a key's value came from, e.g. `conf/recipe/x.yaml:6`; None if nobody knows.
+Blame = Callable[[str], str | None]
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`; did you mean X?`, or a full stop where no word is near."""
+    close = get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else "."
+
+
+def complaints(error: ValidationError, composed: dict[str, Any], blame: Blame) -> list[str]:
+    """One message a problem: the key, the value, what is allowed, and who set it.
+
+    Args:
+        error: of `RunConfig`.
+        composed: what was validated.
+        blame: finds who set a key.
+    """
+    messages = []
+    for problem in error.errors():
+        key, siblings = _typed(problem["loc"], composed)
+        messages.append(_message(key, siblings, problem) + _set_by(blame(key)))
+    return list(dict.fromkeys(messages))
+
+
+def _set_by(source: str | None) -> str:
+    return f"\n    set by {source}" if source else ""
+
+
+def _typed(loc: Sequence[int | str], composed: Any) -> tuple[str, list[str]]:
+    """The dotted key as it was typed, and the keys beside it.
+
+    pydantic puts a union's tag into a location; only what the composed run has there was typed.
+    """
+    node, parts = composed, []
+    for i, part in enumerate(loc):
+        if isinstance(node, dict) and part in node or isinstance(node, list) and isinstance(part, int):
+            if i < len(loc) - 1 or isinstance(node, dict):
+                siblings = [str(k) for k in node] if isinstance(node, dict) else []
+            parts.append(str(part))
+            node = node[part] if not isinstance(node, list) or part < len(node) else None
+        elif i == len(loc) - 1:
+            siblings = [str(k) for k in node] if isinstance(node, dict) else []
+            parts.append(str(part))
+        # else: a union's tag
+    return ".".join(parts), [s for s in siblings if not parts or s != parts[-1]] if parts else []
+
+
+def _message(key: str, siblings: Sequence[str], problem: Any) -> str:
+    prefix, _, last = key.rpartition(".")
+    match problem["type"]:
+        case "extra_forbidden":
+            options = [f"{prefix}.{s}" if prefix else s for s in siblings]
+            return f"{key} is not a setting{nearest(key, options)}"
+        case "missing":
+            return f"{key} is missing: its group file must set it"
+        case _:
+            text = problem["msg"].removeprefix("Value error, ")
+            if text.startswith(f"{last}:") or text.startswith(key):
+                return text
+            value = problem["input"]
+            shown = "" if isinstance(value, dict) else f" (got {value!r})"
+            return f"{key}: {text[:1].lower()}{text[1:]}{shown}"

@@ -1,0 +1,282 @@
+"""From the command line to a validated run: composition by Hydra, and every mistake as one short message.
+
+This is the only file that imports Hydra or OmegaConf, and nothing of either leaves it. What only prints (--help, --cfg,
+completion) never gets as far as pydantic.
+"""
+
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+import yaml
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+if TYPE_CHECKING:
+    from speculators.run_config import RunConfig
+
+CONF, NAME = "speculators.conf", "train"
+log = logging.getLogger(__name__)
+
+
+class WrongInput(Exception):
+    """What was asked for cannot be run; each message names a key, its value and the remedy."""
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        super().__init__("\n".join(messages))
+        self.messages = list(messages)
+
+
+class EntryPointGroups(SearchPathPlugin):
+    """Adds the conf packages that installed distributions name as `speculators.conf` entry points."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for entry in entry_points(group="speculators.conf"):
+            search_path.append(entry.name, f"pkg://{entry.value}")
+
+
+def main() -> None:
+    """The command line: `python train.py`, `speculators train`. Exits with 2 on wrong input, 1 if the run failed."""
+    # Hydra would print its errors itself, with advice (`use +key`) that is wrong for a closed set of settings.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    Plugins.instance().register(EntryPointGroups)
+    try:
+        _entry()
+    except WrongInput as error:
+        _stop(error.messages)
+    except yaml.YAMLError as error:
+        _stop([f"broken YAML: {' '.join(str(error).split())}"])
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop([_explain(error)])
+
+
+def _stop(messages: Sequence[str]) -> None:
+    problems = "1 problem" if len(messages) == 1 else f"{len(messages)} problems"
+    print(f"{problems}; nothing was started:", *(f"  {m}" for m in messages), sep="\n", file=sys.stderr)
+    sys.exit(2)
+
+
+@hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name=NAME)
+def _entry(config: DictConfig) -> float:
+    from speculators.pin import write_pin
+    from speculators.run import run
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    write_pin(validate(config), folder)
+    try:
+        return run(folder)
+    except Exception as error:
+        log.debug("the run failed", exc_info=True)
+        (folder / "FAILED").write_text(traceback.format_exc(), encoding="utf-8")
+        print(f"the run failed: {error}\n  the traceback is in {folder / 'FAILED'}", file=sys.stderr)
+        sys.exit(1)
+
+
+class Check(Callback):
+    """Looks at a run before Hydra makes its folder, so that wrong input and dry runs leave nothing behind."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Validate; on a dry run print the plan and stop."""
+        try:
+            # Hydra turns exceptions of callbacks into warnings; only an exit gets through.
+            run = validate(config)
+            if run.dry_run:
+                print_plan(run)
+                sys.exit(0)
+        except WrongInput as error:
+            _stop(error.messages)
+
+
+def compose(overrides: Sequence[str] = ()) -> "RunConfig":
+    """The run that `python train.py OVERRIDES` would start.
+
+    Args:
+        overrides: as on the command line, e.g. `["algorithm=eagle", "optimizer.lr=1e-4"]`.
+
+    Raises:
+        WrongInput: with every problem.
+    """
+    Plugins.instance().register(EntryPointGroups)
+    with hydra.initialize_config_module(CONF, version_base="1.3"):
+        try:
+            return validate(hydra.compose(NAME, list(overrides), return_hydra_config=True))
+        except yaml.YAMLError as error:
+            raise WrongInput([f"broken YAML: {' '.join(str(error).split())}"]) from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise WrongInput([_explain(error)]) from error
+
+
+def validate(config: DictConfig) -> "RunConfig":
+    """A composed config, checked whole: values, published config, and what the chosen engine makes of it.
+
+    Raises:
+        WrongInput: with every problem, each blamed on who set the value.
+    """
+    from pydantic import ValidationError
+
+    from speculators.complaints import complaints
+    from speculators.run_config import RunConfig
+
+    overrides = list(config.hydra.overrides.task) if "hydra" in config else []
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    tree.pop("hydra", None)
+    try:
+        composed: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise WrongInput([_explain(error)]) from error
+    try:
+        return RunConfig.model_validate(composed)
+    except ValidationError as error:
+        raise WrongInput(complaints(error, composed, lambda key: blame(key, overrides))) from error
+
+
+def print_plan(run: "RunConfig") -> None:
+    """What a dry run shows: the very dict that `SpeculatorModelConfig.from_dict` would get."""
+    from speculators.published import speculator_dict
+    from speculators.verifier.facts import VerifierFacts
+
+    try:
+        facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
+    except ValueError as error:
+        raise WrongInput([str(error)]) from error
+    print(yaml.safe_dump(speculator_dict(run, facts), sort_keys=False, allow_unicode=True), end="")
+
+
+def blame(key: str, overrides: Sequence[str]) -> str | None:
+    """Who set a key: a command-line override, else the last group file that names it or a key above it.
+
+    Args:
+        key: dotted.
+        overrides: of the command line.
+    """
+    for override in reversed(OverridesParser.create().parse_overrides(list(overrides))):
+        name = override.key_or_group
+        if (key == name or key.startswith(f"{name}.")) and "." in name or key == name:
+            return f"the command-line override {override.input_line}"
+    loader = GlobalHydra.instance().config_loader()
+    defaults = loader.compute_defaults_list(NAME, list(overrides), RunMode.RUN).defaults
+    found: tuple[int, str] | None = None
+    for default in defaults:
+        file = _file(default.config_path)
+        if file is None:
+            continue
+        package = (default.package or "").removeprefix("_global_")
+        depth, line = _deepest(file, key, package)
+        if depth and (found is None or depth >= found[0]):
+            found = (depth, f"{_shown(file)}:{line}")
+    return found[1] if found else None
+
+
+def _file(config_path: str | None) -> Path | None:
+    """The YAML file of a group's option, wherever on the search path it is."""
+    if config_path is None:
+        return None
+    for source in GlobalHydra.instance().config_loader().get_sources():
+        if source.scheme() == "file":
+            root = Path(source.path)
+        elif source.scheme() == "pkg" and source.path.startswith(CONF):
+            import speculators.conf
+
+            root = Path(speculators.conf.__path__[0])
+        else:
+            continue
+        if (file := root / f"{config_path}.yaml").is_file():
+            return file
+    return None
+
+
+def _shown(file: Path) -> str:
+    """`conf/...` for this package's own files, else the path."""
+    import speculators.conf
+
+    root = Path(speculators.conf.__path__[0])
+    return str(Path("conf") / file.relative_to(root)) if file.is_relative_to(root) else str(file)
+
+
+def _deepest(file: Path, key: str, package: str) -> tuple[int, int]:
+    """How many parts of a key a file names, and the line of the last of them."""
+    parts = key.split(".")
+    inside = package.split(".") if package else []
+    if parts[: len(inside)] != inside:
+        return 0, 0
+    node = yaml.compose(file.read_text(encoding="utf-8"))
+    depth, line = 0, 0
+    for i, part in enumerate(parts[len(inside) :], start=len(inside) + 1):
+        if not isinstance(node, yaml.MappingNode):
+            break
+        match = next(((k, v) for k, v in node.value if k.value == part), None)
+        if match is None:
+            break
+        depth, line, node = i, match[0].start_mark.line + 1, match[1]
+    return depth, line
+
+
+def _explain(error: Exception) -> str:
+    """Hydra's and OmegaConf's own errors, with the nearest name instead of their advice."""
+    from speculators.complaints import nearest
+
+    text = str(error.__cause__ or error) if isinstance(error.__cause__, OmegaConfBaseException) else str(error)
+    if match := re.search(r"Could not find '([^']+)'", text):
+        group, _, option = match[1].rpartition("/")
+        options = _options(group)
+        return f"{group}={option}: there is no such option{nearest(option, options)} Options: {', '.join(options)}"
+    if match := re.search(r"(?:Could not override|Key) '([^']+)'", str(error)) or re.search(r"full_key: (\S+)", text):
+        key = match[1]
+        return f"{key} is not a setting{nearest(key, _keys())}"
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} must be given, e.g. {match[1]}=..."
+    return " ".join(text.split())
+
+
+def _options(group: str) -> list[str]:
+    with _loader() as loader:
+        return list(loader.get_group_options(group))
+
+
+def _keys() -> list[str]:
+    """Every key of the default run, and every group."""
+    with _loader() as loader:
+        config = loader.load_configuration(NAME, [], RunMode.RUN)
+        groups = loader.list_groups("")
+    keys: list[str] = list(groups)
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, dict):
+            for name, value in node.items():
+                keys.append(f"{prefix}{name}")
+                walk(value, f"{prefix}{name}.")
+
+    tree = OmegaConf.to_container(config, resolve=False)
+    if isinstance(tree, dict):
+        tree.pop("hydra", None)
+    walk(tree, "")
+    return keys
+
+
+class _loader:
+    """A config loader of our own: after Hydra failed, it has none to offer."""
+
+    def __enter__(self) -> Any:
+        GlobalHydra.instance().clear()
+        self.context = hydra.initialize_config_module(CONF, version_base="1.3")
+        self.context.__enter__()
+        return GlobalHydra.instance().config_loader()
+
+    def __exit__(self, *error: Any) -> None:
+        self.context.__exit__(*error)
