@@ -41,7 +41,7 @@ class ExportPlan:
     Attributes:
         table: the engine; None exports the published format for no engine in particular.
         findings: what preflight found.
-        summary: one sentence for people.
+        summary: for people: a sentence, then a line for each finding.
     """
 
     table: EngineTable | None
@@ -68,14 +68,14 @@ def plan(run: RunConfig, published: Mapping[str, Any], facts: VerifierFacts) -> 
     engine = engines[0] if target == "auto" else target
     table = EngineTable.read(engine, run.export.engine_version)
     findings = tuple(preflight(table, published, facts))
-    refused = [finding for finding in findings if finding.level == "refused"]
+    refused = any(finding.level == "refused" for finding in findings)
     name = f"{engine} {table.version}"
+    lines = "".join(f"\n  {finding}" for finding in findings)
     if not refused:
-        return ExportPlan(table, findings, f"export.target={target}: {name} will serve this draft")
-    reasons = "\n".join(f"  {finding}" for finding in refused)
+        return ExportPlan(table, findings, f"export.target={target}: {name} will serve this draft{lines}")
     if target != "auto":
-        raise CannotServe(f"export.target={target}: {name} could not serve this draft:\n{reasons}")
-    return ExportPlan(None, findings, f"export.target=auto is none: {name} could not serve this draft:\n{reasons}")
+        raise CannotServe(f"export.target={target}: {name} could not serve this draft{lines}")
+    return ExportPlan(None, findings, f"export.target=auto is none: {name} could not serve this draft{lines}")
 
 
 def preflight(table: EngineTable, config: Mapping[str, Any], facts: VerifierFacts) -> Iterator[Finding]:

@@ -59,7 +59,6 @@ def publish(
         shutil.copyfile(folder / "run.yaml", checkpoint / "run.yaml")
     export = _checked(checkpoint, run, facts, export)
     (checkpoint / "README.md").write_text(model_card(checkpoint, run, verifier, result, export), encoding="utf-8")
-    log.info(export.summary)
     return checkpoint
 
 
@@ -105,14 +104,13 @@ def _write_native(checkpoint: Path, config: SpeculatorModelConfig, engine: str) 
 
 
 def _checked(checkpoint: Path, run: RunConfig, facts: VerifierFacts, export: ExportPlan) -> ExportPlan:
-    """The plan after the checklist: findings reported, and no engine if it would refuse the folder."""
+    """The plan after the checklist: no engine if it would refuse the folder."""
     findings = tuple(check_folder(checkpoint, facts, export.table))
-    for finding in findings:
-        log.log(logging.WARNING if finding.level != "note" else logging.INFO, "%s", finding)
     refused = "\n".join(f"  {finding}" for finding in findings if finding.level == "refused")
     if not refused:
         return ExportPlan(export.table, findings, export.summary)
     message = f"{checkpoint} was written, but could not be loaded as it was trained:\n{refused}"
     if run.export.target not in ("auto", "none"):
         raise CannotServe(f"export.target={run.export.target}: {message}")
+    log.warning(message)
     return ExportPlan(None, findings, message)

@@ -107,6 +107,8 @@ def test_auto_takes_the_first_engine(make_run: Make, published: Published, facts
     export = plan(run, published(run), facts)
     assert export.table == TABLE
     assert export.summary == "export.target=auto: vllm 0.32.0 will serve this draft"
+    export = plan(run, published(run) | {"block_size": 8}, facts)
+    assert export.summary.endswith("draft\n  ignored: block_size=8: vllm 0.32.0 does not read it")
 
 
 def test_only_a_named_target_stops(make_run: Make, published: Published, facts: VerifierFacts) -> None:
@@ -116,7 +118,7 @@ def test_only_a_named_target_stops(make_run: Make, published: Published, facts: 
         plan(run, config, facts)
     export = plan(make_run(EAGLE3, target="auto"), config, facts)
     assert export.table is None
-    assert export.summary.startswith("export.target=auto is none: vllm 0.32.0 could not serve this draft:\n")
+    assert export.summary.startswith("export.target=auto is none: vllm 0.32.0 could not serve this draft\n")
     assert plan(make_run(EAGLE3, target="none"), config, facts).table is None
 
 

@@ -43,10 +43,11 @@ def test_loads_again(
 
     config = SpeculatorModelConfig.from_pretrained(folder)
     assert type(config) is type(model.config)
-    again = SpeculatorModel.for_config(config).from_pretrained(folder)
+    again = SpeculatorModel.from_pretrained(folder)
+    assert type(again) is type(model)
     assert again.state_dict().keys() == model.state_dict().keys()
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name]), name
+    for name, tensor in (*model.state_dict().items(), *model.named_buffers()):
+        assert torch.equal(tensor, {**again.state_dict(), **dict(again.named_buffers())}[name]), name
 
 
 def test_native_folder_is_the_same_file(
