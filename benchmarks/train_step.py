@@ -1,0 +1,254 @@
+"""A training step of eagle3 here and in upstream speculators: peak memory and tokens per second.
+
+Each measurement is a process of its own; the two take turns. Both train the same shapes, SmolLM2-135M's, from random
+weights on the same random verifier states, in float32 on the CPU, every token supervised:
+
+    python benchmarks/train_step.py --upstream-python UPSTREAM_ENV/bin/python --write benchmarks/results/train_step.md
+
+UPSTREAM_ENV is an environment with `speculators==0.9.0`, which must not be this one: both packages have one import name.
+Linux alone has the counters that this reads.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+H, HEADS, KV_HEADS, INTERMEDIATE, VOCAB, LAYERS = 576, 9, 3, 1536, 49152, 30
+LAYER_IDS = [2, 15, 27]
+LAYER = {
+    "vocab_size": VOCAB,
+    "hidden_size": H,
+    "intermediate_size": INTERMEDIATE,
+    "num_hidden_layers": 1,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "max_position_embeddings": 8192,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+}
+
+
+def ours(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
+    """This project's draft, and its loss."""
+    import torch
+    from transformers import LlamaConfig
+
+    from speculators import SpeculatorsConfig, VerifierConfig
+    from speculators.algorithm import LossWeights
+    from speculators.data.batch import Batch
+    from speculators.losses.distillation import distill
+    from speculators.models.eagle3.config import Eagle3SpeculatorConfig
+    from speculators.models.eagle3.model import Eagle3Speculator
+    from speculators.proposals import GreedyTokenProposalConfig
+    from speculators.verifier.head import VerifierHead
+    from speculators.verifier.hidden_states import VerifierStates
+
+    methods = [GreedyTokenProposalConfig(speculative_tokens=args.ttt_steps)]
+    config = Eagle3SpeculatorConfig(
+        transformer_layer_config=LlamaConfig(**LAYER),
+        draft_vocab_size=args.draft_vocab,
+        eagle_aux_hidden_state_layer_ids=LAYER_IDS,
+        speculators_config=SpeculatorsConfig(
+            algorithm="eagle3",
+            proposal_methods=methods,
+            default_proposal_method="greedy",
+            verifier=VerifierConfig(name_or_path=None, architectures=["LlamaForCausalLM"]),
+        ),
+    )
+    inputs = random_inputs(args.tokens)
+    head_VH = torch.randn(VOCAB, H) * 0.04
+    verifier = VerifierHead(head_VH, head_VH)
+    model = Eagle3Speculator(config)
+    model.initialise(verifier, torch.arange(VOCAB).flip(0))
+    target_N = torch.arange(args.tokens - 1)
+    slot_S1 = torch.arange(1, args.ttt_steps + 1).unsqueeze(1)
+    batch = Batch(
+        token_BT=inputs["token"],
+        position_BT=inputs["position"],
+        document_BT=torch.zeros_like(inputs["token"]),
+        loss_mask_BT=torch.ones_like(inputs["token"], dtype=torch.bool),
+        target_N=target_N,
+        valid_SN=target_N >= slot_S1,
+    )
+    states = VerifierStates(last_BTH=inputs["last"], aux_BTA=inputs["aux"])
+    weights = LossWeights(kl=1, ce=0, tv=0)
+    return model, lambda: distill(model(batch, states, verifier).rows, batch, states, verifier, weights, 1.0).loss
+
+
+def upstream(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
+    """Upstream's class, called as its trainer calls it, with the attention and loss that run on a CPU."""
+    import torch
+    from transformers import LlamaConfig
+
+    from speculators import SpeculatorsConfig, VerifierConfig
+    from speculators.losses import resolve_loss_config
+    from speculators.models.eagle3 import Eagle3DraftModel, Eagle3SpeculatorConfig
+    from speculators.proposals.greedy import GreedyTokenProposalConfig
+
+    layer = LlamaConfig(**LAYER)
+    layer._attn_implementation = "sdpa"  # what its trainer sets for draft_attn_impl=sdpa
+    config = Eagle3SpeculatorConfig(
+        transformer_layer_config=layer,
+        draft_vocab_size=args.draft_vocab,
+        eagle_aux_hidden_state_layer_ids=LAYER_IDS,
+        speculators_config=SpeculatorsConfig(
+            algorithm="eagle3",
+            proposal_methods=[GreedyTokenProposalConfig(speculative_tokens=args.ttt_steps)],
+            default_proposal_method="greedy",
+            verifier=VerifierConfig(name_or_path=None, architectures=["LlamaForCausalLM"]),
+        ),
+    )
+    inputs = random_inputs(args.tokens)
+    model = Eagle3DraftModel(config)
+    if args.draft_vocab < VOCAB:
+        model.load_vocab_mappings(
+            torch.arange(VOCAB) < args.draft_vocab, torch.zeros(args.draft_vocab, dtype=torch.int64)
+        )
+    with torch.no_grad():
+        for part in (model.embed_tokens, model.lm_head, model.verifier_lm_head):
+            part.weight.normal_(0, 0.04)
+    # Its data set shifts tokens and final states one to the left of the fused states.
+    call = {
+        "hidden_states": inputs["aux"],
+        "input_ids": inputs["token"].roll(-1, 1),
+        "document_ids": torch.zeros_like(inputs["token"]),
+        "loss_mask": torch.ones_like(inputs["token"]),
+        "position_ids": inputs["position"] + 1,
+        "verifier_last_hidden_states": inputs["last"].roll(-1, 1),
+        "ttt_steps": args.ttt_steps,
+        "loss_config": resolve_loss_config("kl_div", "eager"),
+    }
+    return model, lambda: model(**call)[1]
+
+
+def random_inputs(tokens: int) -> dict[str, Any]:
+    """One document of random tokens and verifier states."""
+    import torch
+
+    torch.manual_seed(0)
+    return {
+        "token": torch.randint(VOCAB, (1, tokens)),
+        "position": torch.arange(tokens).unsqueeze(0),
+        "last": torch.randn(1, tokens, H),
+        "aux": torch.randn(1, tokens, len(LAYER_IDS) * H),
+    }
+
+
+def status_mb(key: str) -> float:
+    """A line of /proc/self/status, in MiB: VmRSS is now, VmHWM the most since the last reset."""
+    found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"/proc/self/status has no {key}: memory is measured on Linux alone")
+    return int(found[1]) / 1024
+
+
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """One step to allocate gradients and optimizer state, then `--steps` measured ones."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    model, loss = {"ours": ours, "upstream": upstream}[args.subject](args)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+
+    def step() -> float:
+        # As training loops do; --keep-gradients is a later micro-batch of an accumulated step.
+        if not args.keep_gradients:
+            optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        optimizer.step()
+        return value.detach().item()
+
+    first = step()
+    # Freed memory that the allocator kept would hide the same amount of what the step needs.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    resting = status_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    wall, cpu = time.perf_counter(), time.process_time()
+    losses = [step() for _ in range(args.steps)]
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {
+        "memory_mb": status_mb("VmHWM") - resting,
+        "resting_mb": resting,
+        "tokens_per_second": args.tokens * args.steps / wall,
+        "tokens_per_cpu_second": args.tokens * args.steps / cpu,
+        "first_loss": first,
+        "last_loss": losses[-1],
+    }
+
+
+def main() -> None:
+    """Take turns, print every measurement and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subject", choices=("ours", "upstream"), help="measure one here, print JSON, and stop")
+    parser.add_argument("--upstream-python", help="python of an environment with upstream speculators 0.9.0")
+    parser.add_argument("--repeats", type=int, default=3, help="processes of each")
+    parser.add_argument("--steps", type=int, default=1, help="measured steps of a process")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch's CPU threads")
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--ttt-steps", type=int, default=3)
+    parser.add_argument("--draft-vocab", type=int, default=VOCAB)
+    parser.add_argument("--keep-gradients", action="store_true", help="add to the gradients instead of freeing them")
+    parser.add_argument("--write", type=Path, help="write the table there as well")
+    args = parser.parse_args()
+    if args.subject:
+        print(json.dumps(measure(args)))
+        return
+    pythons = {"ours": sys.executable} | ({"upstream": args.upstream_python} if args.upstream_python else {})
+    passed = [
+        f"--{key}={vars(args)[key.replace('-', '_')]}"
+        for key in ("steps", "threads", "tokens", "ttt-steps", "draft-vocab")
+    ]
+    passed += ["--keep-gradients"] if args.keep_gradients else []
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in pythons}
+    for _ in range(args.repeats):
+        for name, python in pythons.items():
+            command = [python, __file__, "--subject", name, *passed]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path.home())
+            measured[name].append(json.loads(done.stdout.splitlines()[-1]))
+            print(name, measured[name][-1], flush=True)
+    table = report(measured, args)
+    print(table)
+    if args.write:
+        args.write.parent.mkdir(parents=True, exist_ok=True)
+        args.write.write_text(table)
+
+
+def report(measured: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> str:
+    """Medians, and the ratio of neighbouring processes with its spread."""
+    names = {"memory_mb": "memory of a step, MiB", "resting_mb": "memory between steps, MiB"}
+    names |= {"tokens_per_second": "tokens/s", "tokens_per_cpu_second": "tokens per CPU second"}
+    gradients = "kept and added to" if args.keep_gradients else "freed before a step, as training loops do"
+    lines = [
+        "# A training step of eagle3",
+        "",
+        f"{args.tokens} tokens, {args.ttt_steps} steps of training-time test, vocabulary {VOCAB}, draft vocabulary "
+        f"{args.draft_vocab}, hidden size {H}, one layer, float32, AdamW, {args.threads} CPU thread(s), random weights "
+        "and states, every token supervised. Memory of a step: the peak of the resident set during a step minus the "
+        f"resident set after a finished one, when gradients and optimizer state are allocated; gradients are {gradients}. "
+        f"{args.repeats} processes of each, taking turns; medians, and the ratio of neighbours with its range.",
+        "",
+        "| | this project |" + (" upstream 0.9.0 | ratio |" if "upstream" in measured else ""),
+        "|---|---|" + ("---|---|" if "upstream" in measured else ""),
+    ]
+    for key, name in names.items():
+        values = {subject: [m[key] for m in ms] for subject, ms in measured.items()}
+        cells = [name, f"{statistics.median(values['ours']):.4g}"]
+        if "upstream" in values:
+            ratios = [a / b for a, b in zip(values["ours"], values["upstream"], strict=True)]
+            cells += [f"{statistics.median(values['upstream']):.4g}"]
+            cells += [f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
