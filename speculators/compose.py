@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 import yaml
@@ -59,14 +59,15 @@ def main() -> None:
     try:
         _entry()
     except WrongInput as error:
-        _stop(error.messages)
+        stop(error.messages)
     except yaml.YAMLError as error:
-        _stop([f"broken YAML: {' '.join(str(error).split())}"])
+        stop([f"broken YAML: {' '.join(str(error).split())}"])
     except (HydraException, OmegaConfBaseException) as error:
-        _stop([_explain(error)])
+        stop([_explain(error)])
 
 
-def _stop(messages: Sequence[str]) -> None:
+def stop(messages: Sequence[str]) -> NoReturn:
+    """Print what is wrong and exit with 2."""
     problems = "1 problem" if len(messages) == 1 else f"{len(messages)} problems"
     print(f"{problems}; nothing was started:", *(f"  {m}" for m in messages), sep="\n", file=sys.stderr)
     sys.exit(2)
@@ -100,7 +101,7 @@ class Check(Callback):
                 print_plan(run)
                 sys.exit(0)
         except WrongInput as error:
-            _stop(error.messages)
+            stop(error.messages)
 
 
 def compose(overrides: Sequence[str] = ()) -> "RunConfig":

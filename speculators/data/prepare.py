@@ -120,7 +120,7 @@ def prepare(
             f"{vocab_size}; the tokenizer is another model's"
         )
     supervised = [t for s in packed[0] for d in s for t, m in zip(d.tokens, d.supervised, strict=True) if m]
-    prompts = prompts_of(sides[1], template)
+    heldout_prompts = prompts_of(sides[1], template)
     report = DataReport(
         conversations=len(conversations),
         skipped=dict(skipped),
@@ -129,9 +129,28 @@ def prepare(
         heldout_sequences=len(packed[1]),
         train_tokens=len(tokens[0]),
         supervised_tokens=len(supervised),
-        heldout_prompts=len(prompts),
+        heldout_prompts=len(heldout_prompts),
     )
-    return Prepared(packed[0], packed[1], prompts, torch.bincount(torch.tensor(supervised), minlength=vocab_size), report)
+    count_V = torch.bincount(torch.tensor(supervised), minlength=vocab_size)
+    return Prepared(packed[0], packed[1], heldout_prompts, count_V, report)
+
+
+def prompts(data: DataSettings, tokenizer: PreTrainedTokenizerBase, seed: int | None) -> list[list[int]]:
+    """Distinct prompts of a data source, to decode.
+
+    Args:
+        data: the source.
+        tokenizer: the verifier's, with its chat template.
+        seed: take what training with this seed holds out; None takes all, in the source's order.
+
+    Raises:
+        ValueError: no usable data.
+    """
+    conversations = read(data, Counter())
+    if seed is not None:
+        random.Random(seed).shuffle(conversations)
+        _, conversations = split(conversations[: data.max_conversations], data.heldout_fraction, seed)
+    return prompts_of(conversations[: data.max_conversations], ChatTemplate(tokenizer))
 
 
 def split(
@@ -185,10 +204,10 @@ def limited(document: Document, max_length: int, cut: Counter[str]) -> Document:
 
 def prompts_of(side: Sequence[Conversation], template: ChatTemplate) -> list[list[int]]:
     """Token ids of the distinct prompts, in order."""
-    prompts: dict[tuple[int, ...], None] = {}
+    distinct: dict[tuple[int, ...], None] = {}
     for conversation in side:
         try:
-            prompts[tuple(template.prompt(conversation.prompt))] = None
+            distinct[tuple(template.prompt(conversation.prompt))] = None
         except TemplateRefused:
             continue
-    return [list(p) for p in prompts]
+    return [list(p) for p in distinct]

@@ -1,0 +1,100 @@
+"""The `speculators` command: `train` is Hydra's, the other verbs work on what it made."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Compose, check, train, measure and publish speculative-decoding draft models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Overrides = Annotated[list[str] | None, typer.Argument(help="as for train: group=option, key=value", show_default=False)]
+HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def main() -> None:
+    """Exits with 2 on wrong input, with 1 if a run failed."""
+    if sys.argv[1:2] == ["train"]:
+        from speculators import compose
+
+        sys.argv = ["speculators train", *sys.argv[2:]]
+        compose.main()
+    else:
+        app()
+
+
+@app.command(add_help_option=False, context_settings=HYDRA)
+def train() -> None:
+    """Compose a run from groups and key=value, and run it; `speculators train --help` lists them."""
+
+
+@app.command()
+def run(folder: Annotated[Path, typer.Argument(help="a run's folder, with its run.yaml")]) -> None:
+    """Run, or go on with, what a folder's run.yaml pins."""
+    from speculators.compose import stop
+    from speculators.run import run
+
+    try:
+        run(folder)
+    except ValueError as error:
+        stop([str(error)])
+
+
+@app.command()
+def check(overrides: Overrides = None) -> None:
+    """Check a run without starting it: settings, published config, and what the engine makes of it."""
+    from speculators import strict
+    from speculators.compose import WrongInput, compose, stop
+    from speculators.export.preflight import plan
+    from speculators.published import speculator_dict
+    from speculators.verifier.facts import VerifierFacts
+
+    try:
+        chosen = compose(overrides or [])
+        facts = VerifierFacts.read(chosen.verifier.name_or_path, chosen.verifier.revision)
+        published = speculator_dict(chosen, facts)
+        if problems := strict.problems(published, facts):
+            stop([str(problem) for problem in problems])
+        typer.echo(plan(chosen, published, facts).summary)
+    except WrongInput as error:
+        stop(error.messages)
+    except ValueError as error:
+        stop([str(error)])
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="a published folder")],
+    overrides: Overrides = None,
+) -> None:
+    """Decode with a published draft and measure its acceptance length; `output=FOLDER` is where result.json goes.
+
+    Verifier and proposal are the checkpoint's own unless given. Without `data=...` the prompts are those that its
+    training held out; with it, all of that data.
+    """
+    from speculators.compose import WrongInput, compose, stop
+    from speculators.evaluate.checkpoint import own_overrides, training_run
+
+    given = list(overrides or [])
+    outputs = [o.removeprefix("output=") for o in given if o.startswith("output=")]
+    given = [o for o in given if not o.startswith("output=")]
+    try:
+        chosen = compose([*own_overrides(checkpoint), *given])
+        trained = training_run(checkpoint)
+        heldout = trained is not None and not any(o.startswith("data") for o in given)
+        if trained is not None and heldout:
+            chosen = chosen.model_copy(update={"data": trained.data, "seed": trained.seed})
+
+        from speculators.evaluate.evaluate import evaluate_checkpoint
+        from speculators.evaluate.report import report
+
+        result = evaluate_checkpoint(checkpoint, chosen, heldout or chosen.data.source == "chat")
+    except WrongInput as error:
+        stop(error.messages)
+    except ValueError as error:
+        stop([str(error)])
+    report(result, Path(outputs[-1] if outputs else "."))

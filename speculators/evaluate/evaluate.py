@@ -1,0 +1,169 @@
+"""How far a draft carries each pass of the verifier, measured by decoding with it and without it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from speculators.data.prepare import prompts
+from speculators.decoding.acceptance import Acceptance
+from speculators.decoding.generate import Decoded, Decoder
+from speculators.model import SpeculatorModel
+from speculators.proposals import GreedyTokenProposalConfig, TokenProposalConfig
+from speculators.run_config import EvaluationSettings, RunConfig
+from speculators.train.device import resolve
+from speculators.verifier.in_process import Verifier
+from speculators.verifier.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What decoding with a draft came to; counted as vLLM counts.
+
+    Attributes:
+        acceptance_length: 1 + accepted / drafts, tokens per pass of the verifier.
+        acceptance_per_position: share of drafts whose k-th token was accepted, k = 1, 2, ...
+        speculative_tokens: tokens drafted a pass.
+        num_prompts: prompts decoded.
+        max_new_tokens: limit of each text.
+        drafts: drafts that the verifier judged, over all prompts.
+        accepted: drafted tokens accepted.
+        generated: tokens of all texts.
+        matches_plain_decoding: every text is the verifier's own, ties aside; None where it need not be.
+        ties: texts that leave the verifier's own where its two largest logits lie within evaluation.tie_epsilon.
+        tokens_per_second: generated tokens a second with the draft.
+        plain_tokens_per_second: without it, in the same loop.
+        prompts, tokens: token ids of each prompt and of the text decoded with the draft.
+    """
+
+    acceptance_length: float
+    acceptance_per_position: list[float]
+    speculative_tokens: int
+    num_prompts: int
+    max_new_tokens: int
+    drafts: int
+    accepted: int
+    generated: int
+    matches_plain_decoding: bool | None
+    ties: int
+    tokens_per_second: float
+    plain_tokens_per_second: float
+    prompts: list[list[int]]
+    tokens: list[list[int]]
+
+
+def evaluate(
+    model: SpeculatorModel,
+    verifier: Verifier,
+    prompts: Sequence[list[int]],
+    proposal: TokenProposalConfig,
+    evaluation: EvaluationSettings,
+    seed: int,
+) -> EvaluationResult:
+    """Decode held-out prompts with the draft and plainly, and compare.
+
+    Args:
+        model: the draft, on the verifier's device.
+        verifier: the model that it drafts for.
+        prompts: token ids; the first evaluation.num_prompts are taken.
+        proposal: proposal method and speculative_tokens.
+        evaluation: sizes, temperature and what counts as a tie.
+        seed: of sampling.
+
+    Raises:
+        ValueError: there is no prompt.
+    """
+    chosen = [list(p) for p in prompts[: evaluation.num_prompts]]
+    if not chosen:
+        raise ValueError("evaluation: no prompt is held out; raise data.heldout_fraction, or set evaluation.num_prompts=0")
+    training = model.training
+    model.eval()
+    generator = torch.Generator(device=verifier.device).manual_seed(seed)
+    acceptance = Acceptance.of(proposal, evaluation.temperature, generator)
+    # What it is compared with is sampled alike, but always the verifier's own.
+    own = Acceptance.of(GreedyTokenProposalConfig(), evaluation.temperature, generator)
+    with_draft = Decoder(
+        verifier,
+        acceptance,
+        evaluation.max_new_tokens,
+        model.drafter(verifier.head),
+        model.layer_ids,
+        proposal.speculative_tokens,
+    )
+    plainly = Decoder(verifier, own, evaluation.max_new_tokens)
+    drafted, plain = Decoded([], [], [0] * proposal.speculative_tokens), Decoded([], [], [])
+    # A first pass over little, so that neither side pays for what only happens once.
+    for decoder in (with_draft, plainly):
+        Decoder(verifier, own, 2, decoder.drafter, decoder.layer_ids, decoder.speculative_tokens)(chosen[:1])
+    for start in range(0, len(chosen), evaluation.batch_size):
+        batch = chosen[start : start + evaluation.batch_size]
+        _add(drafted, with_draft(batch))
+        _add(plain, plainly(batch))
+    model.train(training)
+    same, ties = compare(drafted.tokens, plain.tokens, plain.gaps, evaluation.tie_epsilon)
+    return EvaluationResult(
+        acceptance_length=1 + drafted.accepted / max(1, drafted.drafts),
+        acceptance_per_position=[k / max(1, drafted.drafts) for k in drafted.accepted_K],
+        speculative_tokens=proposal.speculative_tokens,
+        num_prompts=len(chosen),
+        max_new_tokens=evaluation.max_new_tokens,
+        drafts=drafted.drafts,
+        accepted=drafted.accepted,
+        generated=drafted.generated,
+        matches_plain_decoding=same if acceptance.lossless else None,
+        ties=ties if acceptance.lossless else 0,
+        tokens_per_second=drafted.generated / drafted.seconds,
+        plain_tokens_per_second=plain.generated / plain.seconds,
+        prompts=chosen,
+        tokens=drafted.tokens,
+    )
+
+
+def compare(
+    texts: Sequence[Sequence[int]], own: Sequence[Sequence[int]], gaps: Sequence[Sequence[float]], epsilon: float
+) -> tuple[bool, int]:
+    """Whether texts are the verifier's own up to ties, and how many leave it at one.
+
+    Args:
+        texts: token ids, decoded with a draft.
+        own: token ids of plain decoding.
+        gaps: beside each token of `own`, the distance of the verifier's two largest logits.
+        epsilon: a distance up to this is a tie: rounding may pick either. What follows it is not compared.
+    """
+    same, ties = True, 0
+    for text, right, gap in zip(texts, own, gaps, strict=True):
+        if list(text) == list(right):
+            continue
+        first = next((i for i, (a, b) in enumerate(zip(text, right, strict=False)) if a != b), None)
+        if first is not None and gap[first] <= epsilon:
+            ties += 1
+        else:
+            same = False
+    return same, ties
+
+
+def _add(total: Decoded, part: Decoded) -> None:
+    total.tokens += part.tokens
+    total.gaps += part.gaps
+    total.accepted_K = [a + b for a, b in zip(total.accepted_K, part.accepted_K, strict=True)]
+    total.drafts += part.drafts
+    total.seconds += part.seconds
+
+
+def evaluate_checkpoint(checkpoint: Path, run: RunConfig, heldout: bool) -> EvaluationResult:
+    """Evaluate a published draft.
+
+    Args:
+        checkpoint: its folder.
+        run: verifier, data, proposal and evaluation to use; what it says of training is not read.
+        heldout: take only the prompts that training with this seed holds out, not all of the data's.
+
+    Raises:
+        ValueError: verifier or data cannot be had.
+    """
+    device = resolve(run.device)
+    verifier = Verifier.load(run.verifier, device)
+    model = SpeculatorModel.from_pretrained(checkpoint, dtype=verifier.head.head_VH.dtype).to(device)
+    chosen = prompts(run.data, load_tokenizer(run.verifier), run.seed if heldout else None)
+    return evaluate(model, verifier, chosen, run.proposal, run.evaluation, run.seed)
