@@ -12,7 +12,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Overrides = Annotated[list[str] | None, typer.Argument(help="as for train: group=option, key=value", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="as for train: group=option, key=value", show_default=False)
+]
 HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 

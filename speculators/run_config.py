@@ -93,7 +93,9 @@ class TrainerSettings(Strict):
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this norm")
     log_every: PositiveInt = Field(description="steps between two lines of metrics")
     eval_every: PositiveInt | None = Field(description="steps between two held-out losses; null is only at the end")
-    save_every: PositiveInt | None = Field(description="steps between two resumable checkpoints; null is only at the end")
+    save_every: PositiveInt | None = Field(
+        description="steps between two resumable checkpoints; null is only at the end"
+    )
     keep_last: PositiveInt = Field(description="resumable checkpoints kept")
     keep_best: bool = Field(description="publish the step with the best held-out acceptance estimate, not the last")
 
@@ -105,7 +107,9 @@ class EvaluationSettings(Strict):
     max_new_tokens: PositiveInt = Field(description="tokens generated per prompt")
     batch_size: PositiveInt = Field(description="prompts decoded side by side")
     temperature: float = Field(ge=0, description="0 is greedy")
-    tie_epsilon: float = Field(ge=0, description="a divergence from plain decoding is a tie if the top two logits lie so close")
+    tie_epsilon: float = Field(
+        ge=0, description="a divergence from plain decoding is a tie if the top two logits lie so close"
+    )
 
 
 class ExportSettings(Strict):
@@ -152,7 +156,9 @@ class RunConfig(Strict):
     """One run, whole: what Hydra composed, what `run.yaml` pins, what `run(folder)` obeys."""
 
     seed: int = Field(ge=0, lt=2**32)
-    device: str = Field(pattern=r"^(auto|cpu|mps|xpu|npu|cuda|(cuda|xpu|npu):\d+)$", description="auto takes the best there is")
+    device: str = Field(
+        pattern=r"^(auto|cpu|mps|xpu|npu|cuda|(cuda|xpu|npu):\d+)$", description="auto takes the best there is"
+    )
     precision: Literal["fp32", "bf16"] = Field(description="bf16 computes under autocast; weights stay fp32")
     dry_run: bool = Field(description="print the plan and stop")
     algorithm: Annotated[SerializeAsAny[AlgorithmSettings], WrapValidator(_by_name)]

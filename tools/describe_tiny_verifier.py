@@ -1,6 +1,6 @@
 """Write the embedded verifier's README: held-out perplexity, repeated 4-grams in what it writes, samples.
 
-    python tools/describe_tiny_verifier.py speculators/assets/tiny heldout.jsonl speculators/assets/chat.jsonl
+python tools/describe_tiny_verifier.py speculators/assets/tiny heldout.jsonl speculators/assets/chat.jsonl
 """
 
 import argparse

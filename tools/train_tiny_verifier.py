@@ -142,8 +142,10 @@ def main() -> None:
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
 
-    files = {name: [json.loads(line) for line in path.open(encoding="utf-8")] for name, path in
-             (("train", args.train), ("heldout", args.heldout))}
+    files = {
+        name: [json.loads(line) for line in path.open(encoding="utf-8")]
+        for name, path in (("train", args.train), ("heldout", args.heldout))
+    }
     tokenizer = train_tokenizer([r["conversations"] for r in files["train"]], args.vocab_size)
     documents = {
         name: tokenize(tokenizer, [r["conversations"] for r in rows], [r["finish_reason"] == "length" for r in rows])
@@ -186,7 +188,10 @@ def main() -> None:
             step += 1
             if step % 20 == 0:
                 print(f"{step}/{total} loss {loss.item():.3f} {time.time() - start:.0f} s", flush=True)
-        print(f"epoch {epoch + 1}: held-out perplexity {math.exp(heldout_loss(model, documents['heldout'])):.2f}", flush=True)
+        print(
+            f"epoch {epoch + 1}: held-out perplexity {math.exp(heldout_loss(model, documents['heldout'])):.2f}",
+            flush=True,
+        )
         args.output.mkdir(parents=True, exist_ok=True)
         model.generation_config.eos_token_id = tokenizer.eos_token_id
         model.to(torch.bfloat16).save_pretrained(args.output)

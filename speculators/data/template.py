@@ -90,7 +90,9 @@ class ChatTemplate:
 
     def _span(self, messages: list[Message], answer: int, text: str) -> tuple[int, int]:
         before = self._render(messages[:answer], add_generation_prompt=True)
-        shared = next((i for i, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), min(len(before), len(text)))
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), min(len(before), len(text))
+        )
         content = messages[answer]["content"].strip()
         start = text.find(content, shared)
         if start < 0:

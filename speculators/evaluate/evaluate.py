@@ -76,7 +76,9 @@ def evaluate(
     """
     chosen = [list(p) for p in prompts[: evaluation.num_prompts]]
     if not chosen:
-        raise ValueError("evaluation: no prompt is held out; raise data.heldout_fraction, or set evaluation.num_prompts=0")
+        raise ValueError(
+            "evaluation: no prompt is held out; raise data.heldout_fraction, or set evaluation.num_prompts=0"
+        )
     training = model.training
     model.eval()
     generator = torch.Generator(device=verifier.device).manual_seed(seed)

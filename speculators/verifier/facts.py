@@ -47,7 +47,9 @@ class VerifierFacts(BaseModel):
     def from_dict(cls, name_or_path: str, config: dict[str, Any]) -> "VerifierFacts":
         """Facts of a config.json that is already read."""
         text = {**config, **(config.get("text_config") or {})}
-        missing = [k for k in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size") if k not in text]
+        missing = [
+            k for k in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size") if k not in text
+        ]
         if missing:
             raise ValueError(
                 f"verifier.name_or_path: the config.json of {name_or_path} has no {', '.join(missing)}; "

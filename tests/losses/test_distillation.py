@@ -12,6 +12,7 @@ from speculators.model import Rows
 from speculators.verifier.head import VerifierHead
 from speculators.verifier.hidden_states import VerifierStates
 
+
 def make(slots: int, targets: int, hidden: int, vocab: int, draft_vocab: int, own_heads: bool, seed: int = 0):
     g = torch.Generator().manual_seed(seed)
     last = torch.randn(1, targets + 4, hidden, generator=g, dtype=torch.float64)

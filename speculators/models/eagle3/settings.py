@@ -43,7 +43,9 @@ class Eagle3Settings(AlgorithmSettings, DraftLayers, Eagle3Fields):
 
     name: Literal["eagle3"]
     ttt_steps: int = Field(ge=1, description="steps of training-time test: how many tokens ahead the draft is trained")
-    draft_arch: Literal["llama", "qwen3"] = Field(description="kind of decoder layer; qwen3 normalises queries and keys")
+    draft_arch: Literal["llama", "qwen3"] = Field(
+        description="kind of decoder layer; qwen3 normalises queries and keys"
+    )
     # Chosen, null is the verifier's vocabulary; published, it is always a number.
     draft_vocab_size: Annotated[int, Field(ge=1)] | None = Field(  # type: ignore[assignment] # wider than published
         description="tokens that the draft can predict, the most frequent ones; null is the verifier's vocabulary"
