@@ -40,13 +40,17 @@ def _typed(loc: Sequence[int | str], composed: Any) -> tuple[str, list[str]]:
 
     pydantic puts a union's tag into a location; only what the composed run has there was typed.
     """
-    node, parts = composed, []
+    node: Any = composed
+    parts: list[str] = []
     for i, part in enumerate(loc):
         if isinstance(node, dict) and part in node or isinstance(node, list) and isinstance(part, int):
             if i < len(loc) - 1 or isinstance(node, dict):
                 siblings = [str(k) for k in node] if isinstance(node, dict) else []
             parts.append(str(part))
-            node = node[part] if not isinstance(node, list) or part < len(node) else None
+            if isinstance(node, list):
+                node = node[int(part)] if int(part) < len(node) else None
+            else:
+                node = node[part]
         elif i == len(loc) - 1:
             siblings = [str(k) for k in node] if isinstance(node, dict) else []
             parts.append(str(part))

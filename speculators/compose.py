@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -192,9 +193,7 @@ def _file(config_path: str | None) -> Path | None:
         if source.scheme() == "file":
             root = Path(source.path)
         elif source.scheme() == "pkg" and source.path.startswith(CONF):
-            import speculators.conf
-
-            root = Path(speculators.conf.__path__[0])
+            root = _conf()
         else:
             continue
         if (file := root / f"{config_path}.yaml").is_file():
@@ -202,11 +201,14 @@ def _file(config_path: str | None) -> Path | None:
     return None
 
 
+def _conf() -> Path:
+    """The folder of this package's own groups."""
+    return Path(str(files(CONF)))
+
+
 def _shown(file: Path) -> str:
     """`conf/...` for this package's own files, else the path."""
-    import speculators.conf
-
-    root = Path(speculators.conf.__path__[0])
+    root = _conf()
     return str(Path("conf") / file.relative_to(root)) if file.is_relative_to(root) else str(file)
 
 

@@ -81,7 +81,7 @@ class ChatTemplate:
 
     def _by_marks(self, messages: list[Message]) -> Document:
         try:
-            out = self.tokenizer.apply_chat_template(
+            out: Any = self.tokenizer.apply_chat_template(
                 messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
             )
         except TemplateError as error:

@@ -1,5 +1,7 @@
 """The verifier's keys and values of a batch whose sequences grow by different amounts."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -33,6 +35,7 @@ class RaggedCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep only some sequences."""
+        layer: Any
         for layer in self.kv.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
         self.valid_BL = self.valid_BL[rows]
@@ -42,6 +45,7 @@ class RaggedCache:
         order_BL = valid_BL.to(torch.uint8).argsort(dim=1, stable=True)
         width = int(valid_BL.sum(1).max())
         order_BL = order_BL[:, -width:]
+        layer: Any
         for layer in self.kv.layers:
             index = order_BL[:, None, :, None].expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])
             layer.keys, layer.values = layer.keys.gather(2, index), layer.values.gather(2, index)

@@ -80,6 +80,7 @@ def evaluate(
             "evaluation: no prompt is held out; raise data.heldout_fraction, or set evaluation.num_prompts=0"
         )
     training = model.training
+    count: int = proposal.model_dump()["speculative_tokens"]  # every method has it; the base class need not
     model.eval()
     generator = torch.Generator(device=verifier.device).manual_seed(seed)
     acceptance = Acceptance.of(proposal, evaluation.temperature, generator)
@@ -91,10 +92,10 @@ def evaluate(
         evaluation.max_new_tokens,
         model.drafter(verifier.head),
         model.layer_ids,
-        proposal.speculative_tokens,
+        count,
     )
     plainly = Decoder(verifier, own, evaluation.max_new_tokens)
-    drafted, plain = Decoded([], [], [0] * proposal.speculative_tokens), Decoded([], [], [])
+    drafted, plain = Decoded([], [], [0] * count), Decoded([], [], [])
     # A first pass over little, so that neither side pays for what only happens once.
     for decoder in (with_draft, plainly):
         Decoder(verifier, own, 2, decoder.drafter, decoder.layer_ids, decoder.speculative_tokens)(chosen[:1])
@@ -107,7 +108,7 @@ def evaluate(
     return EvaluationResult(
         acceptance_length=1 + drafted.accepted / max(1, drafted.drafts),
         acceptance_per_position=[k / max(1, drafted.drafts) for k in drafted.accepted_K],
-        speculative_tokens=proposal.speculative_tokens,
+        speculative_tokens=count,
         num_prompts=len(chosen),
         max_new_tokens=evaluation.max_new_tokens,
         drafts=drafted.drafts,
@@ -166,6 +167,7 @@ def evaluate_checkpoint(checkpoint: Path, run: RunConfig, heldout: bool) -> Eval
     """
     device = resolve(run.device)
     verifier = Verifier.load(run.verifier, device)
-    model = SpeculatorModel.from_pretrained(checkpoint, dtype=verifier.head.head_VH.dtype).to(device)
+    model = SpeculatorModel.from_pretrained(checkpoint, dtype=verifier.head.head_VH.dtype)
+    torch.nn.Module.to(model, device)  # transformers wraps its own `to` in a way that type checkers misread
     chosen = prompts(run.data, load_tokenizer(run.verifier), run.seed if heldout else None)
     return evaluate(model, verifier, chosen, run.proposal, run.evaluation, run.seed)

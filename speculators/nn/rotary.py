@@ -1,8 +1,10 @@
 """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), every scaling that transformers knows."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import LlamaConfig, PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 # cosine and sine, [B, T, head_dim]
@@ -23,7 +25,7 @@ class Rotary:
         """Cosine and sine of int64 positions, in `dtype`."""
         device = position_BT.device
         if self.embedding is None or self.embedding.inv_freq.device != device:
-            self.embedding = LlamaRotaryEmbedding(self.config).to(device)
+            self.embedding = LlamaRotaryEmbedding(cast(LlamaConfig, self.config)).to(device)
         return self.embedding(torch.empty(0, dtype=dtype, device=device), position_BT)
 
 

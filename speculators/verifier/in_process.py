@@ -87,7 +87,7 @@ class Verifier:
         return VerifierStates(output.last_hidden_state, aux_BTA)
 
 
-def _capture(layers: nn.ModuleList, layer_id: int, captured: dict[int, Tensor]) -> Any:
+def _capture(layers: Any, layer_id: int, captured: dict[int, Tensor]) -> Any:
     """A hook that keeps the residual stream entering a layer, or leaving the last."""
 
     def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -103,9 +103,11 @@ def _capture(layers: nn.ModuleList, layer_id: int, captured: dict[int, Tensor]) 
 
 def _head(model: PreTrainedModel) -> VerifierHead:
     config = model.config.get_text_config().to_dict()
+    embedding: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
     return VerifierHead(
-        embed_VH=model.get_input_embeddings().weight.detach(),
-        head_VH=model.get_output_embeddings().weight.detach(),
+        embed_VH=embedding.weight.detach(),
+        head_VH=head.weight.detach(),
         # Cohere multiplies its logits by logit_scale, Granite divides them by logits_scaling.
         logit_scale=config.get("logit_scale") or 1.0 / (config.get("logits_scaling") or 1.0),
         softcap=config.get("final_logit_softcapping"),

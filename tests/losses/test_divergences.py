@@ -28,15 +28,16 @@ def test_total_variation() -> None:
 
 @pytest.mark.parametrize("divergence", DIVERGENCES.values())
 def test_gradient_to_logits_is_the_textbooks(divergence) -> None:
-    logits = Q.double().clone().requires_grad_()
-    (grad,) = torch.autograd.grad(divergence(logits.log_softmax(-1), P.double()), logits)
-    q, p = Q.double().exp(), P.double().exp()
+    # Nowhere equal: total variation has no gradient there.
+    p, q = torch.tensor([0.5, 0.2, 0.3]).double(), torch.tensor([0.25, 0.3, 0.45]).double()
+    q = q / q.sum()
+    logits = q.log().requires_grad_()
+    (grad,) = torch.autograd.grad(divergence(logits.log_softmax(-1), p.log()), logits)
     wanted = {
         forward_kl: q - p,
         cross_entropy: q - torch.tensor([1.0, 0, 0]),
-        # TV = sum of (q - p) where q > p; here q_2 - p_2, so its gradient is q_2 (e_2 - q). Tokens where they agree
-        # take the subgradient zero.
-        total_variation: 0.5 * q * (torch.tensor([-1.0, 0, 1]) - (q[2] - q[0])),
+        # TV = sum of p - q where p > q; here p_0 - q_0, so its gradient is -q_0 (e_0 - q).
+        total_variation: -q[0] * (torch.tensor([1.0, 0, 0]) - q),
     }[divergence]
     torch.testing.assert_close(grad, wanted)
 

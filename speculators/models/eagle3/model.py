@@ -23,6 +23,9 @@ from speculators.verifier.hidden_states import VerifierStates
 class FirstLayer(nn.Module):
     """The layer that fuses a token's embedding with the state: attention reads both, the residual is the state alone."""
 
+    d2t: Tensor
+    t2d: Tensor
+
     def __init__(self, config: Eagle3SpeculatorConfig) -> None:
         super().__init__()
         layer = config.transformer_layer_config
@@ -67,6 +70,9 @@ class Eagle3Speculator(SpeculatorModel):
 
     config_class = Eagle3SpeculatorConfig
     config: Eagle3SpeculatorConfig
+
+    d2t: Tensor
+    t2d: Tensor
 
     def __init__(self, config: Eagle3SpeculatorConfig) -> None:
         super().__init__(config)
@@ -117,6 +123,7 @@ class Eagle3Speculator(SpeculatorModel):
 
     def features(self, states: VerifierStates) -> Tensor:
         """The verifier's layers, fused to one state."""
+        assert states.aux_BTA is not None  # layer_ids is never empty
         aux_BTA = states.aux_BTA.to(self.fc.weight.dtype)
         if self.input_norm is not None:
             aux_BTA = self.input_norm(aux_BTA)

@@ -32,6 +32,8 @@ class MedusaModel(SpeculatorModel):
     config_class = MedusaSpeculatorConfig
     config: MedusaSpeculatorConfig
 
+    token_map: Tensor
+
     def __init__(self, config: MedusaSpeculatorConfig) -> None:
         super().__init__(config)
         self.blocks = nn.ModuleList(
@@ -55,7 +57,7 @@ class MedusaModel(SpeculatorModel):
         """[D, H] vocabulary heads: one for all, or one a slot."""
         if self.config.original_lm_head:
             return (self.lm_head.weight,)
-        return tuple(head.weight for head in self.lm_heads)
+        return tuple(head.get_parameter("weight") for head in self.lm_heads)
 
     @property
     def kept_D(self) -> Tensor | None:
@@ -65,11 +67,8 @@ class MedusaModel(SpeculatorModel):
     @torch.no_grad()
     def initialise(self, verifier: VerifierHead, token_count_V: Tensor) -> None:
         """Start as the verifier's own head does: zero blocks are the identity, heads are copies (paper, section 2.1.1)."""
-        for block in self.blocks:
-            for layer in block.layers:
-                nn.init.zeros_(layer.weight)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        for parameter in self.blocks.parameters():
+            nn.init.zeros_(parameter)
         if self.kept_D is not None:
             self.token_map.copy_(most_frequent(token_count_V, len(self.token_map)))
         for head in self.heads:
