@@ -47,10 +47,7 @@ def _typed(loc: Sequence[int | str], composed: Any) -> tuple[str, list[str]]:
             if i < len(loc) - 1 or isinstance(node, dict):
                 siblings = [str(k) for k in node] if isinstance(node, dict) else []
             parts.append(str(part))
-            if isinstance(node, list):
-                node = node[int(part)] if int(part) < len(node) else None
-            else:
-                node = node[part]
+            node = (node[int(part)] if int(part) < len(node) else None) if isinstance(node, list) else node[part]
         elif i == len(loc) - 1:
             siblings = [str(k) for k in node] if isinstance(node, dict) else []
             parts.append(str(part))
