@@ -44,6 +44,10 @@ class WrongInput(Exception):
         self.messages = list(messages)
 
 
+class RunFailed(Exception):
+    """A run that was started did not end well; the message is printed, the traceback is in its folder."""
+
+
 class EntryPointGroups(SearchPathPlugin):
     """Adds the conf packages that installed distributions name as `speculators.conf` entry points."""
 
@@ -61,6 +65,8 @@ def main() -> None:
         _entry()
     except WrongInput as error:
         stop(error.messages)
+    except RunFailed:
+        sys.exit(1)
     except yaml.YAMLError as error:
         stop([f"broken YAML: {' '.join(str(error).split())}"])
     except (HydraException, OmegaConfBaseException) as error:
@@ -87,7 +93,8 @@ def _entry(config: DictConfig) -> float:
         log.debug("the run failed", exc_info=True)
         (folder / "FAILED").write_text(traceback.format_exc(), encoding="utf-8")
         print(f"the run failed: {error}\n  the traceback is in {folder / 'FAILED'}", file=sys.stderr)
-        sys.exit(1)
+        # In a sweep Hydra goes on with the other arms and raises this at the end.
+        raise RunFailed(str(error)) from error
 
 
 class Check(Callback):
@@ -103,6 +110,32 @@ class Check(Callback):
                 sys.exit(0)
         except WrongInput as error:
             stop(error.messages)
+
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Validate every arm before the first starts; on a dry run list them and stop."""
+        from speculators.sweep_points import CAP, duplicates, points, varying
+
+        try:
+            arms, more = points(config)
+            loader = GlobalHydra.instance().config_loader()
+            messages, dry = duplicates(arms), False
+            for i, (arm, differing) in enumerate(zip(arms, varying(arms), strict=True)):
+                try:
+                    dry |= validate(loader.load_configuration(NAME, arm, RunMode.RUN)).dry_run
+                except WrongInput as error:
+                    messages += [f"arm {i} ({' '.join(differing)}): {m}" for m in error.messages]
+                except (HydraException, OmegaConfBaseException) as error:
+                    messages.append(f"arm {i} ({' '.join(differing)}): {_explain(error)}")
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            stop([_explain(error)])
+        if messages:
+            stop(messages)
+        if more:
+            print(f"more than {CAP} arms: only the first {CAP} were checked", file=sys.stderr)
+        if dry:
+            print(*(f"arm {i}: {' '.join(o for o in arm if o != 'dry_run=True')}" for i, arm in enumerate(arms)), sep="\n")
+            sys.exit(0)
 
 
 def compose(overrides: Sequence[str] = ()) -> "RunConfig":
@@ -273,9 +306,10 @@ def _keys() -> list[str]:
 
 
 class _loader:
-    """A config loader of our own: after Hydra failed, it has none to offer."""
+    """A config loader of our own: after Hydra failed, it may have none to offer."""
 
     def __enter__(self) -> Any:
+        self.running = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()
         self.context = hydra.initialize_config_module(CONF, version_base="1.3")
         self.context.__enter__()
@@ -283,3 +317,4 @@ class _loader:
 
     def __exit__(self, *error: Any) -> None:
         self.context.__exit__(*error)
+        GlobalHydra.instance().hydra = self.running

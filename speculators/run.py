@@ -2,11 +2,13 @@
 
 import logging
 import math
+import sys
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from speculators.config import SpeculatorModelConfig
 from speculators.data.prepare import prepare
@@ -43,6 +45,8 @@ def run(folder: Path) -> float:
     run = read_pin(folder)
     if run.launch.num_threads is not None:
         torch.set_num_threads(run.launch.num_threads)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     device = resolve(run.device)
 
     # 1. what the verifier is, and what it makes of the published config

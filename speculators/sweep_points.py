@@ -1,0 +1,61 @@
+"""The points of a Hydra multirun, checked before the first of them starts."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from omegaconf import DictConfig, OmegaConf
+
+# Beyond so many points the first ones stand for the rest.
+CAP = 1000
+
+
+def points(config: DictConfig) -> tuple[list[list[str]], bool]:
+    """The overrides of each arm, in the order in which Hydra's own sweeper starts them.
+
+    A continuous interval of another sweeper is stood for by its two ends.
+
+    Args:
+        config: composed for a multirun, with its `hydra` node.
+
+    Returns:
+        The overrides of at most `CAP` arms, and whether there are more.
+    """
+    own = OmegaConf.to_container(config.hydra.sweeper).get("params") or {}  # type: ignore[union-attr]
+    lines = [f"{key}={value}" for key, value in own.items()] + list(config.hydra.overrides.task)
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    choices = [_choices(override) for override in parser.parse_overrides(lines)]
+    found = [list(point) for point in itertools.islice(itertools.product(*choices), CAP + 1)]
+    return found[:CAP], len(found) > CAP
+
+
+def _choices(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    value: Any = override.value()
+    if isinstance(value, IntervalSweep):
+        return [f"{key}={value.start}", f"{key}={value.end}"]
+    if isinstance(value, RangeSweep) and None in (value.start, value.stop):
+        raise ValueError(f"{override.input_line}: a range needs both ends")
+    return [f"{key}={choice}" for choice in override.sweep_string_iterator()]
+
+
+def varying(arms: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each arm's overrides those that are not the same in all arms."""
+    shared = set(arms[0]).intersection(*arms) if len(arms) > 1 else set()
+    return [[o for o in arm if o not in shared] for arm in arms]
+
+
+def duplicates(arms: Sequence[Sequence[str]]) -> list[str]:
+    """One message for each arm that repeats an earlier one."""
+    first: dict[frozenset[str], int] = {}
+    messages = []
+    for i, arm in enumerate(arms):
+        earlier = first.setdefault(frozenset(arm), i)
+        if earlier != i:
+            messages.append(f"arm {i} is the same as arm {earlier}: {' '.join(arm)}")
+    return messages
