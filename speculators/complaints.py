@@ -27,11 +27,16 @@ def complaints(error: ValidationError, composed: dict[str, Any], blame: Blame) -
     messages = []
     for problem in error.errors():
         key, siblings = _typed(problem["loc"], composed)
-        messages.append(_message(key, siblings, problem) + _set_by(blame(key)))
+        # A rule between the keys of a group begins with the one to blame.
+        first = problem["msg"].removeprefix("Value error, ").split()[0].rstrip(":,")
+        if isinstance(problem["input"], dict) and first in problem["input"]:
+            key = f"{key}.{first}"
+        messages.append(_message(key, siblings, problem) + set_by(blame(key)))
     return list(dict.fromkeys(messages))
 
 
-def _set_by(source: str | None) -> str:
+def set_by(source: str | None) -> str:
+    """The line that follows a message whose value somebody set."""
     return f"\n    set by {source}" if source else ""
 
 

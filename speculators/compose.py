@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import hydra
 import yaml
@@ -27,7 +27,7 @@ from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 if TYPE_CHECKING:
     from speculators.run_config import RunConfig
@@ -70,7 +70,7 @@ def main() -> None:
     except yaml.YAMLError as error:
         stop([f"broken YAML: {' '.join(str(error).split())}"])
     except (HydraException, OmegaConfBaseException) as error:
-        stop([_explain(error)])
+        stop([_explain(error, sys.argv[1:])])
 
 
 def stop(messages: Sequence[str]) -> NoReturn:
@@ -126,9 +126,9 @@ class Check(Callback):
                 except WrongInput as error:
                     messages += [f"arm {i} ({' '.join(differing)}): {m}" for m in error.messages]
                 except (HydraException, OmegaConfBaseException) as error:
-                    messages.append(f"arm {i} ({' '.join(differing)}): {_explain(error)}")
+                    messages.append(f"arm {i} ({' '.join(differing)}): {_explain(error, arm)}")
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            stop([_explain(error)])
+            stop([_explain(error, _overrides(config))])
         if messages:
             stop(messages)
         if more:
@@ -154,7 +154,7 @@ def compose(overrides: Sequence[str] = ()) -> "RunConfig":
         except yaml.YAMLError as error:
             raise WrongInput([f"broken YAML: {' '.join(str(error).split())}"]) from error
         except (HydraException, OmegaConfBaseException) as error:
-            raise WrongInput([_explain(error)]) from error
+            raise WrongInput([_explain(error, overrides)]) from error
 
 
 def validate(config: DictConfig) -> "RunConfig":
@@ -165,20 +165,60 @@ def validate(config: DictConfig) -> "RunConfig":
     """
     from pydantic import ValidationError
 
-    from speculators.complaints import complaints
+    from speculators.complaints import complaints, set_by
+    from speculators.rules import broken
     from speculators.run_config import RunConfig
 
-    overrides = list(config.hydra.overrides.task) if "hydra" in config else []
+    overrides = _overrides(config)
     tree: Any = OmegaConf.to_container(config, resolve=False)
     tree.pop("hydra", None)
+    own = OmegaConf.create(tree)
+    unresolved = [f"{m}{set_by(blame(key, overrides))}" for key, m in _unresolved(own)]
+    if unresolved:
+        raise WrongInput(unresolved)
+    composed: Any = OmegaConf.to_container(own, resolve=True)
     try:
-        composed: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise WrongInput([_explain(error)]) from error
-    try:
-        return RunConfig.model_validate(composed)
+        run = RunConfig.model_validate(composed)
+        problems = broken(run)
     except ValidationError as error:
         raise WrongInput(complaints(error, composed, lambda key: blame(key, overrides))) from error
+    except ValueError as error:
+        raise WrongInput([str(error) + set_by(blame("verifier.name_or_path", overrides))]) from error
+    if problems:
+        raise WrongInput([f"{p}{set_by(blame(p.key, overrides))}" for p in problems])
+    return run
+
+
+def _overrides(config: DictConfig) -> list[str]:
+    """The command line's overrides as they were typed, interpolations in them unresolved."""
+    if "hydra" not in config:
+        return []
+    return cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
+
+
+def _unresolved(config: DictConfig) -> list[tuple[str, str]]:
+    """Keys without a value, and a message for each: mandatory ones that nobody gave, and interpolations to nothing."""
+    found: list[tuple[str, str]] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for name in list(node) if isinstance(node, DictConfig) else range(len(node)):
+            key = f"{prefix}{name}"
+            if OmegaConf.is_missing(node, name):
+                found.append((key, f"{key} must be given, e.g. {key}=..."))
+                continue
+            try:
+                value = node[name]
+            except InterpolationToMissingValueError:
+                continue  # the key that it leads to has its own message
+            except OmegaConfBaseException as error:
+                reason = str(error).splitlines()[0]
+                found.append((key, f"{key}={node._get_node(name)._value()}: {reason[:1].lower()}{reason[1:]}"))
+                continue
+            if OmegaConf.is_config(value) and not OmegaConf.is_interpolation(node, name):
+                walk(value, f"{key}.")
+
+    walk(config, "")
+    return found
 
 
 def print_plan(run: "RunConfig") -> None:
@@ -186,10 +226,7 @@ def print_plan(run: "RunConfig") -> None:
     from speculators.published import speculator_dict
     from speculators.verifier.facts import VerifierFacts
 
-    try:
-        facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
-    except ValueError as error:
-        raise WrongInput([str(error)]) from error
+    facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     print(yaml.safe_dump(speculator_dict(run, facts), sort_keys=False, allow_unicode=True), end="")
 
 
@@ -252,7 +289,8 @@ def _deepest(file: Path, key: str, package: str) -> tuple[int, int]:
     if parts[: len(inside)] != inside:
         return 0, 0
     node = yaml.compose(file.read_text(encoding="utf-8"))
-    depth, line = 0, 0
+    # A key that the file of its own group leaves out is that file's fault.
+    depth, line = len(inside), 1
     for i, part in enumerate(parts[len(inside) :], start=len(inside) + 1):
         if not isinstance(node, yaml.MappingNode):
             break
@@ -263,33 +301,53 @@ def _deepest(file: Path, key: str, package: str) -> tuple[int, int]:
     return depth, line
 
 
-def _explain(error: Exception) -> str:
-    """Hydra's and OmegaConf's own errors, with the nearest name instead of their advice."""
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """Hydra's and OmegaConf's own errors, with the nearest name instead of their advice.
+
+    Args:
+        error: of composing.
+        overrides: what was composed.
+    """
     from speculators.complaints import nearest
 
     text = str(error.__cause__ or error) if isinstance(error.__cause__, OmegaConfBaseException) else str(error)
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
-        options = _options(group)
+        with _loader() as loader:
+            options = loader.get_group_options(group)
         return f"{group}={option}: there is no such option{nearest(option, options)} Options: {', '.join(options)}"
     if match := re.search(r"(?:Could not override|Key) '([^']+)'", str(error)) or re.search(r"full_key: (\S+)", text):
         key = match[1]
-        return f"{key} is not a setting{nearest(key, _keys())}"
-    if match := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{match[1]} must be given, e.g. {match[1]}=..."
+        with _loader() as loader:
+            options = _options_with(key, loader)
+            keys = _keys(loader, overrides)
+        # A key that another option of its group has is no slip of the fingers.
+        return f"{key} is not a setting{f' here; it is one with {options}' if options else nearest(key, keys)}"
     return " ".join(text.split())
 
 
-def _options(group: str) -> list[str]:
-    with _loader() as loader:
-        return list(loader.get_group_options(group))
+def _options_with(key: str, loader: Any) -> str:
+    """Those options of a key's group that have it, as one would type them."""
+    group, *path = key.split(".")
+    found = []
+    for option in loader.get_group_options(group):
+        file = _file(f"{group}/{option}")
+        node: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file else None
+        for part in path:
+            node = node.get(part, ...) if isinstance(node, dict) else ...
+        if path and node is not ...:
+            found.append(f"{group}={option}")
+    return " or ".join(found)
 
 
-def _keys() -> list[str]:
-    """Every key of the default run, and every group."""
-    with _loader() as loader:
+def _keys(loader: Any, overrides: Sequence[str]) -> list[str]:
+    """Every group, and every key of the default run with the groups that were chosen."""
+    groups = loader.list_groups("")
+    chosen = [o for o in overrides if o.partition("=")[0] in groups]
+    try:
+        config = loader.load_configuration(NAME, chosen, RunMode.RUN)
+    except HydraException:
         config = loader.load_configuration(NAME, [], RunMode.RUN)
-        groups = loader.list_groups("")
     keys: list[str] = list(groups)
 
     def walk(node: Any, prefix: str) -> None:
@@ -298,9 +356,8 @@ def _keys() -> list[str]:
                 keys.append(f"{prefix}{name}")
                 walk(value, f"{prefix}{name}.")
 
-    tree = OmegaConf.to_container(config, resolve=False)
-    if isinstance(tree, dict):
-        tree.pop("hydra", None)
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    tree.pop("hydra", None)
     walk(tree, "")
     return keys
 

@@ -1,8 +1,10 @@
 """RunConfig: all that one run was told, composed by Hydra and validated here. Torch-free; every default lives in conf/."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import AfterValidator, Field, SerializeAsAny, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import InitErrorDetails
 
 from speculators.algorithm import AlgorithmSettings, Strict
 from speculators.proposals import TokenProposalConfig
@@ -152,17 +154,33 @@ def _by_name(value: Any, handler: ValidatorFunctionWrapHandler) -> AlgorithmSett
     return AlgorithmSettings.named(name).model_validate(value)
 
 
+def _known_keys(value: Any, handler: ValidatorFunctionWrapHandler) -> TokenProposalConfig:
+    """The published proposal takes unknown keys without a word; a run's does not."""
+    proposal = handler(value)
+    unknown = set(value) - set(type(proposal).model_fields) if isinstance(value, dict) else set()
+    if unknown:
+        details = [InitErrorDetails(type="extra_forbidden", loc=(key,), input=value[key]) for key in sorted(unknown)]
+        raise ValidationError.from_exception_data("proposal", details)
+    return proposal
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu|npu)(:\d+)?", name):
+        raise ValueError("should be auto, cpu, mps, cuda, xpu, npu, or one of several as cuda:N")
+    return name
+
+
 class RunConfig(Strict):
     """One run, whole: what Hydra composed, what `run.yaml` pins, what `run(folder)` obeys."""
 
     seed: int = Field(ge=0, lt=2**32)
-    device: str = Field(
-        pattern=r"^(auto|cpu|mps|xpu|npu|cuda|(cuda|xpu|npu):\d+)$", description="auto takes the best there is"
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        description="auto, the best there is; cpu, mps, cuda, xpu, npu, or one of several as cuda:N"
     )
     precision: Literal["fp32", "bf16"] = Field(description="bf16 computes under autocast; weights stay fp32")
     dry_run: bool = Field(description="print the plan and stop")
     algorithm: Annotated[SerializeAsAny[AlgorithmSettings], WrapValidator(_by_name)]
-    proposal: SerializeAsAny[TokenProposalConfig]
+    proposal: Annotated[SerializeAsAny[TokenProposalConfig], WrapValidator(_known_keys)]
     verifier: VerifierSettings
     data: Annotated[ChatData | JsonlData | HubData, Field(discriminator="source")]
     optimizer: Annotated[AdamW | Muon, Field(discriminator="name")]

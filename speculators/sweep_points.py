@@ -25,7 +25,8 @@ def points(config: DictConfig) -> tuple[list[list[str]], bool]:
         The overrides of at most `CAP` arms, and whether there are more.
     """
     own = OmegaConf.to_container(config.hydra.sweeper).get("params") or {}  # type: ignore[union-attr]
-    lines = [f"{key}={value}" for key, value in own.items()] + list(config.hydra.overrides.task)
+    typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    lines = [f"{key}={value}" for key, value in own.items()] + typed
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
     choices = [_choices(override) for override in parser.parse_overrides(lines)]
     found = [list(point) for point in itertools.islice(itertools.product(*choices), CAP + 1)]

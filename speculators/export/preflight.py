@@ -31,7 +31,16 @@ class Finding:
 
 
 class CannotServe(ValueError):
-    """The engine that was asked for cannot serve the draft; raised before training."""
+    """The engine that was asked for cannot serve the draft; raised before training.
+
+    Args:
+        message: for people, all findings in it.
+        findings: what preflight found.
+    """
+
+    def __init__(self, message: str, findings: tuple[Finding, ...]) -> None:
+        super().__init__(message)
+        self.findings = findings
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def plan(run: RunConfig, published: Mapping[str, Any], facts: VerifierFacts) -> 
     if not refused:
         return ExportPlan(table, findings, f"export.target={target}: {name} will serve this draft{lines}")
     if target != "auto":
-        raise CannotServe(f"export.target={target}: {name} could not serve this draft{lines}")
+        raise CannotServe(f"export.target={target}: {name} could not serve this draft{lines}", findings)
     return ExportPlan(None, findings, f"export.target=auto is none: {name} could not serve this draft{lines}")
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator
 
 from speculators.algorithm import AlgorithmSettings, LossWeights
 from speculators.models.layer_config import DraftLayers
@@ -37,12 +37,13 @@ class EagleSettings(AlgorithmSettings, DraftLayers, EagleFields):
     ttt_steps: int = Field(ge=1, description="steps trained on the draft's own states: 1 is EAGLE-1, more are HASS")
     loss: EagleLoss  # type: ignore[assignment] # one weight more
 
-    @model_validator(mode="after")
-    def check_trainable(self) -> "EagleSettings":
-        for flag in ("layernorms", "fusion_bias"):
-            if self.model_dump()[flag]:
-                raise ValueError(f"{flag}: true is read from published configs, but cannot be trained; set it to false")
-        return self
+    @field_validator("layernorms", "fusion_bias")
+    @classmethod
+    def check_trainable(cls, flag: bool) -> bool:
+        """Engines have neither."""
+        if flag:
+            raise ValueError("true is read from published configs, but cannot be trained; set it to false")
+        return flag
 
     @property
     def slots(self) -> int:
