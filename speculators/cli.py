@@ -38,34 +38,35 @@ def train() -> None:
 def run(folder: Annotated[Path, typer.Argument(help="a run's folder, with its run.yaml")]) -> None:
     """Run, or go on with, what a folder's run.yaml pins."""
     from speculators.compose import stop
-    from speculators.run import run
+    from speculators.launch import RunFailed, launch
+    from speculators.pin import read_pin
 
     try:
-        run(folder)
+        read_pin(folder)
     except ValueError as error:
-        stop([str(error)])
+        stop(str(error).splitlines())
+    try:
+        launch(folder)
+    except RunFailed:
+        sys.exit(1)
 
 
 @app.command()
 def check(overrides: Overrides = None) -> None:
     """Check a run without starting it: settings, published config, and what the engine makes of it."""
-    from speculators import strict
     from speculators.compose import WrongInput, compose, stop
     from speculators.export.preflight import plan
     from speculators.published import speculator_dict
+    from speculators.rules import notes
     from speculators.verifier.facts import VerifierFacts
 
     try:
         chosen = compose(overrides or [])
-        facts = VerifierFacts.read(chosen.verifier.name_or_path, chosen.verifier.revision)
-        published = speculator_dict(chosen, facts)
-        if problems := strict.problems(published, facts):
-            stop([str(problem) for problem in problems])
-        typer.echo(plan(chosen, published, facts).summary)
     except WrongInput as error:
         stop(error.messages)
-    except ValueError as error:
-        stop([str(error)])
+    facts = VerifierFacts.read(chosen.verifier.name_or_path, chosen.verifier.revision)
+    typer.echo(plan(chosen, speculator_dict(chosen, facts), facts).summary)
+    typer.echo("\n".join(notes(chosen)), nl=bool(notes(chosen)))
 
 
 @app.command()

@@ -25,8 +25,12 @@ def complaints(error: ValidationError, composed: dict[str, Any], blame: Blame) -
         blame: finds who set a key.
     """
     messages = []
+    missing = [_typed(problem["loc"], composed)[0] for problem in error.errors() if problem["type"] == "missing"]
     for problem in error.errors():
         key, siblings = _typed(problem["loc"], composed)
+        # What is missing is what a misspelt key beside it was meant to be.
+        prefix = key.rpartition(".")[0]
+        siblings += [m.rpartition(".")[2] for m in missing if m.rpartition(".")[0] == prefix]
         # A rule between the keys of a group begins with the one to blame.
         first = problem["msg"].removeprefix("Value error, ").split()[0].rstrip(":,")
         if isinstance(problem["input"], dict) and first in problem["input"]:

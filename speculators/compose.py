@@ -4,11 +4,9 @@ This is the only file that imports Hydra or OmegaConf, and nothing of either lea
 completion) never gets as far as pydantic.
 """
 
-import logging
 import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -29,11 +27,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from speculators.launch import RunFailed, launch
+
 if TYPE_CHECKING:
     from speculators.run_config import RunConfig
 
 CONF, NAME = "speculators.conf", "train"
-log = logging.getLogger(__name__)
+# What composing raises; Hydra takes a ValueError for an override that is no option's name.
+COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
 
 
 class WrongInput(Exception):
@@ -42,10 +43,6 @@ class WrongInput(Exception):
     def __init__(self, messages: Sequence[str]) -> None:
         super().__init__("\n".join(messages))
         self.messages = list(messages)
-
-
-class RunFailed(Exception):
-    """A run that was started did not end well; the message is printed, the traceback is in its folder."""
 
 
 class EntryPointGroups(SearchPathPlugin):
@@ -69,7 +66,7 @@ def main() -> None:
         sys.exit(1)
     except yaml.YAMLError as error:
         stop([f"broken YAML: {' '.join(str(error).split())}"])
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSING as error:
         stop([_explain(error, sys.argv[1:])])
 
 
@@ -83,18 +80,11 @@ def stop(messages: Sequence[str]) -> NoReturn:
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name=NAME)
 def _entry(config: DictConfig) -> float:
     from speculators.pin import write_pin
-    from speculators.run import run
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     write_pin(validate(config), folder)
-    try:
-        return run(folder)
-    except Exception as error:
-        log.debug("the run failed", exc_info=True)
-        (folder / "FAILED").write_text(traceback.format_exc(), encoding="utf-8")
-        print(f"the run failed: {error}\n  the traceback is in {folder / 'FAILED'}", file=sys.stderr)
-        # In a sweep Hydra goes on with the other arms and raises this at the end.
-        raise RunFailed(str(error)) from error
+    # In a sweep Hydra goes on with the other arms and raises a failure at the end.
+    return launch(folder)
 
 
 class Check(Callback):
@@ -111,7 +101,6 @@ class Check(Callback):
         except WrongInput as error:
             stop(error.messages)
 
-
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate every arm before the first starts; on a dry run list them and stop."""
         from speculators.sweep_points import CAP, duplicates, points, varying
@@ -125,16 +114,18 @@ class Check(Callback):
                     dry |= validate(loader.load_configuration(NAME, arm, RunMode.RUN)).dry_run
                 except WrongInput as error:
                     messages += [f"arm {i} ({' '.join(differing)}): {m}" for m in error.messages]
-                except (HydraException, OmegaConfBaseException) as error:
+                except COMPOSING as error:
                     messages.append(f"arm {i} ({' '.join(differing)}): {_explain(error, arm)}")
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except COMPOSING as error:
             stop([_explain(error, _overrides(config))])
         if messages:
             stop(messages)
         if more:
             print(f"more than {CAP} arms: only the first {CAP} were checked", file=sys.stderr)
         if dry:
-            print(*(f"arm {i}: {' '.join(o for o in arm if o != 'dry_run=True')}" for i, arm in enumerate(arms)), sep="\n")
+            print(
+                *(f"arm {i}: {' '.join(o for o in arm if o != 'dry_run=True')}" for i, arm in enumerate(arms)), sep="\n"
+            )
             sys.exit(0)
 
 
@@ -153,7 +144,7 @@ def compose(overrides: Sequence[str] = ()) -> "RunConfig":
             return validate(hydra.compose(NAME, list(overrides), return_hydra_config=True))
         except yaml.YAMLError as error:
             raise WrongInput([f"broken YAML: {' '.join(str(error).split())}"]) from error
-        except (HydraException, OmegaConfBaseException) as error:
+        except COMPOSING as error:
             raise WrongInput([_explain(error, overrides)]) from error
 
 
@@ -172,7 +163,7 @@ def validate(config: DictConfig) -> "RunConfig":
     overrides = _overrides(config)
     tree: Any = OmegaConf.to_container(config, resolve=False)
     tree.pop("hydra", None)
-    own = OmegaConf.create(tree)
+    own = cast(DictConfig, OmegaConf.create(tree))
     unresolved = [f"{m}{set_by(blame(key, overrides))}" for key, m in _unresolved(own)]
     if unresolved:
         raise WrongInput(unresolved)
@@ -212,7 +203,8 @@ def _unresolved(config: DictConfig) -> list[tuple[str, str]]:
                 continue  # the key that it leads to has its own message
             except OmegaConfBaseException as error:
                 reason = str(error).splitlines()[0]
-                found.append((key, f"{key}={node._get_node(name)._value()}: {reason[:1].lower()}{reason[1:]}"))
+                typed = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
+                found.append((key, f"{key}={typed}: {reason[:1].lower()}{reason[1:]}"))
                 continue
             if OmegaConf.is_config(value) and not OmegaConf.is_interpolation(node, name):
                 walk(value, f"{key}.")
@@ -323,6 +315,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             keys = _keys(loader, overrides)
         # A key that another option of its group has is no slip of the fingers.
         return f"{key} is not a setting{f' here; it is one with {options}' if options else nearest(key, keys)}"
+    if text.startswith("Config group override must be"):
+        return f"a group takes the name of one of its options, and recipe and search also null: {' '.join(overrides)}"
     return " ".join(text.split())
 
 

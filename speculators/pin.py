@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
+from speculators.complaints import complaints
 from speculators.run_config import RunConfig
 
 SCHEMA_VERSION = 1
@@ -33,14 +35,20 @@ def read_pin(path: Path) -> RunConfig:
     """The run that a folder, or a `run.yaml` itself, pins.
 
     Raises:
-        ValueError: there is none, or its schema is newer than this version knows.
+        ValueError: there is none, it is broken, or its schema is newer than this version knows; a line a problem.
     """
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"{path}: there is no {FILE}; give a run's folder")
-    pin: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        pin: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: broken YAML: {' '.join(str(error).split())}") from error
     if not isinstance(pin, dict) or "run" not in pin:
         raise ValueError(f"{file}: it pins no run; it must have a key `run`")
     if pin.get("schema_version", 0) > SCHEMA_VERSION:
         raise ValueError(f"{file}: its schema_version is {pin['schema_version']}, newer than {SCHEMA_VERSION}; upgrade")
-    return RunConfig.model_validate(pin["run"])
+    try:
+        return RunConfig.model_validate(pin["run"])
+    except ValidationError as error:
+        raise ValueError("\n".join(f"{file}: {m}" for m in complaints(error, pin["run"], lambda key: None))) from error

@@ -19,6 +19,7 @@ from speculators.export.preflight import plan
 from speculators.export.publish import publish
 from speculators.pin import read_pin
 from speculators.published import speculator_dict
+from speculators.rules import notes
 from speculators.train.build import build
 from speculators.train.device import resolve
 from speculators.train.loop import train
@@ -53,6 +54,8 @@ def run(folder: Path) -> float:
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     published = speculator_dict(run, facts)
     log.info(plan(run, published, facts).summary)
+    for note in notes(run):
+        log.info(note)
     config = SpeculatorModelConfig.from_dict(published)
     verifier = Verifier.load(run.verifier, device)
 

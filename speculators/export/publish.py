@@ -111,6 +111,6 @@ def _checked(checkpoint: Path, run: RunConfig, facts: VerifierFacts, export: Exp
         return ExportPlan(export.table, findings, export.summary)
     message = f"{checkpoint} was written, but could not be loaded as it was trained:\n{refused}"
     if run.export.target not in ("auto", "none"):
-        raise CannotServe(f"export.target={run.export.target}: {message}")
+        raise CannotServe(f"export.target={run.export.target}: {message}", findings)
     log.warning(message)
     return ExportPlan(None, findings, message)

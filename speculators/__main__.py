@@ -1,0 +1,5 @@
+"""`python -m speculators`."""
+
+from speculators.cli import main
+
+main()
