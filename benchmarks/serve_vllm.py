@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 WORKER = Path(__file__).with_name("serve_vllm_worker.py")
-REPORT = Path(__file__).parent / "results" / "serve_vllm.md"
 # vLLM counts as we do; what is left are drafts that different float kernels rank differently.
 TOLERANCE = 0.03
 MARGIN = 64  # positions above the longest prompt and answer, for drafted tokens
@@ -177,7 +176,7 @@ def main() -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype that vLLM computes in"
     )
-    parser.add_argument("--report", action="store_true", help=f"write the table to {REPORT}")
+    parser.add_argument("--write", type=Path, help="write the table there as well")
     options = parser.parse_args()
     if options.evaluation is not None and len(options.checkpoints) > 1:
         parser.error("--evaluation goes with one checkpoint")
@@ -186,10 +185,10 @@ def main() -> None:
         for folder in options.checkpoints
     ]
     print(table(comparisons))
-    if options.report:
-        REPORT.parent.mkdir(exist_ok=True)
+    if options.write:
+        options.write.parent.mkdir(exist_ok=True)
         heading = "# Published drafts in vLLM 0.32.0 on the CPU, against `speculators evaluate`"
-        REPORT.write_text(f"{heading}\n\n{table(comparisons)}\n")
+        options.write.write_text(f"{heading}\n\n{table(comparisons)}\n")
     failures = [failure for comparison in comparisons for failure in comparison.failures()]
     if failures:
         sys.exit("\n".join(failures))
