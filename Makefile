@@ -4,6 +4,7 @@ VENV ?= .venv
 VENV_VLLM ?= .venv-vllm
 RUNS ?= runs/check
 BIN := $(VENV)/bin
+ALGORITHMS := $(patsubst conf/algorithm/%.yaml,%,$(wildcard conf/algorithm/*.yaml))
 
 .PHONY: check env lint types test train serve env-vllm clean
 
@@ -28,10 +29,11 @@ types: env
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'slow or not slow'
 
-# The two commands of the README, as a person runs them.
+# The README's command for each algorithm, as a person runs it.
 train: env
-	$(BIN)/python train.py algorithm=eagle proposal=greedy hydra.run.dir=$(RUNS)/eagle
-	$(BIN)/python train.py algorithm=eagle3 proposal=greedy hydra.run.dir=$(RUNS)/eagle3
+	for algorithm in $(ALGORITHMS); do \
+	  $(BIN)/python train.py algorithm=$$algorithm proposal=greedy hydra.run.dir=$(RUNS)/$$algorithm || exit 1; \
+	done
 
 env-vllm: $(VENV_VLLM)/bin/vllm
 
@@ -44,9 +46,7 @@ $(VENV_VLLM)/bin/vllm:
 
 # What `make train` exported, in the engine itself: same text, same acceptance length.
 serve: train env-vllm
-	for run in eagle eagle3; do \
-	  $(BIN)/python benchmarks/serve_vllm.py $(RUNS)/$$run/checkpoint --vllm-python $(VENV_VLLM)/bin/python || exit 1; \
-	done
+	$(BIN)/python benchmarks/serve_vllm.py $(ALGORITHMS:%=$(RUNS)/%/checkpoint) --vllm-python $(VENV_VLLM)/bin/python
 
 clean:
 	rm -rf $(VENV) $(VENV_VLLM) $(RUNS) build dist *.egg-info

@@ -1,0 +1,203 @@
+"""Every algorithm there is, found by itself, on one tiny random verifier; each once as it comes and once all otherwise."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from pydantic import ValidationError
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from speculators.algorithm import AlgorithmSettings
+from speculators.compose import compose
+from speculators.config import SpeculatorModelConfig
+from speculators.data.batch import Batch
+from speculators.data.collate import collate
+from speculators.data.template import Document
+from speculators.decoding.acceptance import Acceptance
+from speculators.decoding.drafter import Drafter
+from speculators.decoding.generate import Decoder, plain
+from speculators.model import Rows, SpeculatorModel
+from speculators.proposals import GreedyTokenProposalConfig
+from speculators.published import speculator_dict
+from speculators.rules import broken
+from speculators.run_config import RunConfig
+from speculators.train import optimizer
+from speculators.train.build import build
+from speculators.train.step import Student
+from speculators.verifier.facts import VerifierFacts
+from speculators.verifier.in_process import Verifier
+
+VOCAB = 128
+CPU = torch.device("cpu")
+STEPS = 60
+# Weights as they are trained, and a few steps that go far.
+SETTINGS = ["export.dtype=float32", "optimizer.adamw_lr=0.03"]
+ALGORITHMS = AlgorithmSettings.names()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One algorithm with its settings, and the verifier that it drafts for."""
+
+    run: RunConfig
+    facts: VerifierFacts
+    verifier: Verifier
+
+    @cached_property
+    def texts(self) -> list[Document]:
+        """Prompts of different lengths, each with the verifier's own answer."""
+        g = torch.Generator().manual_seed(7)
+        prompts = [torch.randint(VOCAB, (n,), generator=g).tolist() for n in (3, 9, 5, 14)]
+        answers = plain(self.verifier, prompts, max_new_tokens=20, batch_size=4)
+        return [Document([*p, *a], [False] * len(p) + [True] * len(a)) for p, a in zip(prompts, answers, strict=True)]
+
+    def batch(self, *sequences: list[Document]) -> Batch:
+        """Packed sequences with as many slots as the algorithm trains."""
+        return collate(sequences, self.run.algorithm.slots)
+
+    def fresh(self) -> SpeculatorModel:
+        """The draft as training starts with it, always the same."""
+        torch.manual_seed(0)
+        config = SpeculatorModelConfig.from_dict(speculator_dict(self.run, self.facts))
+        # Uneven counts in no order, so that a reduced vocabulary is no prefix of the whole.
+        return build(config, self.verifier.head, torch.arange(VOCAB) * 37 % VOCAB, CPU)
+
+    def shaken(self) -> SpeculatorModel:
+        """A draft whose every weight differs from every other: nothing is left at zero, one or the verifier's."""
+        model = self.fresh()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        return model.eval()
+
+    def rows(self, model: SpeculatorModel, batch: Batch) -> Rows:
+        """What the training forward pass gives."""
+        with torch.no_grad():
+            return model(batch, self.verifier(batch, model.layer_ids), self.verifier.head).rows
+
+    def logits(self, rows: Rows, slot: int, hidden_NH: Tensor) -> Tensor:
+        """[N, V] logits of a slot's rows, in the verifier's vocabulary."""
+        logits_ND = hidden_NH @ rows.heads[slot - 1 if len(rows.heads) > 1 else 0].T
+        if rows.scaled_as_verifier:
+            logits_ND = self.verifier.head.scaled(logits_ND)
+        if rows.kept_D is None:
+            return logits_ND
+        wide_NV = torch.full((len(logits_ND), VOCAB), -torch.inf)
+        wide_NV[:, rows.kept_D] = logits_ND
+        return wide_NV
+
+    def decoder(self, model: SpeculatorModel, drafter: Drafter, max_new_tokens: int) -> Decoder:
+        """Draft-and-verify with as many tokens as the run's proposal says."""
+        count: int = self.run.proposal.model_dump()["speculative_tokens"]
+        greedy = Acceptance.of(GreedyTokenProposalConfig(), 0.0, torch.Generator())
+        return Decoder(self.verifier, greedy, max_new_tokens, drafter, model.layer_ids, count)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A verifier's folder; its text never ends by itself."""
+    folder = tmp_path_factory.mktemp("verifier")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=2048, initializer_range=0.2,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(6)  # it is sure of its tokens, or rounding would choose among them
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def verifier(folder: Path) -> Verifier:
+    """The verifier, loaded as a run loads it."""
+    return Verifier.load(compose([f"verifier.name_or_path={folder}"]).verifier, CPU)
+
+
+@pytest.fixture(scope="session", params=ALGORITHMS)
+def case(request: pytest.FixtureRequest, folder: Path, verifier: Verifier) -> Case:
+    """An algorithm as its YAML has it."""
+    run = compose([f"algorithm={request.param}", f"verifier.name_or_path={folder}", *SETTINGS])
+    return Case(run, VerifierFacts.read(str(folder)), verifier)
+
+
+@pytest.fixture(scope="session", params=["as_it_comes", "otherwise"])
+def either(request: pytest.FixtureRequest, case: Case) -> Case:
+    """An algorithm as its YAML has it, and with every setting changed that can be."""
+    return case if request.param == "as_it_comes" else Case(otherwise(case.run), case.facts, case.verifier)
+
+
+def otherwise(run: RunConfig) -> RunConfig:
+    """The run with every switch, choice and size of its algorithm changed, where the rules allow it."""
+    fields, changed = type(run.algorithm).model_fields, set()
+    # Twice: one change may have to wait for another.
+    for name in [*fields, *fields]:
+        for value in [] if name in changed else others(fields[name].annotation, run.algorithm.model_dump()[name]):
+            try:
+                algorithm = type(run.algorithm).model_validate(run.algorithm.model_dump() | {name: value})
+            except ValidationError:
+                continue
+            candidate = run.model_copy(update={"algorithm": algorithm})
+            if not broken(candidate):
+                run = candidate
+                changed.add(name)
+                break
+    return run
+
+
+def others(kind: Any, value: Any) -> list[Any]:
+    """Values to try instead of a setting's own; none for what is no switch, choice or size."""
+    if get_origin(kind) is Literal:
+        return [v for v in get_args(kind) if v != value]
+    if value is None:
+        return [48]
+    if isinstance(value, bool):
+        return [not value]
+    return [value + 1] if isinstance(value, int) else []
+
+
+def student(case: Case, model: SpeculatorModel) -> Student:
+    """The draft in training, as the loop has it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Student(model, case.verifier, case.run.algorithm, Accelerator(cpu=True))
+
+
+@dataclass(frozen=True)
+class Overfit:
+    """A draft that was trained on nothing but `case.texts`.
+
+    Attributes:
+        losses: of each step.
+        accuracy_S: share of a slot's rows that are right, of those whose token the draft's vocabulary has.
+    """
+
+    case: Case
+    model: SpeculatorModel
+    losses: list[float]
+    accuracy_S: Tensor
+
+
+@pytest.fixture(scope="session")
+def overfit(either: Case) -> Overfit:
+    """Some steps of the composed optimizer on one batch."""
+    model, batch = either.fresh(), either.batch(either.texts)
+    trained, optimizers = student(either, model), optimizer.build(model, either.run.optimizer)
+    losses = []
+    for step in range(STEPS):
+        for group in (group for o in optimizers for group in o.param_groups):
+            group["lr"] = group["peak_lr"] * (1 - step / STEPS)
+        sums = trained.learn([batch])
+        trained.update(optimizers, either.run.trainer.max_grad_norm)
+        losses.append(sums["loss"].item())
+    kept_D = either.rows(model.eval(), batch).kept_D
+    first_N = either.verifier.head.logits(either.verifier(batch, ()).last_BTH).argmax(-1).flatten()[batch.target_N]
+    known_N = torch.ones_like(first_N, dtype=torch.bool) if kept_D is None else torch.isin(first_N, kept_D)
+    return Overfit(either, model, losses, sums["correct_S"] / (batch.valid_SN & known_N).sum(1))

@@ -1,0 +1,47 @@
+"""Every algorithm composes from its YAML and refuses what it does not know."""
+
+import pytest
+
+from speculators.algorithm import AlgorithmSettings
+from speculators.compose import WrongInput, compose
+from speculators.config import SpeculatorModelConfig
+from speculators.published import speculator_dict
+from speculators.verifier.facts import VerifierFacts
+
+from .conftest import ALGORITHMS, Case
+
+
+def test_there_are_algorithms() -> None:
+    """Discovery finds more than one, or the other tests of this folder test nothing."""
+    assert len(ALGORITHMS) > 1
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_composes(name: str) -> None:
+    """The group file gives valid settings, and the published config reads what becomes of them."""
+    run = compose([f"algorithm={name}"])
+    assert type(run.algorithm) is AlgorithmSettings.named(name) and run.algorithm.name == name
+    facts = VerifierFacts.read(run.verifier.name_or_path)
+    config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
+    assert config.speculators_model_type == name
+    for key in run.algorithm.published_fields.model_fields:
+        chosen = run.algorithm.model_dump()[key]
+        assert chosen is None or config.to_dict()[key] == chosen
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_unknown_key_is_refused_with_the_nearest(name: str) -> None:
+    """A slip in any key of the algorithm names the right one."""
+    for key in AlgorithmSettings.named(name).model_fields:
+        with pytest.raises(WrongInput, match=rf"algorithm\.{key}x .*did you mean algorithm\.{key}\?"):
+            compose([f"algorithm={name}", f"+algorithm.{key}x=1"])
+
+
+def test_changed_settings_differ_and_are_valid(either: Case) -> None:
+    """The settings that the other tests call `otherwise` are really others."""
+    run = compose([f"algorithm={either.run.algorithm.name}", f"verifier.name_or_path={either.facts.name_or_path}"])
+    published = speculator_dict(either.run, either.facts)
+    assert SpeculatorModelConfig.from_dict(published).to_dict()
+    if either.run.algorithm != run.algorithm:
+        differing = {k for k, v in either.run.algorithm.model_dump().items() if v != run.algorithm.model_dump()[k]}
+        assert len(differing) > 1

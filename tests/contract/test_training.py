@@ -1,0 +1,51 @@
+"""What training does to every algorithm's draft, and to nothing else."""
+
+import torch
+
+from speculators.train.optimizer import build
+
+from .conftest import Case, student
+
+
+def test_gradients_reach_the_whole_draft_and_no_verifier(either: Case) -> None:
+    """Every trainable tensor gets a finite gradient that is not zero; the verifier gets none."""
+    model = either.shaken()
+    student(either, model).learn([either.batch(either.texts[:2], either.texts[2:])])
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad, name
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all() and parameter.grad.any(), name
+    for name, parameter in either.verifier.model.named_parameters():
+        assert not parameter.requires_grad and parameter.grad is None, name
+
+
+def test_a_step_moves_the_whole_draft_and_no_verifier(either: Case) -> None:
+    """One update changes every trainable tensor and leaves the verifier bit for bit."""
+    model = either.fresh()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    frozen = {n: p.clone() for n, p in either.verifier.model.named_parameters()}
+    trained = student(either, model)
+    optimizers = build(model, either.run.optimizer)
+    trained.learn([either.batch(either.texts)])
+    trained.update(optimizers, either.run.trainer.max_grad_norm)
+    assert [n for n, p in model.named_parameters() if torch.equal(p, before[n])] == []
+    assert [n for n, p in either.verifier.model.named_parameters() if not torch.equal(p, frozen[n])] == []
+
+
+def test_one_batch_is_learnt_by_heart(overfit) -> None:
+    """The composed optimizer brings the loss down to a part, and slot 1 to more than nine in ten."""
+    print("ACC", overfit.losses[0], overfit.losses[-1], overfit.accuracy_S)
+    assert overfit.losses[-1] < 0.3 * overfit.losses[0]
+    assert overfit.accuracy_S[0] > 0.9
+
+
+def test_batches_cut_otherwise_give_the_same_gradient(either: Case) -> None:
+    """Two micro-batches of uneven size add up to the gradient of one batch."""
+    grads = []
+    for batches in ([either.batch(either.texts)], [either.batch(either.texts[:1]), either.batch(either.texts[1:])]):
+        model = either.shaken()
+        student(either, model).learn(batches)
+        grads.append({n: p.grad for n, p in model.named_parameters()})
+    for name in grads[0]:
+        torch.testing.assert_close(
+            grads[1][name], grads[0][name], rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )

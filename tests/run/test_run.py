@@ -1,0 +1,97 @@
+"""A whole run, short: what it leaves behind, that it repeats to the bit, and that evaluating its checkpoint agrees."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from speculators import SpeculatorModelConfig
+from speculators.algorithm import AlgorithmSettings
+from speculators.compose import compose
+from speculators.launch import FAILED, RunFailed, launch
+from speculators.pin import write_pin
+
+SHORT = [
+    "trainer.max_steps=3",
+    "data.max_conversations=120",
+    "evaluation.num_prompts=3",
+    "evaluation.max_new_tokens=16",
+]
+KEYS = {
+    "acceptance_length",
+    "acceptance_per_position",
+    "speculative_tokens",
+    "num_prompts",
+    "matches_plain_decoding",
+    "ties",
+    "tokens_per_second",
+    "plain_tokens_per_second",
+}
+
+
+def started(folder: Path, *overrides: str) -> Path:
+    """A run that has ended."""
+    write_pin(compose([*SHORT, "tracker=none", "launch.num_threads=1", *overrides]), folder)
+    launch(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", AlgorithmSettings.names())
+def test_a_run_publishes_what_it_measured_and_repeats_to_the_bit(algorithm: str, tmp_path: Path) -> None:
+    """Two runs of one pin have equal weights; result.json, config.json and a second evaluation agree."""
+    first = started(tmp_path / "first", f"algorithm={algorithm}")
+    result = json.loads((first / "result.json").read_text())
+    assert result.keys() >= KEYS
+    assert result["matches_plain_decoding"] is True and result["num_prompts"] == 3
+    assert len(result["acceptance_per_position"]) == result["speculative_tokens"] == 5
+    assert SpeculatorModelConfig.from_pretrained(first / "checkpoint").speculators_model_type == algorithm
+
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "run.yaml").write_text((first / "run.yaml").read_text())
+    launch(again)
+    weights = [load_file(folder / "checkpoint" / "model.safetensors") for folder in (first, again)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert (first / "checkpoint/config.json").read_text() == (again / "checkpoint/config.json").read_text()
+
+    command = [sys.executable, "-m", "speculators", "evaluate", str(first / "checkpoint")]
+    command += ["evaluation.num_prompts=3", "evaluation.max_new_tokens=16", f"output={tmp_path / 'evaluation'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    second = json.loads((tmp_path / "evaluation" / "result.json").read_text())
+    assert second["acceptance_length"] == result["acceptance_length"]
+    assert second["acceptance_per_position"] == result["acceptance_per_position"]
+
+
+def test_a_failed_run_leaves_its_traceback(tmp_path: Path) -> None:
+    """Data that is not there fails the run with a file FAILED, and a message that names the setting."""
+    with pytest.raises(RunFailed, match="data.path"):
+        started(tmp_path, "data=jsonl", "data.path=/nowhere.jsonl")
+    assert "Traceback" in (tmp_path / FAILED).read_text()
+
+
+@pytest.mark.slow
+def test_the_wheel_works_from_another_directory(tmp_path: Path) -> None:
+    """Groups and embedded verifier are in the wheel: it composes a run where the repository is not."""
+    root = Path(__file__).parents[2]
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(root)]
+    subprocess.run(build, check=True, capture_output=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    unpack = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(tmp_path / "site")]
+    subprocess.run([*unpack, str(wheel)], check=True, capture_output=True, timeout=300)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
+        "import speculators; print(speculators.__file__)\n"
+        "from speculators.compose import compose\n"
+        "from speculators.verifier.facts import VerifierFacts\n"
+        "print(VerifierFacts.read(compose(['recipe=quick']).verifier.name_or_path).vocab_size)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(tmp_path / "site/speculators/__init__.py"), "4096"]
