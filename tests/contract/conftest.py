@@ -101,11 +101,14 @@ class Case:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A verifier's folder; its text never ends by itself."""
+    """A verifier's folder; its text never ends by itself.
+
+    Seven layers are the fewest in which an early, a middle and a late one differ.
+    """
     folder = tmp_path_factory.mktemp("verifier")
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=7, num_attention_heads=4,
         num_key_value_heads=2, head_dim=32, max_position_embeddings=2048, initializer_range=0.2,
         bos_token_id=None, eos_token_id=None,
     )  # fmt: skip

@@ -33,8 +33,7 @@ def test_a_step_moves_the_whole_draft_and_no_verifier(either: Case) -> None:
 
 def test_one_batch_is_learnt_by_heart(overfit) -> None:
     """The composed optimizer brings the loss down to a part, and slot 1 to more than nine in ten."""
-    print("ACC", overfit.losses[0], overfit.losses[-1], overfit.accuracy_S)
-    assert overfit.losses[-1] < 0.3 * overfit.losses[0]
+    assert overfit.losses[-1] < 0.1 * overfit.losses[0]
     assert overfit.accuracy_S[0] > 0.9
 
 

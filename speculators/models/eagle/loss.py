@@ -5,7 +5,9 @@ from torch.nn import functional as F
 
 
 def state_distance(hidden_SNH: Tensor, last_PH: Tensor, target_N: Tensor, valid_SN: Tensor) -> Tensor:
-    """Mean smooth-L1 distance over valid rows and state elements.
+    """Smooth-L1 distance, the mean over targets, slots and state elements; an invalid row adds nothing.
+
+    Not the mean over valid rows: so it is linear in the targets, and batches add up however they are cut.
 
     Args:
         hidden_SNH: the draft's states.
@@ -15,4 +17,4 @@ def state_distance(hidden_SNH: Tensor, last_PH: Tensor, target_N: Tensor, valid_
     """
     target_SNH = last_PH[target_N].to(hidden_SNH.dtype).expand_as(hidden_SNH)
     distance_SN = F.smooth_l1_loss(hidden_SNH, target_SNH, reduction="none").mean(-1)
-    return (distance_SN * valid_SN).sum() / valid_SN.sum().clamp_min(1)
+    return (distance_SN * valid_SN).sum() / max(valid_SN.numel(), 1)

@@ -1,0 +1,136 @@
+"""Decoding with every algorithm's drafter: counts, texts, and that it drafts what was trained."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speculators.data.template import Document
+from speculators.decoding.drafter import Choose, Context, Drafter
+from speculators.decoding.generate import Decoded, plain
+from speculators.model import SpeculatorModel
+from speculators.verifier.hidden_states import VerifierStates
+
+from .conftest import VOCAB, Case, Overfit
+
+TOKENS = 17
+
+
+@dataclass
+class Dictated:
+    """A drafter that computes as ever, but whose choices are read off known texts, shifted by `off` token ids."""
+
+    drafter: Drafter
+    texts: list[list[int]]
+    off: int
+
+    def start(self, batch_size: int) -> Any:
+        """The drafter's own state, and which text each sequence is."""
+        return self.drafter.start(batch_size), list(range(batch_size))
+
+    def select(self, state: Any, rows: Tensor) -> Any:
+        """Both, of only some sequences."""
+        return self.drafter.select(state[0], rows), [state[1][i] for i in rows.tolist()]
+
+    def propose(self, state: Any, context: Context, count: int, choose: Choose) -> Tensor:
+        """What the drafter makes of the dictated choices."""
+        own, order = state
+        chosen: list[Tensor] = []
+        # The last verified place carries the token at the position after it.
+        first = (context.position_BT[:, -1] + 2).tolist()
+
+        def dictated(logits_BV: Tensor) -> Tensor:
+            assert logits_BV.shape == (len(order), VOCAB)
+            told = [self.texts[o][p + len(chosen)] + self.off for o, p in zip(order, first, strict=True)]
+            chosen.append(torch.tensor(told) % VOCAB)
+            return chosen[-1]
+
+        token_BK = self.drafter.propose(own, context, count, dictated)
+        assert torch.equal(token_BK, torch.stack(chosen, dim=1)) and token_BK.shape == (len(order), count)
+        return token_BK
+
+
+def prompts(case: Case) -> list[list[int]]:
+    """Beginnings of the texts, of four lengths."""
+    return [d.tokens[: d.supervised.index(True)] for d in case.texts]
+
+
+def decode_dictated(case: Case, off: int) -> Decoded:
+    """Decode with choices read off the verifier's own texts; its texts must be the verifier's."""
+    model = case.shaken()
+    count: int = case.run.proposal.model_dump()["speculative_tokens"]
+    own = plain(case.verifier, prompts(case), TOKENS + count + 1, batch_size=4)
+    texts = [[*p, *a] for p, a in zip(prompts(case), own, strict=True)]
+    drafter = Dictated(model.drafter(case.verifier.head), texts, off)
+    decoded = case.decoder(model, drafter, TOKENS)(prompts(case))
+    assert decoded.tokens == [a[:TOKENS] for a in own]
+    return decoded
+
+
+def test_a_perfect_draft_is_accepted_whole(either: Case) -> None:
+    """Drafting what the verifier says gives the longest acceptance length there is, 1 + K."""
+    decoded = decode_dictated(either, off=0)
+    assert decoded.drafts > 0
+    assert decoded.accepted == decoded.drafts * either.run.proposal.model_dump()["speculative_tokens"]
+    assert set(decoded.accepted_K) == {decoded.drafts}
+
+
+def test_a_hopeless_draft_costs_nothing_but_time(either: Case) -> None:
+    """Drafting anything else gives acceptance length 1, a pass a token, and the same text."""
+    decoded = decode_dictated(either, off=1)
+    assert decoded.accepted == 0
+    assert decoded.drafts == 4 * (TOKENS - 1)
+
+
+def test_a_batch_decodes_as_each_alone(overfit: Overfit) -> None:
+    """Prompts of different lengths side by side: the tokens and the accepted counts that each has alone."""
+    case, model = overfit.case, overfit.model
+    # Some that were trained, and some of which the draft knows only parts.
+    chosen = [*prompts(case), case.texts[3].tokens[:20], [5, *case.texts[2].tokens[:4]], [99]]
+    decoder = case.decoder(model, model.drafter(case.verifier.head), TOKENS)
+    together, alone = decoder(chosen), [decoder([p]) for p in chosen]
+    assert together.tokens == [d.tokens[0] for d in alone] == plain(case.verifier, chosen, TOKENS, batch_size=1)
+    assert together.drafts == sum(d.drafts for d in alone)
+    assert together.accepted_K == [sum(counts) for counts in zip(*(d.accepted_K for d in alone), strict=True)]
+    # Or there is nothing that could go wrong: some is accepted, some is not, and not of all alike.
+    assert 0 < together.accepted < together.drafts * len(together.accepted_K)
+    assert len({d.drafts for d in alone}) > 1
+
+
+def context(case: Case, model: SpeculatorModel, tokens: list[int], start: int, end: int) -> Context:
+    """Positions from `start` up to `end`, newly verified; the token at `end` was just sampled."""
+    position_BT = torch.arange(end)[None]
+    states = case.verifier.states(torch.tensor([tokens[:end]]), position_BT, model.layer_ids)
+    aux_BTA = None if states.aux_BTA is None else states.aux_BTA[:, start:]
+    return Context(
+        torch.tensor([tokens[start + 1 : end + 1]]),
+        VerifierStates(states.last_BTH[:, start:], aux_BTA),
+        position_BT[:, start:],
+        torch.ones(1, end - start, dtype=torch.bool),
+    )
+
+
+@torch.no_grad()
+def test_training_and_drafting_compute_the_same(either: Case) -> None:
+    """Every slot's logits in training, over a document with the drafted tokens in it, are those of drafting."""
+    model, slots, tokens = either.shaken(), either.run.algorithm.slots, either.texts[3].tokens
+    drafter = model.drafter(either.verifier.head)
+    memory, start = drafter.start(1), 0
+    # In several rounds: what an earlier one speculated must leave no trace.
+    for end in (1, 6, 7, 11, 20):
+        drafting: list[Tensor] = []
+
+        def greedy(logits_BV: Tensor, seen: list[Tensor] = drafting) -> Tensor:
+            seen.append(logits_BV)
+            return logits_BV.argmax(-1)
+
+        token_BK = drafter.propose(memory, context(either, model, tokens, start, end), slots, greedy)
+        document = [*tokens[: end + 1], *token_BK[0].tolist()]
+        batch = either.batch([Document(document, [True] * len(document))])
+        rows = either.rows(model, batch)
+        for slot in range(1, slots + 1):
+            n = batch.target_N.tolist().index(end - 1 + slot)
+            training = either.logits(rows, slot, rows.hidden_SNH[slot - 1, n : n + 1])
+            torch.testing.assert_close(drafting[slot - 1], training, rtol=1e-3, atol=1e-3)
+        start = end

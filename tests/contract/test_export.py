@@ -1,0 +1,51 @@
+"""What every algorithm publishes: the same tensors again, and the names that engines read.
+
+After a wanted change, SPECULATORS_WRITE_GOLDEN=1 makes test_the_keys_are_golden write its files anew.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from speculators.export.publish import publish
+from speculators.model import SpeculatorModel
+
+from .conftest import Case
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_a_published_draft_is_the_trained_one(either: Case, tmp_path: Path) -> None:
+    """Loaded again it has the same class and every tensor bit for bit, and computes the same."""
+    model = either.shaken()
+    again = SpeculatorModel.from_pretrained(publish(model, either.run, either.facts, None, tmp_path)).eval()
+    assert type(again) is type(model)
+    old = model.state_dict() | dict(model.named_buffers())
+    new = again.state_dict() | dict(again.named_buffers())
+    assert old.keys() == new.keys()
+    assert [n for n in old if not torch.equal(old[n], new[n]) or old[n].dtype != new[n].dtype] == []
+    batch = either.batch(either.texts)
+    assert torch.equal(either.rows(again, batch).hidden_SNH, either.rows(model, batch).hidden_SNH)
+
+
+def test_an_engine_would_load_it(either: Case, tmp_path: Path) -> None:
+    """Every engine that the algorithm is made for finds nothing to refuse."""
+    for engine in type(either.run.algorithm).engines:
+        export = either.run.export.model_copy(update={"target": engine})
+        run = either.run.model_copy(update={"export": export})
+        assert publish(either.shaken(), run, either.facts, None, tmp_path / engine).is_dir()
+
+
+def test_the_keys_are_golden(case: Case, tmp_path: Path) -> None:
+    """Names, shapes and dtypes of the default settings' tensors are those of the golden file."""
+    folder = publish(case.fresh(), case.run, case.facts, None, tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    found = {n: [*t.shape, str(t.dtype).removeprefix("torch.")] for n, t in sorted(tensors.items())}
+    file = GOLDEN / f"{case.run.algorithm.name}.json"
+    if os.environ.get("SPECULATORS_WRITE_GOLDEN"):
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(spec)}" for name, spec in found.items())
+        file.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    assert found == json.loads(file.read_text(encoding="utf-8"))
