@@ -1,6 +1,6 @@
 """From the command line to a validated run: composition by Hydra, and every mistake as one short message.
 
-This is the only file that imports Hydra or OmegaConf, and nothing of either leaves it. What only prints (--help, --cfg,
+This file and sweep_points.py alone import Hydra or OmegaConf, and nothing of either leaves them. What only prints (--help, --cfg,
 completion) never gets as far as pydantic.
 """
 
