@@ -17,6 +17,7 @@ from speculators.data.batch import Batch
 from speculators.losses.divergences import DIVERGENCES
 from speculators.losses.metrics import chained, overlap
 from speculators.model import Rows
+from speculators.nn.precision import product_dtype
 from speculators.verifier.head import VerifierHead
 from speculators.verifier.hidden_states import VerifierStates
 
@@ -131,23 +132,27 @@ class _Plan:
         return _Teacher(F.log_softmax(logits_CD, -1), logits_CD - logits_CV.logsumexp(-1, keepdim=True), first_C)
 
     def compare(
-        self, at: tuple[slice, slice], teacher: _Teacher, raw_SCD: Tensor, differentiate: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Rows of one chunk: their loss, which are correct, their overlap, and the loss's gradient to the logits."""
-        valid_SC = self.batch.valid_SN[at]
+        self, at: tuple[int, slice], teacher: _Teacher, raw_CD: Tensor, differentiate: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A slot's rows of one chunk: their loss, which are correct, their overlap.
+
+        The logits become the loss's gradient with respect to them if that is wanted: there is no room for both.
+        """
+        valid_C = self.batch.valid_SN[at]
         with torch.enable_grad():
-            leaf_SCD = raw_SCD.detach().requires_grad_(differentiate)
-            logits_SCD = self.verifier.scaled(leaf_SCD) if self.rows.scaled_as_verifier else leaf_SCD
-            log_q_SCD = F.log_softmax(logits_SCD, dim=-1)
-            row_SC = torch.zeros_like(self.weight_SN[at])
+            leaf_CD = raw_CD.detach().requires_grad_(differentiate)
+            logits_CD = self.verifier.scaled(leaf_CD) if self.rows.scaled_as_verifier else leaf_CD
+            log_q_CD = F.log_softmax(logits_CD, dim=-1)
+            row_C = torch.zeros_like(self.weight_SN[at])
             for name, weight in self.divergences.items():
-                row_SC = row_SC + weight * DIVERGENCES[name](log_q_SCD, teacher.log_p_CD)
-            loss = (row_SC * self.weight_SN[at] * (teacher.first_C >= 0)).sum()
+                row_C = row_C + weight * DIVERGENCES[name](log_q_CD, teacher.log_p_CD)
+            loss = (row_C * self.weight_SN[at] * (teacher.first_C >= 0)).sum()
         with torch.no_grad():
-            correct_SC = (logits_SCD.argmax(-1) == teacher.first_C) & valid_SC
-            overlap_SC = overlap(log_q_SCD, teacher.log_whole_CD) * valid_SC
-        grad_RD = torch.autograd.grad(loss, leaf_SCD)[0].flatten(0, 1) if differentiate else None
-        return loss.detach(), correct_SC, overlap_SC, grad_RD
+            correct_C = (logits_CD.argmax(-1) == teacher.first_C) & valid_C
+            overlap_C = overlap(log_q_CD, teacher.log_whole_CD) * valid_C
+        if differentiate:
+            raw_CD.copy_(torch.autograd.grad(loss, leaf_CD)[0])
+        return loss.detach(), correct_C, overlap_C
 
 
 class _Chunked(torch.autograd.Function):
@@ -164,7 +169,7 @@ class _Chunked(torch.autograd.Function):
         grad_SNH = torch.zeros_like(hidden_SNH) if differentiate and hidden_SNH.requires_grad else None
         grads = [_zeros_wide(head) if differentiate and head.requires_grad else None for head in heads]
         differentiate = grad_SNH is not None or any(grad is not None for grad in grads)
-        dtype = _product_dtype(heads[0])
+        dtype = product_dtype(heads[0])
         verifier_VH, low_heads = plan.verifier.head_VH.to(dtype), [head.to(dtype) for head in heads]
         # A shared head takes all slots in one product; heads of their own go one by one.
         groups = [slice(0, S)] if len(heads) == 1 else [slice(s, s + 1) for s in range(S)]
@@ -172,18 +177,18 @@ class _Chunked(torch.autograd.Function):
             for chunk in plan.chunks():
                 teacher = plan.teacher(chunk, verifier_VH)
                 for slots, head_DH, grad_DH in zip(groups, low_heads, grads, strict=True):
-                    at = slots, chunk
-                    hidden_RH = hidden_SNH[at].flatten(0, 1).to(dtype)
-                    raw_SCD = _wide(F.linear(hidden_RH, head_DH)).unflatten(0, weight_SN[at].shape)
-                    loss, correct_SN[at], overlap_SC, grad_RD = plan.compare(at, teacher, raw_SCD, differentiate)
-                    del raw_SCD
-                    total += loss
-                    overlap_S[slots] += overlap_SC.sum(-1)
-                    if grad_RD is None:
+                    hidden_RH = hidden_SNH[slots, chunk].flatten(0, 1).to(dtype)
+                    raw_SCD = _wide(F.linear(hidden_RH, head_DH)).unflatten(0, (slots.stop - slots.start, -1))
+                    for s, raw_CD in zip(range(slots.start, slots.stop), raw_SCD, strict=True):
+                        loss, correct_SN[s, chunk], overlap_C = plan.compare((s, chunk), teacher, raw_CD, differentiate)
+                        total += loss
+                        overlap_S[s] += overlap_C.sum()
+                    if not differentiate:
                         continue
-                    grad_RD = grad_RD.to(dtype)
+                    grad_RD = raw_SCD.flatten(0, 1).to(dtype)
                     if grad_SNH is not None:
-                        grad_SNH[at] = (grad_RD @ head_DH).view_as(grad_SNH[at]).to(grad_SNH.dtype)
+                        grad_SCH = grad_SNH[slots, chunk]
+                        grad_SCH.copy_((grad_RD @ head_DH).view_as(grad_SCH))
                     if grad_DH is not None:
                         _add_product(grad_DH, grad_RD.T, hidden_RH)
         ctx.grads = [grad_SNH, *(None if g is None else g.to(h.dtype) for g, h in zip(grads, heads, strict=True))]
@@ -207,12 +212,6 @@ def _wide(x: Tensor) -> Tensor:
 
 def _zeros_wide(x: Tensor) -> Tensor:
     return torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
-
-
-def _product_dtype(head_DH: Tensor) -> torch.dtype:
-    """Autocast's dtype where that is on, else the head's."""
-    kind = head_DH.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head_DH.dtype
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

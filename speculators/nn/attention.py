@@ -54,7 +54,7 @@ class Attention(nn.Module):
             x_BTI: input of width `input_size`.
             rotation: of x's positions.
             past: earlier keys and values; None if there are none.
-            mask_B1TL: bool, True where a query may see a key; L counts past keys, then x's own.
+            mask_B1TL: True where a query may see a key, or what is added to its score; L counts past keys, then x's own.
 
         Returns:
             The output [B, T, H] and all keys and values, x's own last.

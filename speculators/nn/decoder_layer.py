@@ -1,7 +1,9 @@
 """The pre-norm decoder layer of Llama and Qwen3."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
@@ -11,7 +13,7 @@ from speculators.nn.rotary import Rotation
 
 
 class GatedMLP(nn.Module):
-    """down(act(gate x) * up x)."""
+    """down(act(gate x) * up x); training computes the products twice, for they are what an unrolled draft would hold most of."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
@@ -21,6 +23,11 @@ class GatedMLP(nn.Module):
         self.act = F.silu if config.hidden_act == "silu" else ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self._products(x)
+        return checkpoint(self._products, x, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
+
+    def _products(self, x: Tensor) -> Tensor:
         return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
 
 

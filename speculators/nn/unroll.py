@@ -10,6 +10,7 @@ from torch import Tensor
 from speculators.data.batch import Batch
 from speculators.decoding.drafter import Choose, Context
 from speculators.nn.attention import KeyValue
+from speculators.nn.precision import product_dtype
 from speculators.verifier.hidden_states import VerifierStates
 
 
@@ -59,18 +60,20 @@ def unroll(draft: Recurrent, batch: Batch, states: VerifierStates) -> Tensor:
     """
     B, T = batch.token_BT.shape
     same_BTT = batch.document_BT.unsqueeze(2) == batch.document_BT.unsqueeze(1)
-    mask_B1TL = (same_BTT & torch.ones_like(same_BTT[0]).tril()).unsqueeze(1)
-    own_B1TT = torch.eye(T, dtype=torch.bool, device=mask_B1TL.device).expand(B, 1, T, T)
+    slots = len(batch.valid_SN)
+    own_BTL = torch.eye(T, dtype=torch.bool, device=same_BTT.device).repeat(B, 1, slots - 1)
+    sees_BTL = torch.cat((same_BTT & torch.ones_like(same_BTT[0]).tril(), own_BTL), dim=-1)
     fed_BTH, past = draft.features(states), None
+    # One sum for all slots: from a mask of truth values, attention would make and keep one of its own at every slot.
+    sum_B1TL = torch.zeros_like(sees_BTL, dtype=product_dtype(fed_BTH)).masked_fill_(~sees_BTL, -torch.inf).unsqueeze(1)
     outputs = []
-    for slot in range(1, len(batch.valid_SN) + 1):
+    for slot in range(1, slots + 1):
         # The end of a row is fed token 0 there: no target has such an anchor.
         token_BT = torch.nn.functional.pad(batch.token_BT[:, slot:], (0, slot))
         fed_BTH, output_BTH, past = draft.step(
-            draft.embed(token_BT), fed_BTH, batch.position_BT + slot - 1, past, mask_B1TL
+            draft.embed(token_BT), fed_BTH, batch.position_BT + slot - 1, past, sum_B1TL[..., : slot * T]
         )
         outputs.append(output_BTH.flatten(0, 1)[(batch.target_N - slot).clamp_min(0)])
-        mask_B1TL = torch.cat((mask_B1TL, own_B1TT), dim=-1)
     return torch.stack(outputs)
 
 
