@@ -1,11 +1,12 @@
 """Which drafted tokens the verifier accepts, and what it says after them."""
 
+import importlib
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
-from speculators.proposals import GreedyTokenProposalConfig, TokenProposalConfig
+from speculators.proposals import PACKAGES, GreedyTokenProposalConfig, TokenProposalConfig
 from speculators.utils.registry import ClassRegistryMixin
 
 
@@ -38,6 +39,8 @@ class Acceptance(ClassRegistryMixin, ABC):
         """
         if temperature > 0:
             return SampledAcceptance(temperature, generator)
+        for package in PACKAGES:
+            importlib.import_module(f"{package}.acceptance")
         return (cls.registry or {})[proposal.proposal_type](proposal)
 
 

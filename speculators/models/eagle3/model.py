@@ -70,6 +70,8 @@ class Eagle3Speculator(SpeculatorModel):
 
     config_class = Eagle3SpeculatorConfig
     config: Eagle3SpeculatorConfig
+    # Upstream's checkpoints hold the verifier's embedding, which a draft here is given.
+    _keys_to_ignore_on_load_unexpected = ["embed_tokens.weight"]
 
     d2t: Tensor
     t2d: Tensor

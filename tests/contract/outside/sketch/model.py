@@ -1,0 +1,69 @@
+"""The sketch's networks, in training and in drafting."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from sketch.config import SketchConfig
+from speculators.data.batch import Batch
+from speculators.decoding.drafter import Choose, Context
+from speculators.model import DraftOutput, Rows, SpeculatorModel
+from speculators.verifier.head import VerifierHead
+from speculators.verifier.hidden_states import VerifierStates
+
+
+@SpeculatorModel.register("sketch")
+class SketchModel(SpeculatorModel):
+    """x + B tanh(A x) for each slot, before the verifier's head."""
+
+    config_class = SketchConfig
+    config: SketchConfig
+
+    def __init__(self, config: SketchConfig) -> None:
+        super().__init__(config)
+        size, width = config.hidden_size, config.width
+        self.up = nn.ModuleList(nn.Linear(size, width) for _ in range(config.num_slots))
+        self.down = nn.ModuleList(nn.Linear(width, size) for _ in range(config.num_slots))
+        self.post_init()
+
+    def initialise(self, verifier: VerifierHead, token_count_V: Tensor) -> None:
+        """Small random weights."""
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.05)
+
+    def slot(self, number: int, last_NH: Tensor) -> Tensor:
+        """The state that slot `number`, from 1, foresees."""
+        return last_NH + self.down[number - 1](torch.tanh(self.up[number - 1](last_NH)))
+
+    def forward(self, batch: Batch, states: VerifierStates, verifier: VerifierHead) -> DraftOutput:
+        """Slot s of a target reads the verifier's state s positions before it."""
+        last_PH = states.last_BTH.flatten(0, 1)
+        slots = range(1, self.config.num_slots + 1)
+        hidden_SNH = torch.stack([self.slot(s, last_PH[(batch.target_N - s).clamp_min(0)]) for s in slots])
+        return DraftOutput(Rows(hidden_SNH, (verifier.head_VH,), scaled_as_verifier=True))
+
+    def drafter(self, verifier: VerifierHead) -> "SketchDrafter":
+        """All slots from the last verified state."""
+        return SketchDrafter(self, verifier)
+
+
+class SketchDrafter:
+    """Drafts without a memory."""
+
+    def __init__(self, model: SketchModel, verifier: VerifierHead) -> None:
+        self.model, self.verifier = model, verifier
+
+    def start(self, batch_size: int) -> None:
+        """Nothing is remembered."""
+
+    def select(self, state: None, rows: Tensor) -> None:
+        """Nothing is remembered."""
+
+    def propose(self, state: None, context: Context, count: int, choose: Choose) -> Tensor:
+        """Token k comes from slot k."""
+        return torch.stack([choose(logits) for logits in self._logits(context.states.last_BTH[:, -1], count)], dim=1)
+
+    def _logits(self, last_BH: Tensor, count: int) -> Iterator[Tensor]:
+        for s in range(1, count + 1):
+            yield self.verifier.logits(self.model.slot(s, last_BH))

@@ -1,0 +1,119 @@
+"""Drafts that upstream's speculators 0.9.0 made, with the logits that it computes. Run it where upstream is installed.
+
+UPSTREAM/bin/python tests/golden/make_upstream_logits.py              writes tests/golden/upstream/*/
+UPSTREAM/bin/python tests/golden/make_upstream_logits.py FOLDER IN OUT  loads a draft, computes OUT from the inputs IN
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlamaConfig, Qwen3Config
+
+from speculators import SpeculatorModelConfig, SpeculatorsConfig, VerifierConfig
+from speculators.models.eagle3 import Eagle3DraftModel, Eagle3SpeculatorConfig
+from speculators.proposals import GreedyTokenProposalConfig
+
+HERE = Path(__file__).parent / "upstream"
+VOCAB, DRAFT_VOCAB, HIDDEN, TOKENS, STEPS = 256, 96, 64, 26, 3
+LAYER = {
+    "vocab_size": VOCAB,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 2048,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
+DRAFTS: dict[str, dict[str, Any]] = {
+    "eagle3_llama": {
+        "transformer_layer_config": LlamaConfig(**LAYER, num_hidden_layers=1),
+        "draft_vocab_size": DRAFT_VOCAB,
+    },
+    "eagle3_qwen3": {
+        "transformer_layer_config": Qwen3Config(**LAYER, num_hidden_layers=2),
+        "draft_vocab_size": VOCAB,
+        "norm_before_residual": True,
+        "fc_norm": True,
+        "norm_output": True,
+        "embed_requires_grad": True,
+    },
+}
+
+
+def draft(options: dict[str, Any]) -> Eagle3DraftModel:
+    """A draft of random weights, norms and vocabulary included."""
+    torch.manual_seed(0)
+    config = Eagle3SpeculatorConfig(
+        **options,
+        eagle_aux_hidden_state_layer_ids=[1, 3, 5],
+        speculators_config=SpeculatorsConfig(
+            algorithm="eagle3",
+            proposal_methods=[GreedyTokenProposalConfig(speculative_tokens=3)],
+            default_proposal_method="greedy",
+            verifier=VerifierConfig(name_or_path=None, architectures=["LlamaForCausalLM"]),
+        ),
+    )
+    model = Eagle3DraftModel(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+            else:
+                parameter.normal_(0, 0.1)
+    if config.draft_vocab_size < VOCAB:
+        kept = torch.randperm(VOCAB)[: config.draft_vocab_size].sort().values
+        marked = torch.zeros(VOCAB, dtype=torch.bool)
+        marked[kept] = True
+        model.load_vocab_mappings(marked, kept - torch.arange(len(kept)))
+    return model
+
+
+def inputs() -> dict[str, Tensor]:
+    """Two documents side by side, in the places that upstream gives them."""
+    torch.manual_seed(1)
+    return {
+        "hidden_states": torch.randn(1, TOKENS, 3 * HIDDEN),
+        "input_ids": torch.randint(VOCAB, (1, TOKENS)),
+        "document_ids": torch.tensor([[0] * 15 + [1] * 11]),
+        "position_ids": torch.tensor([[*range(1, 16), *range(1, 12)]]),
+    }
+
+
+@torch.no_grad()
+def logits(model: Eagle3DraftModel, given: dict[str, Tensor]) -> Tensor:
+    """[steps, tokens, draft vocabulary] what the head gives at each step of training-time test."""
+    seen: list[Tensor] = []
+    hook = model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output[0].clone()))
+    model.float().eval()(**given, ttt_steps=STEPS)
+    hook.remove()
+    return torch.stack(seen)
+
+
+def main() -> None:
+    """Write the drafts, or compute what one gives."""
+    if sys.argv[1:]:
+        folder, given, out = sys.argv[1:]
+        config = Eagle3SpeculatorConfig.from_pretrained(folder)
+        config.transformer_layer_config._attn_implementation = "sdpa"
+        model = Eagle3DraftModel.from_pretrained(folder, config=config)
+        save_file({"logits": logits(model, load_file(given))}, out)
+        return
+    types = sorted(SpeculatorModelConfig.registry or {})
+    (HERE / "model_types.json").write_text(json.dumps(types) + "\n")
+    for name, options in DRAFTS.items():
+        options["transformer_layer_config"]._attn_implementation = "sdpa"
+        model = draft(options)
+        model.save_pretrained(HERE / name)
+        for code in (HERE / name).glob("*.py"):
+            code.unlink()
+        given = inputs()
+        save_file({**given, "logits": logits(model, given)}, HERE / name / "golden.safetensors")
+
+
+main()
