@@ -1,0 +1,173 @@
+"""What vLLM says of good and broken drafts, written to tests/golden/vllm_verdicts.json.
+
+    python tools/vllm_verdicts.py --vllm-python ENV/bin/python --scratch FOLDER
+
+vLLM lives in an environment of its own, which this script uses and does not make. Each case is a base, as this project
+publishes it, with a few changes; the golden file holds both and vLLM's verdict, so that tests/export/test_verdicts.py
+can rebuild every folder and ask this project's own check without vLLM. A folder with the verdicts of an earlier call is
+gone on with: only new cases are asked.
+"""
+
+import argparse
+import copy
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vllm_verdict_cases import BASES, CASES
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden" / "vllm_verdicts.json"
+VERIFIER = ROOT / "speculators" / "assets" / "tiny"
+PLACE = "$verifier"  # stands in the golden file for the embedded verifier's folder
+BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "BOOL": 1}
+
+
+def base(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
+    """An untrained draft as this project publishes it: its config, its tensors' kinds and shapes, its native config.
+
+    Args:
+        overrides: of the composed run.
+        folder: is written to.
+    """
+    import torch
+
+    from speculators.compose import compose
+    from speculators.config import SpeculatorModelConfig
+    from speculators.export.checklist import read_header
+    from speculators.export.publish import publish
+    from speculators.published import speculator_dict
+    from speculators.train.build import build
+    from speculators.verifier.facts import VerifierFacts
+    from speculators.verifier.head import VerifierHead
+
+    run = compose([*overrides, "export=vllm"])
+    facts = VerifierFacts.read(run.verifier.name_or_path)
+    torch.manual_seed(0)
+    config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
+    head = VerifierHead(*(torch.randn(facts.vocab_size, facts.hidden_size) for _ in range(2)))
+    draft = build(config, head, torch.arange(facts.vocab_size), torch.device("cpu"))
+    checkpoint = publish(draft, run, facts, None, folder)
+    native = checkpoint / "vllm" / "config.json"
+    published = json.loads((checkpoint / "config.json").read_text())
+    published["speculators_config"]["verifier"]["name_or_path"] = PLACE
+    header = read_header(checkpoint / "model.safetensors")
+    return {
+        "config": published,
+        "native": json.loads(native.read_text()) if native.is_file() else None,
+        "tensors": {name: [dtype, list(shape)] for name, (shape, dtype) in sorted(header.items())},
+    }
+
+
+def write_folder(bases: Mapping[str, Any], case: Mapping[str, Any], folder: Path) -> None:
+    """A case's folder, its tensors all zero; a native config is changed with the published one and then by itself.
+
+    Args:
+        bases: those of the golden file.
+        case: one of the golden file's.
+        folder: is made.
+    """
+    from speculators.export.layout import Layout
+
+    chosen = copy.deepcopy(bases[case["base"]])
+    config, native, tensors = chosen["config"], chosen["native"], chosen["tensors"]
+    if config["speculators_config"]["verifier"]["name_or_path"] == PLACE:
+        config["speculators_config"]["verifier"]["name_or_path"] = str(VERIFIER)
+    values, gone = case.get("set", {}), case.get("delete", [])
+    patch(config, {k: v for k, v in values.items() if "/" not in k}, [k for k in gone if "/" not in k])
+    tensors |= case.get("tensors", {})
+    write(folder, config, tensors)
+    if native is None:
+        return
+    changed = Layout.named(bases[case["base"]]["config"]["speculators_model_type"]).native(config, "vllm") or native
+    inner = {k.removeprefix("vllm/"): v for k, v in values.items() if k.startswith("vllm/")}
+    patch(changed, inner, [k.removeprefix("vllm/") for k in gone if k.startswith("vllm/")])
+    write(folder / "vllm", changed, tensors)
+
+
+def patch(config: dict[str, Any], values: Mapping[str, Any], gone: Sequence[str]) -> None:
+    """Set and delete dotted paths, where a number is a list's index."""
+    for path in [*values, *gone]:
+        *parents, last = path.split(".")
+        at: Any = config
+        for part in parents:
+            at = at[int(part)] if isinstance(at, list) else at[part]
+        if path in values:
+            at[last] = values[path]
+        else:
+            del at[last]
+
+
+def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    """config.json and a model.safetensors of zeros, which take no room on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    header, end = {}, 0
+    for name, spec in sorted(tensors.items()):
+        if spec is None:
+            continue
+        dtype, shape = spec
+        size = BYTES[dtype]
+        for side in shape:
+            size *= side
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+
+
+def job(case: Mapping[str, Any], kind: str, folder: Path) -> dict[str, Any]:
+    """How vLLM is asked for a folder: as the model card says."""
+    if not (folder / "vllm").is_dir():
+        return {"name": case["name"], "model": str(folder), "speculative": None}
+    config = json.loads((folder / "config.json").read_text())
+    tokens = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
+    speculative = {"method": kind, "model": str(folder / "vllm"), "num_speculative_tokens": tokens}
+    return {"name": case["name"], "model": str(VERIFIER), "speculative": speculative}
+
+
+def main() -> None:
+    """Build every folder, ask vLLM, write the golden file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vllm-python", required=True, type=Path, help="interpreter of an environment with vLLM")
+    parser.add_argument("--scratch", required=True, type=Path, help="folder for drafts, logs and verdicts so far")
+    options = parser.parse_args()
+    scratch = options.scratch.resolve()
+    bases = {name: base(overrides, scratch / "bases" / name) for name, overrides in BASES.items()}
+    names = [case["name"] for case in CASES]
+    if len(set(names)) < len(names):
+        sys.exit(f"two cases have one name: {sorted({n for n in names if names.count(n) > 1})}")
+    jobs = []
+    for i, case in enumerate(CASES):
+        write_folder(bases, case, scratch / "drafts" / str(i))
+        kind = bases[case["base"]]["config"]["speculators_model_type"]
+        jobs.append(job(case, kind, scratch / "drafts" / str(i)))
+    (scratch / "jobs.json").write_text(json.dumps(jobs))
+    (scratch / "logs").mkdir(exist_ok=True)
+    worker = Path(__file__).with_name("vllm_verdicts_worker.py")
+    files = [str(scratch / name) for name in ("jobs.json", "answers.json", "logs")]
+    subprocess.run([str(options.vllm_python), str(worker), *files], check=True, cwd=scratch)
+    answers = json.loads((scratch / "answers.json").read_text())
+    for i, case in enumerate(CASES):
+        answer = json.dumps(answers[case["name"]])
+        answer = answer.replace(str(scratch / "drafts" / str(i)), "$checkpoint").replace(str(VERIFIER), PLACE)
+        case |= json.loads(answer)
+    dump(answers["vllm"], bases)
+
+
+def dump(version: str, bases: Mapping[str, Any]) -> None:
+    """The golden file, one line a case."""
+    cases = ",\n".join(f"    {json.dumps(case)}" for case in CASES)
+    each = ",\n".join(f'    "{name}": {json.dumps(one)}' for name, one in bases.items())
+    GOLDEN.write_text(f'{{\n  "vllm": "{version}",\n  "bases": {{\n{each}\n  }},\n  "cases": [\n{cases}\n  ]\n}}\n')
+
+
+if __name__ == "__main__":
+    main()
