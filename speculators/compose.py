@@ -1,9 +1,11 @@
 """From the command line to a validated run: composition by Hydra, and every mistake as one short message.
 
-This file and sweep_points.py alone import Hydra or OmegaConf, and nothing of either leaves them. What only prints (--help, --cfg,
+This file and sweep/ alone import Hydra or OmegaConf, and nothing of either leaves them. What only prints (--help, --cfg,
 completion) never gets as far as pydantic.
 """
 
+import hashlib
+import logging
 import os
 import re
 import sys
@@ -27,12 +29,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from speculators.launch import RunFailed, launch
+from speculators.launch import RunFailed, done, launch
 
 if TYPE_CHECKING:
     from speculators.run_config import RunConfig
 
+log = logging.getLogger(__name__)
 CONF, NAME = "speculators.conf", "train"
+# Beside the arms of a sweep: what they train, each set of weights once.
+TRAININGS = "trainings"
 # What composing raises; Hydra takes a ValueError for an override that is no option's name.
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
 
@@ -43,6 +48,23 @@ class WrongInput(Exception):
     def __init__(self, messages: Sequence[str]) -> None:
         super().__init__("\n".join(messages))
         self.messages = list(messages)
+
+
+def _command() -> str:
+    """A name for this command, the same when it is typed again; how it is launched is no part of it."""
+    typed = sorted(a for a in sys.argv[1:] if not a.startswith(("-m", "--multirun", "launch", "hydra/launcher")))
+    return hashlib.sha256("\n".join(typed).encode()).hexdigest()[:12]
+
+
+def _arm_name(*, _root_: DictConfig) -> str:
+    from speculators.stages import result_key
+
+    return result_key(validate(_root_))
+
+
+# Names of folders, for conf/train.yaml. A sweep's is made once; Hydra hands what is cached to each arm.
+OmegaConf.register_new_resolver("command", _command, use_cache=True)
+OmegaConf.register_new_resolver("arm", _arm_name)
 
 
 class EntryPointGroups(SearchPathPlugin):
@@ -81,10 +103,39 @@ def stop(messages: Sequence[str]) -> NoReturn:
 def _entry(config: DictConfig) -> float:
     from speculators.pin import write_pin
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    write_pin(validate(config), folder)
-    # In a sweep Hydra goes on with the other arms and raises a failure at the end.
-    return launch(folder)
+    hydra_config = HydraConfig.get()
+    folder, run = Path(hydra_config.runtime.output_dir), validate(config)
+    if hydra_config.mode != RunMode.MULTIRUN:
+        write_pin(run, folder)
+        return launch(folder)
+    return _arm(folder, run, hydra_config.job.num)
+
+
+def _arm(folder: Path, run: "RunConfig", number: int) -> float:
+    """One arm of a sweep; Hydra goes on with the others if it fails, and raises the failure at the end."""
+    from speculators.pin import write_pin
+    from speculators.stages import weights_key
+    from speculators.sweep.arm import start
+
+    if (objective := done(folder)) is not None:
+        log.info("arm %d was done before: %s", number, folder)
+        return objective
+    write_pin(run, folder, training=f"../{TRAININGS}/{weights_key(run)}")
+    log.info("arm %d: %s", number, folder)
+    try:
+        if run.launch.mode == "inline":
+            launch(folder)
+        else:
+            start(folder, run.launch.timeout, number)
+    except RunFailed as error:
+        log.info("arm %d failed: %s", number, error)
+        if run.launch.on_failure == "stop":
+            sys.exit(1)
+        raise
+    objective = done(folder)
+    assert objective is not None
+    log.info("arm %d: %.4g", number, objective)
+    return objective
 
 
 class Check(Callback):
@@ -103,7 +154,7 @@ class Check(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate every arm before the first starts; on a dry run list them and stop."""
-        from speculators.sweep_points import CAP, duplicates, points, varying
+        from speculators.sweep.points import CAP, duplicates, points, varying
 
         try:
             arms, more = points(config)

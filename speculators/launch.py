@@ -1,23 +1,26 @@
-"""One run in this process, with what remains of it if it fails."""
+"""One run in this process, with what remains of it: DONE, or FAILED with the traceback."""
 
+import json
 import logging
+import math
 import sys
+import time
 import traceback
 from pathlib import Path
 
 log = logging.getLogger(__name__)
-FAILED = "FAILED"
+DONE, FAILED = "DONE", "FAILED"
 
 
 class RunFailed(Exception):
-    """A run that was started did not end well; the message is printed, the traceback is in its folder."""
+    """A run that was started did not end well; the reason is printed, and stands in its folder's FAILED."""
 
 
 def launch(folder: Path) -> float:
     """Run what a folder's run.yaml pins.
 
     Args:
-        folder: of the run; gets a file FAILED with the traceback if something goes wrong.
+        folder: of the run; gets a file DONE with its seconds and peak memory, or FAILED with the traceback.
 
     Returns:
         What `run` returns.
@@ -28,11 +31,36 @@ def launch(folder: Path) -> float:
     """
     from speculators.run import run
 
-    (folder / FAILED).unlink(missing_ok=True)
+    for marker in (DONE, FAILED):
+        (folder / marker).unlink(missing_ok=True)
+    start = time.monotonic()
     try:
-        return run(folder)
+        objective = run(folder)
     except Exception as error:
         log.debug("the run failed", exc_info=True)
         (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
         print(f"the run failed: {error}\n  the traceback is in {folder / FAILED}", file=sys.stderr)
         raise RunFailed(str(error)) from error
+    done = {"seconds": round(time.monotonic() - start, 1), "memory_gb": round(_peak_memory_gb(), 3)}
+    if not math.isnan(objective):
+        done["objective"] = objective
+    (folder / DONE).write_text(json.dumps(done) + "\n", encoding="utf-8")
+    return objective
+
+
+def done(folder: Path) -> float | None:
+    """The objective of a run that ended well, NaN if it measured none; None if it has not ended so."""
+    marker = folder / DONE
+    return json.loads(marker.read_text(encoding="utf-8")).get("objective", math.nan) if marker.exists() else None
+
+
+def _peak_memory_gb() -> float:
+    """The most memory that this process had, on the host."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**30
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20

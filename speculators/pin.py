@@ -16,19 +16,32 @@ FILE = "run.yaml"
 PACKAGES = ("accelerate", "datasets", "hydra-core", "omegaconf", "pydantic", "safetensors", "torch", "transformers")
 
 
-def write_pin(run: RunConfig, folder: Path) -> Path:
-    """Write `folder/run.yaml`; an existing one is replaced."""
+def write_pin(run: RunConfig, folder: Path, training: str = ".") -> Path:
+    """Write `folder/run.yaml`; an existing one is replaced.
+
+    Args:
+        run: what was composed.
+        folder: of the run.
+        training: where the weights are trained, relative to `folder`: runs that differ in nothing else share it.
+    """
     pin = {
         "schema_version": SCHEMA_VERSION,
         "speculators_hydra": version("speculators-hydra"),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
+        "training": training,
         "run": run.model_dump(mode="json"),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
     path.write_text(yaml.safe_dump(pin, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
+
+
+def training_folder(folder: Path) -> Path:
+    """Where the run of a folder with a sound run.yaml trains."""
+    pin = yaml.safe_load((folder / FILE).read_text(encoding="utf-8"))
+    return folder / pin.get("training", ".")
 
 
 def read_pin(path: Path) -> RunConfig:

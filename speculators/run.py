@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
+from filelock import FileLock
 from transformers.utils.logging import disable_progress_bar
 
 from speculators.config import SpeculatorModelConfig
@@ -17,7 +18,7 @@ from speculators.evaluate.evaluate import evaluate
 from speculators.evaluate.report import report
 from speculators.export.preflight import plan
 from speculators.export.publish import publish
-from speculators.pin import read_pin
+from speculators.pin import read_pin, training_folder
 from speculators.published import speculator_dict
 from speculators.rules import notes
 from speculators.train.build import build
@@ -34,10 +35,10 @@ def run(folder: Path) -> float:
     """Do everything that the folder's run.yaml asks for; what an earlier, cut-off call finished is not done again.
 
     Args:
-        folder: holds run.yaml, and gets checkpoints/, checkpoint/, metrics.jsonl and result.json.
+        folder: holds run.yaml, and gets checkpoint/ and result.json; checkpoints/ and metrics.jsonl are where it trains.
 
     Returns:
-        The acceptance length measured by decoding; NaN if evaluation.num_prompts is 0.
+        What evaluation.objective names; NaN if evaluation.num_prompts is 0.
 
     Raises:
         ValueError: a setting that this machine, the verifier or the data cannot fulfil; the message names it.
@@ -77,7 +78,11 @@ def run(folder: Path) -> float:
     log.info("draft: %s, %.1f M trainable parameters on %s", run.algorithm.name, trainable / 1e6, device)
 
     # 4. training
-    trained = train(model, verifier, prepared, run, folder)
+    training = training_folder(folder)
+    training.mkdir(parents=True, exist_ok=True)
+    # Another arm of a sweep may be training the same weights: it is waited for, and nothing is left to train then.
+    with FileLock(training / "training.lock"):
+        trained = train(model, verifier, prepared, run, training)
     log.info("trained: step %d of %d in %.0f s", trained.step, trained.steps, trained.seconds)
 
     # 5. measured by decoding, then published with the measurement in the model card
@@ -87,4 +92,4 @@ def run(folder: Path) -> float:
         report(result, folder)
     checkpoint = publish(model, run, facts, result, folder)
     log.info("published: %s", checkpoint)
-    return math.nan if result is None else result.acceptance_length
+    return math.nan if result is None else result.objective

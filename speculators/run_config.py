@@ -105,6 +105,12 @@ class TrainerSettings(Strict):
 class EvaluationSettings(Strict):
     """Decoding with the draft on held-out prompts."""
 
+    objective: Literal["acceptance_length", "tokens_per_second", "speedup"] = Field(
+        description="what a sweep maximises; speedup is modelled from cost_ratio"
+    )
+    cost_ratio: float = Field(
+        ge=0, description="time of drafting one token over time of one verifier pass, for the speedup"
+    )
     num_prompts: int = Field(ge=0, description="prompts decoded; 0 leaves the evaluation out")
     max_new_tokens: PositiveInt = Field(description="tokens generated per prompt")
     batch_size: PositiveInt = Field(description="prompts decoded side by side")
@@ -134,7 +140,11 @@ class TrackerSettings(Strict):
 class LaunchSettings(Strict):
     """How the run's process is started."""
 
-    mode: Literal["inline"]
+    mode: Literal["process", "inline"] = Field(
+        description="arms of a sweep: each in a process of its own, or all in one"
+    )
+    timeout: float | None = Field(gt=0, description="seconds after which an arm is stopped; null waits for ever")
+    on_failure: Literal["continue", "stop"] = Field(description="what a sweep does after an arm failed")
     num_threads: PositiveInt | None = Field(description="CPU threads of torch; null leaves torch's own choice")
 
 

@@ -22,6 +22,7 @@ class EvaluationResult:
     """What decoding with a draft came to; counted as vLLM counts.
 
     Attributes:
+        objective: what evaluation.objective names.
         acceptance_length: 1 + accepted / drafts, tokens per pass of the verifier.
         acceptance_per_position: share of drafts whose k-th token was accepted, k = 1, 2, ...
         speculative_tokens: tokens drafted a pass.
@@ -37,6 +38,7 @@ class EvaluationResult:
         prompts, tokens: token ids of each prompt and of the text decoded with the draft.
     """
 
+    objective: float
     acceptance_length: float
     acceptance_per_position: list[float]
     speculative_tokens: int
@@ -105,8 +107,17 @@ def evaluate(
         _add(plain, plainly(batch))
     model.train(training)
     same, ties = compare(drafted.tokens, plain.tokens, plain.gaps, evaluation.tie_epsilon)
+    acceptance_length = 1 + drafted.accepted / max(1, drafted.drafts)
+    tokens_per_second = drafted.generated / drafted.seconds
+    objectives = {
+        "acceptance_length": acceptance_length,
+        "tokens_per_second": tokens_per_second,
+        # Leviathan et al. 2023, arXiv:2211.17192, theorem 3.8, with the measured length.
+        "speedup": acceptance_length / (1 + evaluation.cost_ratio * count),
+    }
     return EvaluationResult(
-        acceptance_length=1 + drafted.accepted / max(1, drafted.drafts),
+        objective=objectives[evaluation.objective],
+        acceptance_length=acceptance_length,
         acceptance_per_position=[k / max(1, drafted.drafts) for k in drafted.accepted_K],
         speculative_tokens=count,
         num_prompts=len(chosen),
@@ -116,7 +127,7 @@ def evaluate(
         generated=drafted.generated,
         matches_plain_decoding=same if acceptance.lossless else None,
         ties=ties if acceptance.lossless else 0,
-        tokens_per_second=drafted.generated / drafted.seconds,
+        tokens_per_second=tokens_per_second,
         plain_tokens_per_second=plain.generated / plain.seconds,
         prompts=chosen,
         tokens=drafted.tokens,

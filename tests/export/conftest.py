@@ -123,6 +123,8 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "keep_best": False,
                 },
                 "evaluation": {
+                    "objective": "acceptance_length",
+                    "cost_ratio": 0.05,
                     "num_prompts": 4,
                     "max_new_tokens": 16,
                     "batch_size": 4,
@@ -131,7 +133,7 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                 },
                 "export": {"target": "vllm", "engine_version": "0.32.0", "dtype": "float32"} | export,
                 "tracker": {"name": "none", "project": "test"},
-                "launch": {"mode": "inline", "num_threads": None},
+                "launch": {"mode": "inline", "timeout": None, "on_failure": "continue", "num_threads": None},
                 "speculator": {
                     "speculators_model_type": algorithm["name"],
                     "speculators_config": speculators_config,

@@ -86,11 +86,12 @@ def composed(**groups: Any) -> RunConfig:
             "log_every": 2, "eval_every": None, "save_every": None, "keep_last": 1, "keep_best": False,
         },
         "evaluation": {
+            "objective": "acceptance_length", "cost_ratio": 0.05,
             "num_prompts": 2, "max_new_tokens": 8, "batch_size": 2, "temperature": 0.0, "tie_epsilon": 1e-3,
         },
         "export": {"target": "none", "engine_version": "0.32.0", "dtype": "float32"},
         "tracker": {"name": "none", "project": "test"},
-        "launch": {"mode": "inline", "num_threads": None},
+        "launch": {"mode": "inline", "timeout": None, "on_failure": "continue", "num_threads": None},
         "speculator": {"speculators_model_type": "eagle3", "speculators_config": {}},
     }  # fmt: skip
     for group, value in groups.items():

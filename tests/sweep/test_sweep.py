@@ -1,0 +1,189 @@
+"""Sweeps end to end: what is shared, what is kept, what a failure leaves alone."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from speculators.compose import compose
+from speculators.launch import FAILED, launch
+from speculators.pin import write_pin
+from speculators.stages import result_key, weights_key
+from speculators.sweep.arm import start
+
+from .conftest import SHORT, Sweep, command, rows
+
+SIX = ["algorithm=medusa,eagle", "proposal.speculative_tokens=1,2,3"]
+# What is not measured with a clock.
+MEASURED = ("arm", "status", "objective", "acceptance_length", "checkpoint", "algorithm", "proposal.speculative_tokens")
+
+
+def test_keys_name_what_decides() -> None:
+    """Each group is known to decide the weights, only the result, or nothing."""
+    base = compose([])
+    decides_nothing = ["device=cpu", "tracker=none", "launch=inline", "trainer.log_every=3", "trainer.keep_last=7"]
+    decides_the_result = ["proposal.speculative_tokens=2", "evaluation.num_prompts=3", "export.dtype=float16"]
+    decides_weights = ["seed=5", "precision=bf16", "algorithm=medusa", "algorithm.ttt_steps=2", "optimizer.lr=0.001"]
+    decides_weights += ["data.max_length=128", "verifier.dtype=float32", "schedule=linear", "trainer.epochs=1"]
+    for override in decides_nothing:
+        assert result_key(compose([override])) == result_key(base), override
+    for override in decides_the_result:
+        assert result_key(compose([override])) != result_key(base), override
+        assert weights_key(compose([override])) == weights_key(base), override
+    for override in decides_weights:
+        assert weights_key(compose([override])) != weights_key(base), override
+        assert result_key(compose([override])) != result_key(base), override
+
+
+def test_a_changed_file_of_data_is_another_run(tmp_path: Path) -> None:
+    """The same path with other conversations trains other weights."""
+    file = tmp_path / "data.jsonl"
+    file.write_text("one")
+    run = compose(["data=jsonl", f"data.path={file}"])
+    before = weights_key(run)
+    file.write_text("two")
+    assert weights_key(run) != before
+
+
+@pytest.mark.slow
+def test_arms_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_path: Path) -> None:
+    """Six arms train two drafts; each row is that of a single run; the same command again finds all done."""
+    done = sweep(*SIX)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "sweep"
+    assert len(list((folder / "trainings").iterdir())) == 2
+    assert len(list(folder.glob("trainings/*/metrics.jsonl"))) == 2
+    table = rows(tmp_path)
+    assert [row["status"] for row in table] == ["done"] * 6
+    best = max(table, key=lambda row: float(row["objective"]))
+    assert (folder / "best").resolve() == (tmp_path / best["checkpoint"]).resolve()
+    assert (folder / "best" / "model.safetensors").is_file() and "vllm serve" in done.stdout
+
+    for row in table:
+        overrides = [
+            f"algorithm={row['algorithm']}",
+            f"proposal.speculative_tokens={row['proposal.speculative_tokens']}",
+        ]
+        single = tmp_path / "single" / row["arm"]
+        write_pin(compose([*SHORT[:-1], *overrides]), single)
+        launch(single)
+        result = json.loads((single / "result.json").read_text())
+        assert float(row["acceptance_length"]) == result["acceptance_length"]
+        arm = json.loads((folder / row["arm"] / "result.json").read_text())
+        assert arm["acceptance_per_position"] == result["acceptance_per_position"]
+        weights = [f / "checkpoint" / "model.safetensors" for f in (single, folder / row["arm"])]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+
+    ended = {marker: marker.stat().st_mtime_ns for marker in folder.glob("*/DONE")}
+    again = sweep(*reversed(SIX))
+    assert again.returncode == 0, again.stderr
+    assert {marker: marker.stat().st_mtime_ns for marker in folder.glob("*/DONE")} == ended and len(ended) == 6
+    assert again.stdout.count("was done before") == 6
+
+
+@pytest.mark.slow
+def test_an_arm_that_fails_changes_no_other(sweep: Sweep, tmp_path: Path) -> None:
+    """Its traceback is in its folder, the exit code is 1, the others are done; mended, it is tried again."""
+    data = tmp_path / "data.jsonl"
+    arms = ["data=jsonl", f"data.path={data},{tmp_path / 'also.jsonl'}", "algorithm=medusa"]
+    conversations = [
+        {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": str(n)}]}
+        for n in range(40)
+    ]
+    data.write_text("".join(json.dumps(c) + "\n" for c in conversations))
+    done = sweep(*arms)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    table = {row["data.path"]: row for row in rows(tmp_path)}
+    assert table[str(data)]["status"] == "done" and float(table[str(data)]["objective"]) >= 1
+    failed = table[str(tmp_path / "also.jsonl")]
+    assert failed["status"] == "failed" and "also.jsonl" in failed["error"]
+    assert "Traceback" in (tmp_path / "sweep" / failed["arm"] / FAILED).read_text()
+
+    (tmp_path / "also.jsonl").write_text(data.read_text() + json.dumps(conversations[0]) + "\n")
+    assert sweep(*arms).returncode == 0
+    assert {row["status"] for row in rows(tmp_path)} >= {"done"}
+
+    stopped = sweep("data=jsonl", "data.path=/nowhere.jsonl,/neither.jsonl", "launch.on_failure=stop")
+    assert stopped.returncode == 1
+    assert sum("nowhere" in row["data.path"] or "neither" in row["data.path"] for row in rows(tmp_path)) == 1
+
+
+@pytest.mark.slow
+def test_an_arm_that_hangs_or_is_killed_fails_with_the_reason(tmp_path: Path) -> None:
+    """Past its timeout it is stopped; killed from outside, the signal is named."""
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)  # nobody ever writes: reading it never ends
+    run = compose([*SHORT[:-1], "data=jsonl", f"data.path={pipe}"])
+    hanging, killed = tmp_path / "hanging", tmp_path / "killed"
+    write_pin(run, hanging)
+    with pytest.raises(Exception, match="launch.timeout=15"):
+        start(hanging, 15, 0)
+    assert "launch.timeout" in (hanging / FAILED).read_text()
+
+    def kill() -> None:
+        while not (found := [c for c in psutil.Process().children(recursive=True) if holds(c, killed)]):
+            time.sleep(0.2)
+        for child in found:
+            child.kill()
+
+    write_pin(run, killed)
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(Exception, match="signal 9"):
+        start(killed, 100, 1)
+    assert "signal 9" in (killed / FAILED).read_text()
+
+
+def holds(process: psutil.Process, folder: Path) -> bool:
+    """Whether a process writes into a folder."""
+    try:
+        return any(Path(file.path).is_relative_to(folder) for file in process.open_files())
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_again_and_again_ends_as_if_undisturbed(sweep: Sweep, tmp_path: Path) -> None:
+    """SIGKILL at ten moments; started again each time, no finished arm is redone and the table is the same."""
+    undisturbed = sweep(*SIX, "hydra.sweep.dir=calm/sweep")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    expected = [{k: row[k] for k in MEASURED if k != "checkpoint"} for row in rows(tmp_path / "calm")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished: dict[Path, int] = {}
+    for kill in range(10):
+        process = subprocess.Popen(
+            command(*SIX), cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        # From starting up to deep inside an arm; never twice the same.
+        time.sleep(4 + 2.3 * kill)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = {marker: marker.stat().st_mtime_ns for marker in tmp_path.glob("sweep/*/DONE")}
+        assert finished.items() <= now.items()
+        finished = now
+    assert sweep(*SIX).returncode == 0
+    assert finished.items() <= {m: m.stat().st_mtime_ns for m in tmp_path.glob("sweep/*/DONE")}.items()
+    assert [{k: row[k] for k in MEASURED if k != "checkpoint"} for row in rows(tmp_path)] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "engine",
+    [
+        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1"],
+        ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=9", "seed=0,1"],
+        ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1",
+         "hydra.sweeper.direction=maximize", "optimizer.lr=interval(0.001,0.01)"],
+    ],
+    ids=["joblib", "submitit", "optuna"],
+)  # fmt: skip
+def test_other_launchers_and_sweepers(engine: list[str], sweep: Sweep, tmp_path: Path) -> None:
+    """Each runs its arms, and their rows are in the table."""
+    done = sweep("algorithm=medusa", *engine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["status"] for row in rows(tmp_path)] == ["done", "done"]
