@@ -154,7 +154,8 @@ class Check(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate every arm before the first starts; on a dry run list them and stop."""
-        from speculators.sweep.points import CAP, duplicates, points, varying
+        from speculators.evaluate.arms import varying
+        from speculators.sweep.points import CAP, duplicates, points
 
         try:
             arms, more = points(config)

@@ -8,8 +8,11 @@ import time
 import traceback
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 log = logging.getLogger(__name__)
 DONE, FAILED = "DONE", "FAILED"
+LOCK = "run.lock"
 
 
 class RunFailed(Exception):
@@ -17,7 +20,7 @@ class RunFailed(Exception):
 
 
 def launch(folder: Path) -> float:
-    """Run what a folder's run.yaml pins.
+    """Run what a folder's run.yaml pins; another process at work in the folder is waited for.
 
     Args:
         folder: of the run; gets a file DONE with its seconds and peak memory, or FAILED with the traceback.
@@ -29,6 +32,12 @@ def launch(folder: Path) -> float:
         RunFailed: after the message was printed.
         speculators.train.interrupt.Interrupted: a signal stopped training; all is saved.
     """
+    # The system lets go of a lock whose process is gone: it tells a run that goes on from one that was cut off.
+    with FileLock(folder / LOCK):
+        return _launch(folder)
+
+
+def _launch(folder: Path) -> float:
     from speculators.run import run
 
     for marker in (DONE, FAILED):
@@ -46,6 +55,17 @@ def launch(folder: Path) -> float:
         done["objective"] = objective
     (folder / DONE).write_text(json.dumps(done) + "\n", encoding="utf-8")
     return objective
+
+
+def running(folder: Path) -> bool:
+    """Whether a process is at work in a run's folder."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def done(folder: Path) -> float | None:
