@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from speculators.evaluate.report_rows import COLOURS, OTHERS, Row, Training
+from speculators.evaluate.report_rows import COLOURS, OTHERS, Row, Training, short
 
 Reading = Callable[[dict[str, Any]], float]
 
@@ -38,6 +38,7 @@ def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
             mode="lines+markers",
             line={"color": row.colour, "width": 2},
             marker={"size": 7},
+            opacity=row.opacity,
             meta=[row.number],
             hovertemplate=_named(row) + "<extra></extra>",
             # The page itself shows what a brush picks.
@@ -52,15 +53,20 @@ def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
         for place, text in ticks:
             # Of the last axis outside, where no line runs.
             right = x == len(axes) - 1
-            _write(figure, x, place, escape(_short(text)), "left" if right else "right", "middle", 9 if right else -9)
-    figure.update_xaxes(visible=False, range=[-0.35, len(axes) - 0.7], fixedrange=True)
+            _write(
+                figure, x, place, escape(short(text, 20)), "left" if right else "right", "middle", 9 if right else -9
+            )
+    figure.update_xaxes(visible=False, range=[-0.35, len(axes) - 0.6], fixedrange=True)
     figure.update_yaxes(visible=False, range=[-0.05, 1.22], fixedrange=True)
     figure.update_layout(dragmode="select", margin={"l": 8, "r": 8, "t": 8, "b": 8})
+    figure.update_layout(meta={"min_width": 130 * len(axes)})
     return figure
 
 
 def cost(rows: Sequence[Row], of: Callable[[Row], float | None], title: str, even: bool = False) -> go.Figure | None:
     """Acceptance length against a cost, with the front: the arms that no other beats in both.
+
+    There is none where no two arms differ in the cost.
 
     Args:
         rows: at least one.
@@ -70,7 +76,7 @@ def cost(rows: Sequence[Row], of: Callable[[Row], float | None], title: str, eve
     """
     points = sorted((c, -row.arm.result["acceptance_length"], row.number, row) for row in rows
                     if row.arm.result and (c := of(row)) is not None)  # fmt: skip
-    if len(points) < 2:
+    if len({x for x, *_ in points}) < 2:
         return None
     front: list[tuple[float, float]] = []
     for x, y, *_ in points:
@@ -79,7 +85,9 @@ def cost(rows: Sequence[Row], of: Callable[[Row], float | None], title: str, eve
     xs, ys = [p[0] for p in points], [-p[1] for p in points]
     dotted = {"color": OTHERS, "width": 1.5, "dash": "dot", "shape": "hv"}
     ending = [*front, (max(xs), front[-1][1])]
-    traces = [go.Scatter(x=[x for x, _ in ending], y=[y for _, y in ending], mode="lines", line=dotted, hoverinfo="skip")]
+    traces = [
+        go.Scatter(x=[x for x, _ in ending], y=[y for _, y in ending], mode="lines", line=dotted, hoverinfo="skip")
+    ]
     for x, y, _, row in reversed(points):
         traces.append(
             go.Scatter(
@@ -87,15 +95,16 @@ def cost(rows: Sequence[Row], of: Callable[[Row], float | None], title: str, eve
                 y=[-y],
                 mode="markers",
                 marker={"size": 11, "color": row.colour},
+                opacity=row.opacity,
                 meta=[row.number],
                 hovertemplate=f"{_named(row)}<br>{escape(title)}: %{{x:.4g}}<extra></extra>",
             )
         )
     figure = _figure(traces, title, "acceptance length", 330)
     if even:
-        end = max(*xs, *ys)
+        end, middle = max(*xs, *ys), (1 + max(*xs, *ys)) / 2
         figure.add_shape(type="line", x0=1, y0=1, x1=end, y1=end, layer="below", line={"width": 1})
-        _write(figure, end, end, "as fast as plain decoding", "right", "bottom", -4)
+        _write(figure, middle, middle, "as fast as plain decoding", "left", "top", 4)
     return figure
 
 
@@ -111,8 +120,14 @@ def positions(rows: Sequence[Row]) -> go.Figure | None:
         if len(rows) == 1:
             traces.append(
                 go.Bar(
-                    x=places, y=shares, marker={"color": row.colour}, texttemplate="%{y:.2f}", textposition="outside",
-                    cliponaxis=False, hoverinfo="skip", width=0.6,
+                    x=places,
+                    y=shares,
+                    marker={"color": row.colour},
+                    texttemplate="%{y:.2f}",
+                    textposition="outside",
+                    cliponaxis=False,
+                    hoverinfo="skip",
+                    width=0.6,
                 )  # fmt: skip
             )
         else:
@@ -155,7 +170,9 @@ def slots(training: Training) -> go.Figure | None:
             trace = _line(colour, training.rows, steps, values, dash, mode, f"step %{{x}}, {kind}: %{{y:.2f}}")
             traces.append(trace.update(name=f"token {slot + 1}", showlegend=kind == "training"))
     figure = _figure(traces, "step", "accuracy", 330) if traces else None
-    return figure and figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "reversed"})
+    return figure and figure.update_layout(
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "reversed"}
+    )
 
 
 def _line(
@@ -168,6 +185,7 @@ def _line(
         mode=mode,
         line={"color": colour, "width": 2, "dash": dash},
         marker={"size": 7},
+        opacity=rows[0].opacity,
         meta=[row.number for row in rows],
         hovertemplate=f"{_named(*rows)}<br>{hover}<extra></extra>",
     )
@@ -184,9 +202,11 @@ def _figure(traces: Sequence[Any], x: str, y: str, height: int) -> go.Figure:
         font={"family": "system-ui, sans-serif", "size": 13},
         hoverlabel={"align": "left", "namelength": -1},
         hovermode="closest",
-        margin={"l": 56, "r": 16, "t": 24, "b": 48},
-        xaxis={"title": {"text": x}, "zeroline": False, "automargin": True},
-        yaxis={"title": {"text": y}, "zeroline": False, "automargin": True},
+        margin={"l": 40, "r": 16, "t": 40, "b": 44},
+        # Above the axis, where it is read without turning one's head.
+        title={"text": y, "x": 0.02, "y": 0.97, "yanchor": "top", "font": {"size": 14}},
+        xaxis={"title": {"text": x, "font": {"size": 13}}, "zeroline": False, "automargin": True},
+        yaxis={"zeroline": False, "automargin": True},
     )
     return go.Figure(list(traces), layout)
 
@@ -201,7 +221,7 @@ def _named(*rows: Row) -> str:
     shared = {k: v for k, v in first.settings.items() if all(row.settings[k] == v for row in rows)}
     numbers = ", ".join(f"#{row.number}" for row in rows[:12]) + (" ..." if len(rows) > 12 else "")
     lines = [f"<b>{numbers}</b> {escape(first.arm.name) if len(rows) == 1 else ''}"]
-    lines += [f"{escape(key)} = {escape(_short(value, 60))}" for key, value in shared.items()]
+    lines += [f"{escape(key)} = {escape(short(value, 60))}" for key, value in shared.items()]
     if len(rows) == 1 and first.arm.result:
         lines.append(f"acceptance length {first.arm.result['acceptance_length']:.3f}")
     return "<br>".join(lines)
@@ -232,11 +252,6 @@ def _axis(name: str, values: Sequence[str]) -> tuple[str, list[float], list[tupl
     if len(different) > 6:
         different = [back(bend(low) + (bend(high) - bend(low)) * i / 4) for i in range(5)]
     return name, [place_of(n) for n in numbers], [(place_of(n), f"{n:.4g}") for n in different]
-
-
-def _short(text: str, length: int = 20) -> str:
-    """A long text, its end kept: paths differ there."""
-    return text if len(text) <= length else "…" + text[-length + 1 :]
 
 
 def _broken(key: str) -> str:

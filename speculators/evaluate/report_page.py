@@ -16,12 +16,13 @@ from plotly.offline import get_plotlyjs
 
 from speculators.evaluate import report_figures as figures
 from speculators.evaluate.arms import Arm, serve_command
-from speculators.evaluate.report_rows import COLOURS, Row, Training, rows, trainings
+from speculators.evaluate.report_rows import COLOURS, OTHERS, Row, Training, rows, short, trainings
 from speculators.pin import FILE
 
 PAGE = "report.html"
 # Of a traceback; what was called first is rarely what went wrong.
 LINES = 25
+ACCEPTANCE = "acceptance length"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Section:
     title: str
     note: str
     figures: list[tuple[str, Markup]]
+
+    @property
+    def legend(self) -> bool:
+        """Whether colours need names: in the table and on the axes of the settings they have them."""
+        return "settings" not in dict(self.figures)
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ def write_page(arms: Sequence[Arm], file: Path) -> Path:
         failures=_failures(own),
         columns=_columns(own[0], objective),
         table=[(row, _cells(row, objective)) for row in own],
+        legend=[row for row in own if row.colour != OTHERS] if not one else [],
         coloured=f"The best {len(COLOURS)} have a colour each." if len(own) > len(COLOURS) else "",
         sections=_sections(own, trained, objective),
         shared=trained if len(trained) < len(own) else [],
@@ -118,8 +125,8 @@ def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, An
         return None
     same = {True: "yes", False: "no", None: "not compared"}[result["matches_plain_decoding"]]
     limit = result["speculative_tokens"] + 1
-    tiles = [("acceptance length", f"{result['acceptance_length']:.2f} of at most {limit}")]
-    if objective != "acceptance length":
+    tiles = [(ACCEPTANCE, f"{result['acceptance_length']:.2f} of at most {limit}")]
+    if objective != ACCEPTANCE:
         tiles.insert(0, (objective, f"{result['objective']:.4g}"))
     tiles += settings.items()
     tiles.append(("tokens/s, of plain decoding", f"{_ratio(result):.2f}"))
@@ -148,30 +155,37 @@ def _failures(rows: Sequence[Row]) -> list[Failure]:
 
 def _columns(row: Row, objective: str) -> list[Column]:
     settings = [Column(key.rpartition(".")[2], key.rpartition(".")[0], right=False) for key in row.settings]
-    measured = ["acceptance length", "tokens/s", "of plain", "same text", "s", "GB", "M parameters"]
-    if objective != "acceptance length":
-        measured.insert(0, objective)
-    return [Column("#", right=False), *settings, Column("status", right=False), *map(Column, measured),
-            Column("folder", right=False)]  # fmt: skip
+    measured = [] if objective == ACCEPTANCE else [Column(objective)]
+    rest = ["tokens/s", "of plain", "same text", "s", "GB", "M param."]
+    return [
+        Column("#", right=False),
+        *measured,
+        Column(ACCEPTANCE),
+        *settings,
+        Column("status", right=False),
+        *map(Column, rest),
+        Column("folder", right=False),
+    ]
 
 
 def _cells(row: Row, objective: str) -> list[Cell]:
+    """The cells of `_columns`."""
     arm, result = row.arm, row.arm.result
-    number = {True: "yes", False: "no", None: "–"}[result["matches_plain_decoding"]] if result else "–"
-    cells = [Cell(str(row.number), row.number, "")]
-    cells += [Cell(value or "–", value, "wide") for value in row.settings.values()]
-    cells.append(Cell(arm.status, arm.status, arm.status.split()[0]))
-    if objective != "acceptance length":
-        cells.append(_number(arm.objective, ".4g"))
-    cells.append(_number(result.get("acceptance_length"), ".3f"))
-    cells.append(_number(result.get("tokens_per_second"), ".0f"))
-    cells.append(_number(_ratio(result) if result else None, ".2f"))
-    cells.append(Cell(number, number, "right no" if number == "no" else "right"))
-    cells.append(_number(arm.seconds, ".0f"))
-    cells.append(_number(arm.memory_gb, ".2f"))
-    cells.append(_number(None if row.parameters is None else row.parameters / 1e6, ".2f"))
-    cells.append(Cell(arm.name, arm.name, ""))
-    return cells
+    same = {True: "yes", False: "no", None: "–"}[result.get("matches_plain_decoding")]
+    return [
+        Cell(str(row.number), row.number, ""),
+        *([] if objective == ACCEPTANCE else [_number(arm.objective, ".4g")]),
+        _number(result.get("acceptance_length"), ".3f"),
+        *(Cell(short(value, 28) or "–", value, "") for value in row.settings.values()),
+        Cell(arm.status, arm.status, arm.status.split()[0]),
+        _number(result.get("tokens_per_second"), ".0f"),
+        _number(_ratio(result) if result else None, ".2f"),
+        Cell(same, same, "right no" if same == "no" else "right"),
+        _number(arm.seconds, ".0f"),
+        _number(arm.memory_gb, ".2f"),
+        _number(None if row.parameters is None else row.parameters / 1e6, ".2f"),
+        Cell(arm.name, arm.name, ""),
+    ]
 
 
 def _number(value: float | None, form: str) -> Cell:
@@ -196,7 +210,9 @@ def _sections(rows: Sequence[Row], trained: Sequence[Training], objective: str) 
             "verifies, as timed by the evaluation on this machine; a draft above the diagonal is faster than none.",
             {
                 "pass_cost": figures.cost(rows, lambda row: row.pass_cost, "time of a pass, in plain steps", even=True),
-                "parameters": figures.cost(rows, lambda row: row.parameters, "parameters of the draft"),
+                "parameters": figures.cost(
+                    rows, lambda row: row.parameters and row.parameters / 1e6, "parameters of the draft, M"
+                ),
                 "seconds": figures.cost(rows, lambda row: seconds[row.number], "seconds of training"),
             },
         ),

@@ -17,6 +17,8 @@ COLOURS = (
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#eeca3b", "#ff9da6", "#9d755d", "#7f7fd5",
 )  # fmt: skip
 OTHERS = "#9aa3ad"
+# Beyond so many arms those without a colour of their own stand back.
+CROWD = 30
 # More points than pixels only make the page heavy.
 POINTS = 300
 
@@ -27,7 +29,7 @@ class Row:
 
     Attributes:
         number: from 1, the best first.
-        colour: of everything that shows it.
+        colour, opacity: of everything that shows it.
         settings: value by key, for each key that some arm overrides and not all alike.
         run: what it was told.
         training: the folder that it trains in, resolved; other arms may share it.
@@ -37,10 +39,16 @@ class Row:
     arm: Arm
     number: int
     colour: str
+    opacity: float
     settings: dict[str, str]
     run: RunConfig
     training: Path
     parameters: int | None
+
+    @property
+    def label(self) -> str:
+        """What it chose, in few words."""
+        return " ".join(short(value, 16) for value in self.settings.values())
 
     @property
     def pass_cost(self) -> float | None:
@@ -81,9 +89,10 @@ def rows(arms: Sequence[Arm]) -> list[Row]:
     for i, arm in enumerate(arms):
         run = read_pin(arm.folder)
         settings = {key: arm.chosen[key] if key in arm.chosen else _untouched(arm, run, key) for key in keys}
-        colour = COLOURS[i] if i < len(COLOURS) and arm.objective is not None else OTHERS
+        coloured = i < len(COLOURS) and arm.objective is not None
+        look = (COLOURS[i], 1.0) if coloured else (OTHERS, 0.3 if len(arms) > CROWD else 1.0)
         training = training_folder(arm.folder).resolve()
-        found.append(Row(arm, i + 1, colour, settings, run, training, _parameters(arm.checkpoint)))
+        found.append(Row(arm, i + 1, *look, settings, run, training, _parameters(arm.checkpoint)))
     return found
 
 
@@ -93,6 +102,11 @@ def trainings(rows: Sequence[Row]) -> list[Training]:
     for row in rows:
         shared.setdefault(row.training, []).append(row)
     return [Training(own, *_readings(folder / "metrics.jsonl")) for folder, own in shared.items()]
+
+
+def short(text: str, length: int) -> str:
+    """A long text, its end kept: paths differ there."""
+    return text if len(text) <= length else "…" + text[-length + 1 :]
 
 
 def _untouched(arm: Arm, run: RunConfig, key: str) -> str:
