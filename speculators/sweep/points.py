@@ -49,14 +49,3 @@ def varying(arms: Sequence[Sequence[str]]) -> list[list[str]]:
     """Of each arm's overrides those that are not the same in all arms."""
     shared = set(arms[0]).intersection(*arms) if len(arms) > 1 else set()
     return [[o for o in arm if o not in shared] for arm in arms]
-
-
-def duplicates(arms: Sequence[Sequence[str]]) -> list[str]:
-    """One message for each arm that repeats an earlier one."""
-    first: dict[frozenset[str], int] = {}
-    messages = []
-    for i, arm in enumerate(arms):
-        earlier = first.setdefault(frozenset(arm), i)
-        if earlier != i:
-            messages.append(f"arm {i} is the same as arm {earlier}: {' '.join(arm)}")
-    return messages
