@@ -5,7 +5,6 @@ completion) never gets as far as pydantic.
 """
 
 import hashlib
-import logging
 import os
 import re
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 import hydra
 import yaml
@@ -29,15 +28,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from speculators.launch import RunFailed, done, launch
+from speculators.launch import RunFailed, launch
 
 if TYPE_CHECKING:
     from speculators.run_config import RunConfig
 
-log = logging.getLogger(__name__)
 CONF, NAME = "speculators.conf", "train"
-# Beside the arms of a sweep: what they train, each set of weights once.
-TRAININGS = "trainings"
 # What composing raises; Hydra takes a ValueError for an override that is no option's name.
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
 
@@ -86,10 +82,16 @@ def main() -> None:
         stop(error.messages)
     except RunFailed:
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
     except yaml.YAMLError as error:
         stop([f"broken YAML: {' '.join(str(error).split())}"])
     except COMPOSING as error:
-        stop([_explain(error, sys.argv[1:])])
+        if Check.passed:
+            print(f"the sweep ended: {error}", file=sys.stderr)
+            sys.exit(1)
+        stop([explain(error, sys.argv[1:])])
 
 
 def stop(messages: Sequence[str]) -> NoReturn:
@@ -105,41 +107,22 @@ def _entry(config: DictConfig) -> float:
 
     hydra_config = HydraConfig.get()
     folder, run = Path(hydra_config.runtime.output_dir), validate(config)
-    if hydra_config.mode != RunMode.MULTIRUN:
-        write_pin(run, folder)
-        return launch(folder)
-    return _arm(folder, run, hydra_config.job.num)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        from speculators.sweep.arm import run_arm
 
-
-def _arm(folder: Path, run: "RunConfig", number: int) -> float:
-    """One arm of a sweep; Hydra goes on with the others if it fails, and raises the failure at the end."""
-    from speculators.pin import write_pin
-    from speculators.stages import weights_key
-    from speculators.sweep.arm import start
-
-    if (objective := done(folder)) is not None:
-        log.info("arm %d was done before: %s", number, folder)
-        return objective
-    write_pin(run, folder, training=f"../{TRAININGS}/{weights_key(run)}")
-    log.info("arm %d: %s", number, folder)
-    try:
-        if run.launch.mode == "inline":
-            launch(folder)
-        else:
-            start(folder, run.launch.timeout, number)
-    except RunFailed as error:
-        log.info("arm %d failed: %s", number, error)
-        if run.launch.on_failure == "stop":
-            sys.exit(1)
-        raise
-    objective = done(folder)
-    assert objective is not None
-    log.info("arm %d: %.4g", number, objective)
-    return objective
+        return run_arm(run, folder, hydra_config.job.num)
+    write_pin(run, folder)
+    return launch(folder)
 
 
 class Check(Callback):
-    """Looks at a run before Hydra makes its folder, so that wrong input and dry runs leave nothing behind."""
+    """Looks at a run before Hydra makes its folder, so that wrong input and dry runs leave nothing behind.
+
+    Attributes:
+        passed: the arms of a sweep are fine; what is raised from then on is no wrong input.
+    """
+
+    passed: ClassVar[bool] = False
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate; on a dry run print the plan and stop."""
@@ -154,31 +137,10 @@ class Check(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate every arm before the first starts; on a dry run list them and stop."""
-        from speculators.evaluate.arms import varying
-        from speculators.sweep.points import CAP, duplicates, points
+        from speculators.sweep.check import check
 
-        try:
-            arms, more = points(config)
-            loader = GlobalHydra.instance().config_loader()
-            messages, dry = duplicates(arms), False
-            for i, (arm, differing) in enumerate(zip(arms, varying(arms), strict=True)):
-                try:
-                    dry |= validate(loader.load_configuration(NAME, arm, RunMode.RUN)).dry_run
-                except WrongInput as error:
-                    messages += [f"arm {i} ({' '.join(differing)}): {m}" for m in error.messages]
-                except COMPOSING as error:
-                    messages.append(f"arm {i} ({' '.join(differing)}): {_explain(error, arm)}")
-        except COMPOSING as error:
-            stop([_explain(error, _overrides(config))])
-        if messages:
-            stop(messages)
-        if more:
-            print(f"more than {CAP} arms: only the first {CAP} were checked", file=sys.stderr)
-        if dry:
-            print(
-                *(f"arm {i}: {' '.join(o for o in arm if o != 'dry_run=True')}" for i, arm in enumerate(arms)), sep="\n"
-            )
-            sys.exit(0)
+        check(config)
+        Check.passed = True
 
 
 def compose(overrides: Sequence[str] = ()) -> "RunConfig":
@@ -197,7 +159,7 @@ def compose(overrides: Sequence[str] = ()) -> "RunConfig":
         except yaml.YAMLError as error:
             raise WrongInput([f"broken YAML: {' '.join(str(error).split())}"]) from error
         except COMPOSING as error:
-            raise WrongInput([_explain(error, overrides)]) from error
+            raise WrongInput([explain(error, overrides)]) from error
 
 
 def validate(config: DictConfig) -> "RunConfig":
@@ -212,7 +174,7 @@ def validate(config: DictConfig) -> "RunConfig":
     from speculators.rules import broken
     from speculators.run_config import RunConfig
 
-    overrides = _overrides(config)
+    overrides = typed_overrides(config)
     tree: Any = OmegaConf.to_container(config, resolve=False)
     tree.pop("hydra", None)
     own = cast(DictConfig, OmegaConf.create(tree))
@@ -232,7 +194,7 @@ def validate(config: DictConfig) -> "RunConfig":
     return run
 
 
-def _overrides(config: DictConfig) -> list[str]:
+def typed_overrides(config: DictConfig) -> list[str]:
     """The command line's overrides as they were typed, interpolations in them unresolved."""
     if "hydra" not in config:
         return []
@@ -345,7 +307,7 @@ def _deepest(file: Path, key: str, package: str) -> tuple[int, int]:
     return depth, line
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
+def explain(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's and OmegaConf's own errors, with the nearest name instead of their advice.
 
     Args:

@@ -1,8 +1,9 @@
-"""One run in this process, with what remains of it: DONE, or FAILED with the traceback."""
+"""One run, in this process or in several under torchrun, with what remains of it: DONE, or FAILED with the traceback."""
 
 import json
 import logging
 import math
+import os
 import sys
 import time
 import traceback
@@ -29,36 +30,33 @@ def launch(folder: Path) -> float:
         What `run` returns.
 
     Raises:
-        RunFailed: after the message was printed.
-        speculators.train.interrupt.Interrupted: a signal stopped training; all is saved.
+        RunFailed: something went wrong; the reason is printed.
+        speculators.train.interrupt.Interrupted: a signal stopped it.
     """
-    # The system lets go of a lock whose process is gone: it tells a run that goes on from one that was cut off.
-    with FileLock(folder / LOCK):
-        return _launch(folder)
+    from speculators.pin import read_pin
+
+    settings = read_pin(folder).launch
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return _guarded(folder)
+    with at_work(folder):
+        for marker in (DONE, FAILED):
+            (folder / marker).unlink(missing_ok=True)
+        start = time.monotonic()
+        objective = _processes(folder, settings.num_processes) if settings.mode == "torchrun" else _guarded(folder)
+        done = {"seconds": round(time.monotonic() - start, 1), "memory_gb": round(_peak_memory_gb(), 3)}
+        if not math.isnan(objective):
+            done["objective"] = objective
+        (folder / DONE).write_text(json.dumps(done) + "\n", encoding="utf-8")
+        return objective
 
 
-def _launch(folder: Path) -> float:
-    from speculators.run import run
-
-    for marker in (DONE, FAILED):
-        (folder / marker).unlink(missing_ok=True)
-    start = time.monotonic()
-    try:
-        objective = run(folder)
-    except Exception as error:
-        log.debug("the run failed", exc_info=True)
-        (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
-        print(f"the run failed: {error}\n  the traceback is in {folder / FAILED}", file=sys.stderr)
-        raise RunFailed(str(error)) from error
-    done = {"seconds": round(time.monotonic() - start, 1), "memory_gb": round(_peak_memory_gb(), 3)}
-    if not math.isnan(objective):
-        done["objective"] = objective
-    (folder / DONE).write_text(json.dumps(done) + "\n", encoding="utf-8")
-    return objective
+def at_work(folder: Path) -> FileLock:
+    """The lock of whoever runs a folder, which can take it again; the system lets go of it when its process is gone."""
+    return FileLock(folder / LOCK, is_singleton=True)
 
 
 def running(folder: Path) -> bool:
-    """Whether a process is at work in a run's folder."""
+    """Whether a process is at work in a folder."""
     if not (folder / LOCK).exists():
         return False
     try:
@@ -68,6 +66,33 @@ def running(folder: Path) -> bool:
         return True
 
 
+def _guarded(folder: Path) -> float:
+    """Run in this process; if it raises, its traceback is the folder's."""
+    from speculators.run import run
+
+    try:
+        return run(folder)
+    except Exception as error:
+        log.debug("the run failed", exc_info=True)
+        (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
+        print(f"the run failed: {error}\n  the traceback is in {folder / FAILED}", file=sys.stderr)
+        raise RunFailed(str(error)) from error
+
+
+def _processes(folder: Path, count: int | None) -> float:
+    """Run in several processes that train together, one an accelerator; the first of them evaluates and publishes."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    command = ["--standalone", f"--nproc-per-node={count or 'auto'}", "-m", "speculators", "run", str(folder)]
+    try:
+        torchrun(command)
+    except ChildFailedError as error:
+        raise RunFailed(f"one of its processes failed; see {folder / FAILED}") from error
+    result = folder / "result.json"
+    return json.loads(result.read_text(encoding="utf-8"))["objective"] if result.exists() else math.nan
+
+
 def done(folder: Path) -> float | None:
     """The objective of a run that ended well, NaN if it measured none; None if it has not ended so."""
     marker = folder / DONE
@@ -75,12 +100,12 @@ def done(folder: Path) -> float | None:
 
 
 def _peak_memory_gb() -> float:
-    """The most memory that this process had, on the host."""
+    """The most memory on the host that this process had, or one of those that it waited for."""
     if sys.platform == "win32":
         import psutil
 
         return psutil.Process().memory_info().peak_wset / 2**30
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20

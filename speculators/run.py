@@ -2,7 +2,9 @@
 
 import logging
 import math
+import os
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -80,10 +82,14 @@ def run(folder: Path) -> float:
     # 4. training
     training = training_folder(folder)
     training.mkdir(parents=True, exist_ok=True)
+    first = os.environ.get("RANK", "0") == "0"
     # Another arm of a sweep may be training the same weights: it is waited for, and nothing is left to train then.
-    with FileLock(training / "training.lock"):
+    with FileLock(training / "training.lock") if first else nullcontext():
         trained = train(model, verifier, prepared, run, training)
     log.info("trained: step %d of %d in %.0f s", trained.step, trained.steps, trained.seconds)
+
+    if not first:
+        return math.nan
 
     # 5. measured by decoding, then published with the measurement in the model card
     result = None

@@ -26,6 +26,8 @@ def result_key(run: RunConfig) -> str:
 def _hash(run: RunConfig, groups: tuple[str, ...]) -> str:
     """12 hexadecimal digits of the groups' settings, and of the data where that is a file."""
     settings: dict[str, Any] = run.model_dump(mode="json", include=set(groups), exclude=WRITTEN)
+    if run.launch.mode == "torchrun":
+        settings["processes"] = run.launch.num_processes  # each adds its sequences to a step
     path = settings["data"].get("path")
     if path and Path(path).is_file():
         with Path(path).open("rb") as file:

@@ -1,39 +1,96 @@
-"""One arm of a sweep in a process of its own: its memory, its globals and its failures end with it."""
+"""One arm of a sweep: not done twice, in a process of its own, so that its memory and its failures end with it."""
 
 import logging
 import multiprocessing
 import os
+import signal
 import sys
+import tempfile
 import threading
+import time
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 
-from speculators.launch import FAILED, RunFailed
+from filelock import FileLock, Timeout
+
+from speculators.launch import FAILED, RunFailed, at_work, done, launch
+from speculators.pin import write_pin
+from speculators.run_config import RunConfig
+from speculators.stages import weights_key
 
 log = logging.getLogger(__name__)
 LOG = "train.log"
+# Beside the arms of a sweep: what they train, each set of weights once; and the mark of a sweep that is to end.
+TRAININGS, STOPPED = "trainings", "STOPPED"
 # How long a process that was asked to stop may take to save.
 GRACE_SECONDS = 60
 
 
-def start(folder: Path, timeout: float | None, number: int) -> None:
+def run_arm(run: RunConfig, folder: Path, number: int) -> float:
+    """Run one arm, unless it ended well before; what an earlier attempt left is gone on with.
+
+    Args:
+        run: what was composed.
+        folder: of the arm, in the sweep's.
+        number: of the arm, for people.
+
+    Returns:
+        Its objective; NaN if it measured none.
+
+    Raises:
+        RunFailed: it failed, or an arm before it did and launch.on_failure=stop.
+    """
+    if (objective := done(folder)) is not None:
+        log.info("arm %d was done before: %s", number, folder)
+        return objective
+    stopped = folder.parent / STOPPED
+    if stopped.exists():
+        raise RunFailed(f"arm {number} was not started: an arm failed before it, and launch.on_failure=stop")
+    write_pin(run, folder, training=f"../{TRAININGS}/{weights_key(run)}")
+    log.info("arm %d: %s", number, folder)
+    try:
+        if run.launch.mode == "inline":
+            once(folder)
+        else:
+            start(
+                folder, run.launch.timeout, own_device=run.launch.mode == "process" and run.device in ("auto", "cuda")
+            )
+    except RunFailed as error:
+        log.info("arm %d failed: %s", number, error)
+        if run.launch.on_failure == "stop":
+            stopped.touch()
+        raise
+    objective = done(folder)
+    assert objective is not None
+    log.info("arm %d: %.4g", number, objective)
+    return objective
+
+
+def once(folder: Path) -> None:
+    """Run what a folder pins; another process that does so is waited for, and not repeated if it ended well."""
+    with at_work(folder):
+        if done(folder) is None:
+            launch(folder)
+
+
+def start(folder: Path, timeout: float | None, own_device: bool) -> None:
     """Run what a folder's run.yaml pins in a new process, and wait for it.
 
     Args:
         folder: of the arm; what its process prints goes to its train.log.
         timeout: seconds after which it is stopped; None waits for ever.
-        number: of the arm; on a machine with several accelerators, arms take turns with them.
+        own_device: whether it takes one of several GPUs for itself.
 
     Raises:
         RunFailed: it raised, was killed, or took too long; the folder has a file FAILED.
     """
     # A server that imported everything once forks each arm: an arm starts in a moment and inherits nothing but imports.
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["speculators.run"])
-    else:
-        context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_work, args=(folder, number), name=folder.name)
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    # By force: joblib leaves a method of its own here, which the new process would not know.
+    multiprocessing.set_start_method(method, force=True)
+    multiprocessing.set_forkserver_preload(["speculators.run"])
+    process = multiprocessing.Process(target=_work, args=(folder, own_device), name=folder.name)
     process.start()
     try:
         process.join(timeout)
@@ -41,34 +98,39 @@ def start(folder: Path, timeout: float | None, number: int) -> None:
         # The terminal told the arm as well; it saves.
         process.join(GRACE_SECONDS)
         raise
-    reason = None
+    reason = _reason(folder, process.exitcode)
     if process.exitcode is None:
         process.terminate()
         process.join(GRACE_SECONDS)
         process.kill()
         process.join()
         reason = f"launch.timeout={timeout:g}: it took longer and was stopped"
-    elif process.exitcode < 0:
-        reason = f"its process was killed by signal {-process.exitcode}" + (
-            "; the machine may have run out of memory" if process.exitcode == -9 else ""
-        )
-    elif process.exitcode:
-        failed = folder / FAILED
-        reason = failed.read_text(encoding="utf-8").strip().splitlines()[-1] if failed.exists() else None
-        reason = reason or f"its process ended with code {process.exitcode}; see {folder / LOG}"
     if reason is not None:
         if not (folder / FAILED).exists():
             (folder / FAILED).write_text(reason + "\n", encoding="utf-8")
         raise RunFailed(reason)
 
 
-def _work(folder: Path, number: int) -> None:
-    """What the new process does."""
-    from speculators.launch import launch
+def _reason(folder: Path, code: int | None) -> str | None:
+    """Why a process ended with a code; None if it ended well, or has not ended."""
+    if not code:
+        return None
+    if code < 0:
+        memory = "; the machine may have run out of memory" if code == -signal.SIGKILL else ""
+        return f"its process was killed by signal {-code}{memory}"
+    failed = folder / FAILED
+    if failed.exists():
+        return failed.read_text(encoding="utf-8").strip().splitlines()[-1]
+    return f"its process ended with code {code}; see {folder / LOG}"
 
+
+def _work(folder: Path, own_device: bool) -> None:
+    """What the new process does."""
     parent = parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # A scheduler that preempts a job sends this to all its processes; the one that waits answers, and this one ends with it.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     with (folder / LOG).open("ab", buffering=0) as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -76,24 +138,48 @@ def _work(folder: Path, number: int) -> None:
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", stream=sys.stderr, force=True)
     for noisy in ("accelerate", "matplotlib", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    _take_turns(number)
+    lock = _take_device(_devices(), Path(tempfile.gettempdir())) if own_device else None
     try:
-        launch(folder)
+        once(folder)
     except RunFailed:
+        print((folder / FAILED).read_text(encoding="utf-8"), file=sys.stderr)
         sys.exit(1)
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _end_with(parent: BaseProcess) -> None:
-    """A killed sweep takes its arm along: started again, it must not find somebody at work in the arm's folder."""
+    """A sweep that is killed takes its arm along, which first saves what it has."""
     parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
     os._exit(1)
 
 
-def _take_turns(number: int) -> None:
-    """Leave this process one of several GPUs."""
+def _devices() -> list[str]:
+    """CUDA's names of the GPUs that this process may use."""
     import torch
 
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = shown.split(",") if shown else [str(i) for i in range(torch.cuda.device_count())]
-    if len(devices) > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+    return shown.split(",") if shown else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _take_device(devices: Sequence[str], locks: Path) -> FileLock | None:
+    """Wait for a GPU that no other arm on this machine has, and show this process no other.
+
+    Args:
+        devices: CUDA's names; with none there is nothing to take.
+        locks: folder of the lock files that arms of any sweep share.
+    """
+    while devices:
+        for device in devices:
+            lock = FileLock(locks / f"speculators-gpu-{device}.lock")
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            os.environ["CUDA_VISIBLE_DEVICES"] = device
+            return lock
+        time.sleep(1)
+    return None

@@ -43,14 +43,3 @@ def _choices(override: Override) -> list[str]:
     if isinstance(value, RangeSweep) and None in (value.start, value.stop):
         raise ValueError(f"{override.input_line}: a range needs both ends")
     return [f"{key}={choice}" for choice in override.sweep_string_iterator()]
-
-
-def duplicates(arms: Sequence[Sequence[str]]) -> list[str]:
-    """One message for each arm that repeats an earlier one."""
-    first: dict[frozenset[str], int] = {}
-    messages = []
-    for i, arm in enumerate(arms):
-        earlier = first.setdefault(frozenset(arm), i)
-        if earlier != i:
-            messages.append(f"arm {i} is the same as arm {earlier}: {' '.join(arm)}")
-    return messages

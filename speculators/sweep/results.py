@@ -1,17 +1,22 @@
 """What came out of a sweep's arms: results.csv, a table sorted by the objective, `best`."""
 
+import atexit
 import csv
 import os
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from speculators.evaluate.arms import Arm, read, serve_command
+from speculators.launch import FAILED
+from speculators.sweep.arm import STOPPED
+from speculators.sweep.console import console
 
 RESULTS, BEST = "results.csv", "best"
 
@@ -72,7 +77,13 @@ def link_best(sweep: Path, arms: Sequence[Arm]) -> str | None:
 
 
 class Results(Callback):
-    """Keeps a sweep's results.csv up to date, and shows the table at its end."""
+    """Keeps a sweep's results.csv up to date, and shows the table at its end, however it ends."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before the first arm, after all were checked."""
+        self.sweep, self.started = Path(config.hydra.sweep.dir), time.time()
+        (self.sweep / STOPPED).unlink(missing_ok=True)
+        atexit.register(show, self.sweep)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """After each arm."""
@@ -81,18 +92,23 @@ class Results(Callback):
             write(sweep, read(sweep))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """After the last."""
-        # With what draws: a run that shows no page does not pay for it.
-        from speculators.evaluate.report_page import PAGE, write_page
+        """After the last; exits with 1 if an arm failed, for some sweepers take a failure for a result."""
+        failed = [arm.folder / FAILED for arm in read(self.sweep) if arm.status == "failed"]
+        if any(file.stat().st_mtime >= self.started for file in failed):
+            sys.exit(1)
 
-        sweep = Path(config.hydra.sweep.dir)
-        arms = read(sweep)
-        write(sweep, arms)
-        console = Console()
-        # A file or a pipe has no width; a table folded to 80 columns is hard to read.
-        console = console if console.is_terminal else Console(width=140)
-        console.print(table(arms))
-        console.print(f"{sweep / RESULTS}", soft_wrap=True)
-        console.print(f"{write_page(arms, sweep / PAGE)}", soft_wrap=True)
-        if (best := link_best(sweep, arms)) is not None:
-            console.print(best, soft_wrap=True)
+
+def show(sweep: Path) -> None:
+    """What came out so far."""
+    # What draws is not paid for by a run that ends without a page.
+    from speculators.evaluate.report_page import PAGE, write_page
+
+    arms = read(sweep)
+    if not arms:
+        return
+    write(sweep, arms)
+    shown = console()
+    shown.print(table(arms))
+    shown.print(f"{sweep / RESULTS}\n{write_page(arms, sweep / PAGE)}", soft_wrap=True)
+    if (best := link_best(sweep, arms)) is not None:
+        shown.print(best, soft_wrap=True)

@@ -133,7 +133,13 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                 },
                 "export": {"target": "vllm", "engine_version": "0.32.0", "dtype": "float32"} | export,
                 "tracker": {"name": "none", "project": "test"},
-                "launch": {"mode": "inline", "timeout": None, "on_failure": "continue", "num_threads": None},
+                "launch": {
+                    "mode": "inline",
+                    "timeout": None,
+                    "on_failure": "continue",
+                    "num_processes": None,
+                    "num_threads": None,
+                },
                 "speculator": {
                     "speculators_model_type": algorithm["name"],
                     "speculators_config": speculators_config,

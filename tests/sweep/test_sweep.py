@@ -10,9 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from speculators.compose import compose
-from speculators.launch import FAILED, launch
+from speculators.launch import FAILED, RunFailed, launch
 from speculators.pin import write_pin
 from speculators.stages import result_key, weights_key
 from speculators.sweep.arm import start
@@ -117,13 +118,12 @@ def test_an_arm_that_fails_changes_no_other(sweep: Sweep, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_an_arm_that_hangs_or_is_killed_fails_with_the_reason(tmp_path: Path) -> None:
     """Past its timeout it is stopped; killed from outside, the signal is named."""
-    pipe = tmp_path / "pipe.jsonl"
-    os.mkfifo(pipe)  # nobody ever writes: reading it never ends
-    run = compose([*SHORT[:-1], "data=jsonl", f"data.path={pipe}"])
+    run = compose(SHORT[:-1])
     hanging, killed = tmp_path / "hanging", tmp_path / "killed"
     write_pin(run, hanging)
-    with pytest.raises(Exception, match="launch.timeout=15"):
-        start(hanging, 15, 0)
+    # It waits for a training that never ends.
+    with FileLock(hanging / "training.lock"), pytest.raises(RunFailed, match="launch.timeout=15"):
+        start(hanging, 15, own_device=False)
     assert "launch.timeout" in (hanging / FAILED).read_text()
 
     def kill() -> None:
@@ -134,8 +134,8 @@ def test_an_arm_that_hangs_or_is_killed_fails_with_the_reason(tmp_path: Path) ->
 
     write_pin(run, killed)
     threading.Thread(target=kill, daemon=True).start()
-    with pytest.raises(Exception, match="signal 9"):
-        start(killed, 100, 1)
+    with pytest.raises(RunFailed, match="signal 9"):
+        start(killed, 100, own_device=False)
     assert "signal 9" in (killed / FAILED).read_text()
 
 

@@ -91,7 +91,7 @@ def composed(**groups: Any) -> RunConfig:
         },
         "export": {"target": "none", "engine_version": "0.32.0", "dtype": "float32"},
         "tracker": {"name": "none", "project": "test"},
-        "launch": {"mode": "inline", "timeout": None, "on_failure": "continue", "num_threads": None},
+        "launch": {"mode": "inline", "timeout": None, "on_failure": "continue", "num_processes": None, "num_threads": None},
         "speculator": {"speculators_model_type": "eagle3", "speculators_config": {}},
     }  # fmt: skip
     for group, value in groups.items():

@@ -1,0 +1,72 @@
+"""Every arm of a sweep, composed and checked before the first of them starts, and listed on a dry run."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich.table import Table
+
+from speculators.compose import COMPOSING, NAME, WrongInput, explain, stop, typed_overrides, validate
+from speculators.evaluate.arms import varying
+from speculators.stages import result_key, weights_key
+from speculators.sweep.console import console
+from speculators.sweep.points import CAP, points
+
+if TYPE_CHECKING:
+    from speculators.run_config import RunConfig
+
+
+def check(config: DictConfig) -> None:
+    """Stop with every problem of every arm; on a dry run show the arms and stop.
+
+    Args:
+        config: composed for a multirun, with its `hydra` node.
+    """
+    try:
+        arms, more = points(config)
+    except COMPOSING as error:
+        stop([explain(error, typed_overrides(config))])
+    loader = GlobalHydra.instance().config_loader()
+    messages, runs = [], []
+    for i, (arm, differing) in enumerate(zip(arms, varying(arms), strict=True)):
+        try:
+            runs.append(validate(loader.load_configuration(NAME, arm, RunMode.RUN)))
+        except WrongInput as error:
+            messages += [f"arm {i} ({' '.join(differing)}): {m}" for m in error.messages]
+        except COMPOSING as error:
+            messages.append(f"arm {i} ({' '.join(differing)}): {explain(error, arm)}")
+    if messages := messages or alike(runs, varying(arms)):
+        stop(messages)
+    if more:
+        print(f"more than {CAP} arms: only the first {CAP} were checked", file=sys.stderr)
+    if any(run.dry_run for run in runs):
+        show(runs, varying(arms))
+        sys.exit(0)
+
+
+def alike(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> list[str]:
+    """One message for each arm that would end like an earlier one, whose folder it would share."""
+    first: dict[str, int] = {}
+    messages = []
+    for i, run in enumerate(runs):
+        earlier = first.setdefault(result_key(run), i)
+        if earlier != i:
+            own, other = " ".join(differing[i]), " ".join(differing[earlier])
+            why = "" if own == other else f" and {other} decide no result"
+            messages.append(f"arm {i} is the same as arm {earlier}: {own}{why}")
+    return messages
+
+
+def show(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> None:
+    """The arms as a table: what each is, and which of them share a training."""
+    trainings = {key: n for n, key in enumerate(dict.fromkeys(weights_key(run) for run in runs))}
+    table = Table(title=f"{len(runs)} arms, {len(trainings)} trainings", title_justify="left")
+    for name in ("arm", "overrides", "folder", "training"):
+        table.add_column(name, justify="right" if name in ("arm", "training") else "left", overflow="fold")
+    for i, (run, overrides) in enumerate(zip(runs, differing, strict=True)):
+        own = " ".join(o for o in overrides if not o.startswith("dry_run"))
+        table.add_row(str(i), own, result_key(run), str(trainings[weights_key(run)]))
+    console().print(table)
