@@ -1,7 +1,6 @@
 """The points of a Hydra multirun, checked before the first of them starts."""
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra

@@ -53,7 +53,7 @@ def complaints(browser: Chrome) -> list[str]:
 
 
 def requests(browser: Chrome) -> list[str]:
-    """Addresses that were asked for, but those that hold their own data."""
+    """Addresses that were asked for, but those that hold their own data and those of the browser's own first page."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    return [url for url in asked if not url.startswith("data:")]
+    return [url for url in asked if not url.startswith(("data:", "chrome:"))]

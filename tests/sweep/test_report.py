@@ -46,7 +46,7 @@ def column(browser: Chrome, name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of four arms that share a training; two fail, for their data is not there."""
+    """A sweep of four arms: two share a training, two fail, for their data is not there."""
     root = tmp_path_factory.mktemp("report")
     data, missing = root / "data.jsonl", root / "<b>missing.jsonl"
     lines = [
@@ -155,7 +155,7 @@ def test_arms_that_have_not_ended_are_told_apart(tmp_path: Path) -> None:
         made = report(tmp_path / "sweep")
     assert made.returncode == 0, made.stderr
     page = (tmp_path / "sweep" / "report.html").read_text(encoding="utf-8")
-    assert "1 failed, 1 running, 1 cut off" in page or all(f"1 {word}" in page for word in status.values())
+    assert all(f"1 {word}" in page for word in status.values())
 
 
 def test_runs_of_several_places_are_compared_by_what_they_chose(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_wrong_input_is_one_message(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     write_pin(compose([]), broken)
     (broken / "DONE").write_text('{"seconds": 1.0, "memory_gb": 0.5}')
-    for text in ('{"objective": 1.5', '{"objective": 1.5}', "[]"):
+    for text in ('{"objective": 1.5', '{"objective": 1.5}'):
         (broken / "result.json").write_text(text)
         refused = report(broken)
         assert refused.returncode == 2 and "1 problem" in refused.stderr, refused.stderr
