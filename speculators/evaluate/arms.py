@@ -11,7 +11,7 @@ import yaml
 
 from speculators.evaluate.result import RESULT, EvaluationResult
 from speculators.launch import DONE, FAILED, running
-from speculators.pin import FILE, read_pin
+from speculators.pin import FILE
 
 NEEDED = {field.name for field in fields(EvaluationResult)} - {"prompts", "tokens"}
 
@@ -93,6 +93,22 @@ def varying(arms: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[o for o in arm if o not in shared] for arm in arms]
 
 
+def pinned(folder: Path) -> dict[str, Any]:
+    """A run.yaml as it is, of whatever version: results outlive the settings that made them.
+
+    Raises:
+        ValueError: it is broken; the message names it.
+    """
+    file = folder / FILE
+    try:
+        pin = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: broken YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(pin, dict) or "run" not in pin:
+        raise ValueError(f"{file}: it pins no run; it must have a key `run`")
+    return pin
+
+
 def serve_command(arm: Arm, checkpoint: Path) -> str | None:
     """The command that serves an arm's draft; None if it is made for no engine.
 
@@ -103,15 +119,15 @@ def serve_command(arm: Arm, checkpoint: Path) -> str | None:
     from speculators.algorithm import AlgorithmSettings
     from speculators.export.engine_table import EngineTable
 
-    run = read_pin(arm.folder)
-    engines = AlgorithmSettings.named(run.algorithm.name).engines
-    if not engines or run.export.target == "none":
+    run = pinned(arm.folder)["run"]
+    algorithm, export = run["algorithm"]["name"], run["export"]
+    engines = AlgorithmSettings.named(algorithm).engines
+    if not engines or export["target"] == "none":
         return None
-    engine = EngineTable.read(engines[0], run.export.engine_version)
+    engine = EngineTable.read(engines[0], export["engine_version"])
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     verifier = config["speculators_config"]["verifier"]["name_or_path"]
-    tokens = run.proposal.model_dump()["speculative_tokens"]
-    return engine.serve_command(run.algorithm.name, str(checkpoint), verifier, tokens)
+    return engine.serve_command(algorithm, str(checkpoint), verifier, run["proposal"]["speculative_tokens"])
 
 
 def _overrides(folder: Path) -> list[str]:

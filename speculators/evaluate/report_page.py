@@ -79,7 +79,7 @@ def write_page(arms: Sequence[Arm], file: Path) -> Path:
     own = rows(arms)
     trained = trainings(own)
     one = own[0] if len(own) == 1 else None
-    objectives = {row.run.evaluation.objective.replace("_", " ") for row in own}
+    objectives = {row.run["evaluation"]["objective"].replace("_", " ") for row in own}
     objective = objectives.pop() if len(objectives) == 1 else "objective"
     template = Environment(autoescape=True, trim_blocks=True).from_string(
         (files("speculators.evaluate") / "report.html").read_text(encoding="utf-8")
@@ -114,7 +114,8 @@ def _title(rows: Sequence[Row]) -> str:
 def _summary(rows: Sequence[Row]) -> str:
     counts = Counter(row.arm.status for row in rows)
     if len(rows) == 1:
-        return f"{rows[0].run.algorithm.name} for {rows[0].run.verifier.name_or_path}, {rows[0].arm.status}"
+        run = rows[0].run
+        return f"{run['algorithm']['name']} for {run['verifier']['name_or_path']}, {rows[0].arm.status}"
     return f"{len(rows)} arms: " + ", ".join(f"{count} {status}" for status, count in counts.items())
 
 

@@ -8,9 +8,7 @@ from typing import Any
 
 import yaml
 
-from speculators.evaluate.arms import Arm
-from speculators.pin import read_pin, training_folder
-from speculators.run_config import RunConfig
+from speculators.evaluate.arms import Arm, pinned
 
 # Tableau's ten: told apart on white and on black. The best arms have a colour each, the same in every figure.
 COLOURS = (
@@ -31,7 +29,7 @@ class Row:
         number: from 1, the best first.
         colour, opacity: of everything that shows it.
         settings: value by key, for each key that some arm overrides and not all alike.
-        run: what it was told.
+        run: what it was told, as its run.yaml has it.
         training: the folder that it trains in, resolved; other arms may share it.
         parameters: floating-point numbers of the published draft; None before it is published.
     """
@@ -41,7 +39,7 @@ class Row:
     colour: str
     opacity: float
     settings: dict[str, str]
-    run: RunConfig
+    run: dict[str, Any]
     training: Path
     parameters: int | None
 
@@ -87,12 +85,12 @@ def rows(arms: Sequence[Arm]) -> list[Row]:
     keys = list(dict.fromkeys(key for arm in arms for key in arm.chosen))
     found = []
     for i, arm in enumerate(arms):
-        run = read_pin(arm.folder)
-        settings = {key: arm.chosen[key] if key in arm.chosen else _untouched(arm, run, key) for key in keys}
+        pin = pinned(arm.folder)
+        settings = {key: arm.chosen[key] if key in arm.chosen else _untouched(arm, pin["run"], key) for key in keys}
         coloured = i < len(COLOURS) and arm.objective is not None
         look = (COLOURS[i], 1.0) if coloured else (OTHERS, 0.3 if len(arms) > CROWD else 1.0)
-        training = training_folder(arm.folder).resolve()
-        found.append(Row(arm, i + 1, *look, settings, run, training, _parameters(arm.checkpoint)))
+        training = (arm.folder / pin.get("training", ".")).resolve()
+        found.append(Row(arm, i + 1, *look, settings, pin["run"], training, _parameters(arm.checkpoint)))
     return found
 
 
@@ -109,13 +107,13 @@ def short(text: str, length: int) -> str:
     return text if len(text) <= length else "…" + text[-length + 1 :]
 
 
-def _untouched(arm: Arm, run: RunConfig, key: str) -> str:
+def _untouched(arm: Arm, run: dict[str, Any], key: str) -> str:
     """What an arm has at a key that only others override: its option of a group, or its value."""
     file = arm.folder / ".hydra" / "hydra.yaml"
     choices = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["runtime"]["choices"] if file.exists() else {}
     if key in choices:
         return str(choices[key])
-    node: Any = run.model_dump(mode="json")
+    node: Any = run
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     return "" if node is None or isinstance(node, dict) else str(node)
