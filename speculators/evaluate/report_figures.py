@@ -9,6 +9,8 @@ import plotly.graph_objects as go
 
 from speculators.evaluate.report_rows import COLOURS, OTHERS, Row, Training, short
 
+# Parallel axes stand at least so many pixels apart, or their names run into each other.
+APART = 150
 Reading = Callable[[dict[str, Any]], float]
 
 
@@ -54,10 +56,12 @@ def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
         side, shift = ("left", 9) if x == len(axes) - 1 else ("right", -9)
         for place, text in ticks:
             _write(figure, x, place, escape(short(text, 20)), side, "middle", shift)
-    figure.update_xaxes(visible=False, range=[-0.35, len(axes) - 0.6], fixedrange=True)
+    # The ticks of the first axis stand left of it, about 8 pixels a letter.
+    left = max(8 * len(short(text, 20)) + 20 for _, text in axes[0][2]) / APART
+    figure.update_xaxes(visible=False, range=[-left, len(axes) - 0.6], fixedrange=True)
     figure.update_yaxes(visible=False, range=[-0.05, 1.22], fixedrange=True)
     margin = {"l": 8, "r": 8, "t": 8, "b": 8}
-    return figure.update_layout(dragmode="select", margin=margin, meta={"min_width": 130 * len(axes)})
+    return figure.update_layout(dragmode="select", margin=margin, meta={"min_width": APART * len(axes)})
 
 
 def cost(rows: Sequence[Row], of: Callable[[Row], float | None], title: str, even: bool = False) -> go.Figure | None:
