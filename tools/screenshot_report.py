@@ -19,7 +19,7 @@ WIDTH, HEIGHT, SCALE = 1180, 1445, 2
 
 
 def main(page: Path, image: Path) -> None:
-    """Write `image`, a PNG of 128 colours."""
+    """Write `image`, a PNG of 256 colours; those of single arms are few pixels, so the widest spread is taken."""
     with tempfile.TemporaryDirectory() as profile:
         shot = Path(profile) / "shot.png"
         command = ["chromium", *FLAGS, f"--user-data-dir={profile}/profile", "--virtual-time-budget=5000"]
@@ -27,7 +27,9 @@ def main(page: Path, image: Path) -> None:
         subprocess.run([*command, page.resolve().as_uri()], check=True, capture_output=True, timeout=120)
         image.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(shot) as picture:
-            picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(image, optimize=True)
+            picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+                image, optimize=True
+            )
     print(f"{image}, {image.stat().st_size // 1024} kB")
 
 
