@@ -224,8 +224,11 @@ def test_arms_take_turns_with_devices(tmp_path: Path, monkeypatch: pytest.Monkey
         locks.append(take_device(["4", "7"], tmp_path))
         seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
     assert seen == ["4", "7"]
-    threading.Timer(1, locks[1].release).start()
-    before = time.monotonic()
-    take_device(["4", "7"], tmp_path)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7" and time.monotonic() - before > 0.9
+    third = threading.Thread(target=take_device, args=(["4", "7"], tmp_path), daemon=True)
+    third.start()
+    third.join(0.5)
+    assert third.is_alive()
+    locks[1].release()
+    third.join(5)
+    assert not third.is_alive() and os.environ["CUDA_VISIBLE_DEVICES"] == "7"
     assert take_device([], tmp_path) is None
