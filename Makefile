@@ -6,9 +6,9 @@ RUNS ?= runs/check
 BIN := $(VENV)/bin
 ALGORITHMS := $(patsubst conf/algorithm/%.yaml,%,$(wildcard conf/algorithm/*.yaml))
 
-.PHONY: check env lint types test train serve env-vllm clean
+.PHONY: check env lint types browser test train serve env-vllm clean
 
-check: lint types test train serve
+check: lint types browser test train serve
 
 env: $(BIN)/speculators
 
@@ -24,6 +24,10 @@ lint: env
 
 types: env
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Debian's, in which a test opens the report; elsewhere any chromium and chromedriver on the PATH will do.
+browser:
+	command -v chromium && command -v chromedriver || (apt-get update && apt-get install -y chromium chromium-driver)
 
 # All tests, those marked slow too.
 test: env

@@ -101,3 +101,22 @@ def evaluate(
     except ValueError as error:
         stop([str(error)])
     report(result, Path(outputs[-1] if outputs else "."))
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs or of sweeps")],
+    output: Annotated[Path | None, typer.Option(help="the page; report.html in the first DIR unless given")] = None,
+) -> None:
+    """Make one self-contained HTML page of runs and sweeps, ended or not: settings, acceptance, cost, curves, failures."""
+    from speculators.compose import stop
+    from speculators.evaluate.arms import read, runs
+    from speculators.evaluate.report_page import PAGE, write_page
+
+    if empty := [folder for folder in folders if not runs(folder)]:
+        stop([f"{folder}: there is no run in it; give the folder of a run, with its run.yaml, or of a sweep"
+              for folder in empty])  # fmt: skip
+    try:
+        typer.echo(write_page(read(*folders), output or folders[0] / PAGE))
+    except ValueError as error:
+        stop(str(error).splitlines())

@@ -9,8 +9,11 @@ import time
 import traceback
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 log = logging.getLogger(__name__)
 DONE, FAILED = "DONE", "FAILED"
+LOCK = "run.lock"
 
 
 class RunFailed(Exception):
@@ -18,7 +21,7 @@ class RunFailed(Exception):
 
 
 def launch(folder: Path) -> float:
-    """Run what a folder's run.yaml pins.
+    """Run what a folder's run.yaml pins; another process at work in the folder is waited for.
 
     Args:
         folder: of the run; gets a file DONE with its seconds and peak memory, or FAILED with the traceback.
@@ -35,15 +38,32 @@ def launch(folder: Path) -> float:
     settings = read_pin(folder).launch
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return _guarded(folder)
-    for marker in (DONE, FAILED):
-        (folder / marker).unlink(missing_ok=True)
-    start = time.monotonic()
-    objective = _processes(folder, settings.num_processes) if settings.mode == "torchrun" else _guarded(folder)
-    done = {"seconds": round(time.monotonic() - start, 1), "memory_gb": round(_peak_memory_gb(), 3)}
-    if not math.isnan(objective):
-        done["objective"] = objective
-    (folder / DONE).write_text(json.dumps(done) + "\n", encoding="utf-8")
-    return objective
+    with at_work(folder):
+        for marker in (DONE, FAILED):
+            (folder / marker).unlink(missing_ok=True)
+        start = time.monotonic()
+        objective = _processes(folder, settings.num_processes) if settings.mode == "torchrun" else _guarded(folder)
+        done = {"seconds": round(time.monotonic() - start, 1), "memory_gb": round(_peak_memory_gb(), 3)}
+        if not math.isnan(objective):
+            done["objective"] = objective
+        (folder / DONE).write_text(json.dumps(done) + "\n", encoding="utf-8")
+        return objective
+
+
+def at_work(folder: Path) -> FileLock:
+    """The lock of whoever runs a folder, which can take it again; the system lets go of it when its process is gone."""
+    return FileLock(folder / LOCK, is_singleton=True)
+
+
+def running(folder: Path) -> bool:
+    """Whether a process is at work in a folder."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _guarded(folder: Path) -> float:

@@ -1,7 +1,6 @@
 """How far a draft carries each pass of the verifier, measured by decoding with it and without it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,50 +8,13 @@ import torch
 from speculators.data.prepare import prompts
 from speculators.decoding.acceptance import Acceptance
 from speculators.decoding.generate import Decoded, Decoder
+from speculators.evaluate.result import EvaluationResult
 from speculators.model import SpeculatorModel
 from speculators.proposals import GreedyTokenProposalConfig, TokenProposalConfig
 from speculators.run_config import EvaluationSettings, RunConfig
 from speculators.train.device import resolve
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.tokenizer import load_tokenizer
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """What decoding with a draft came to; counted as vLLM counts.
-
-    Attributes:
-        objective: what evaluation.objective names.
-        acceptance_length: 1 + accepted / drafts, tokens per pass of the verifier.
-        acceptance_per_position: share of drafts whose k-th token was accepted, k = 1, 2, ...
-        speculative_tokens: tokens drafted a pass.
-        num_prompts: prompts decoded.
-        max_new_tokens: limit of each text.
-        drafts: drafts that the verifier judged, over all prompts.
-        accepted: drafted tokens accepted.
-        generated: tokens of all texts.
-        matches_plain_decoding: every text is the verifier's own, ties aside; None where it need not be.
-        ties: texts that leave the verifier's own where its two largest logits lie within evaluation.tie_epsilon.
-        tokens_per_second: generated tokens a second with the draft.
-        plain_tokens_per_second: without it, in the same loop.
-        prompts, tokens: token ids of each prompt and of the text decoded with the draft.
-    """
-
-    objective: float
-    acceptance_length: float
-    acceptance_per_position: list[float]
-    speculative_tokens: int
-    num_prompts: int
-    max_new_tokens: int
-    drafts: int
-    accepted: int
-    generated: int
-    matches_plain_decoding: bool | None
-    ties: int
-    tokens_per_second: float
-    plain_tokens_per_second: float
-    prompts: list[list[int]]
-    tokens: list[list[int]]
 
 
 def evaluate(

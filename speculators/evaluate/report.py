@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from speculators.evaluate.evaluate import EvaluationResult
+from speculators.evaluate.result import RESULT, EvaluationResult
 
-RESULT, PLOT, TEXTS = "result.json", "acceptance.png", "generations.jsonl"
+PLOT, TEXTS = "acceptance.png", "generations.jsonl"
 
 
 def report(result: EvaluationResult, folder: Path) -> None:

@@ -11,7 +11,7 @@ from speculators.export.preflight import ExportPlan
 from speculators.run_config import RunConfig
 
 if TYPE_CHECKING:
-    from speculators.evaluate.evaluate import EvaluationResult
+    from speculators.evaluate.result import EvaluationResult
 
 CARD = Template("""---
 $front

@@ -21,7 +21,7 @@ from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.location import SCHEME, local_path
 
 if TYPE_CHECKING:
-    from speculators.evaluate.evaluate import EvaluationResult
+    from speculators.evaluate.result import EvaluationResult
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from speculators.launch import FAILED, RunFailed, done, launch
+from speculators.launch import FAILED, RunFailed, at_work, done, launch
 from speculators.pin import write_pin
 from speculators.run_config import RunConfig
 from speculators.stages import weights_key
@@ -69,7 +69,7 @@ def run_arm(run: RunConfig, folder: Path, number: int) -> float:
 
 def once(folder: Path) -> None:
     """Run what a folder pins; another process that does so is waited for, and not repeated if it ended well."""
-    with FileLock(folder / "arm.lock"):
+    with at_work(folder):
         if done(folder) is None:
             launch(folder)
 

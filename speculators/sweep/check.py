@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from speculators.compose import COMPOSING, NAME, WrongInput, explain, stop, typed_overrides, validate
+from speculators.evaluate.arms import varying
 from speculators.stages import result_key, weights_key
 from speculators.sweep.console import console
-from speculators.sweep.points import CAP, points, varying
+from speculators.sweep.points import CAP, points
 
 if TYPE_CHECKING:
     from speculators.run_config import RunConfig

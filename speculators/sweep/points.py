@@ -1,7 +1,6 @@
 """The points of a Hydra multirun, checked before the first of them starts."""
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -43,9 +42,3 @@ def _choices(override: Override) -> list[str]:
     if isinstance(value, RangeSweep) and None in (value.start, value.stop):
         raise ValueError(f"{override.input_line}: a range needs both ends")
     return [f"{key}={choice}" for choice in override.sweep_string_iterator()]
-
-
-def varying(arms: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Of each arm's overrides those that are not the same in all arms."""
-    shared = set(arms[0]).intersection(*arms) if len(arms) > 1 else set()
-    return [[o for o in arm if o not in shared] for arm in arms]

@@ -172,6 +172,7 @@ class Loop:
         tokens, self.lap_tokens = self.state.tokens - self.lap_tokens, self.state.tokens
         readings["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         readings["tokens_per_second"] = tokens * self.accelerator.num_processes / self.lap()
+        readings["seconds"] = self.state.seconds
         readings["memory_gb"] = memory_gb(self.device)
         self.tracking.log(self.state.step, "train", readings)
         self.progress.show(self.state.step, readings)

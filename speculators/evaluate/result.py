@@ -1,0 +1,43 @@
+"""What an evaluation came to. Torch-free."""
+
+from dataclasses import dataclass
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What decoding with a draft came to; counted as vLLM counts.
+
+    Attributes:
+        objective: what evaluation.objective names.
+        acceptance_length: 1 + accepted / drafts, tokens per pass of the verifier.
+        acceptance_per_position: share of drafts whose k-th token was accepted, k = 1, 2, ...
+        speculative_tokens: tokens drafted a pass.
+        num_prompts: prompts decoded.
+        max_new_tokens: limit of each text.
+        drafts: drafts that the verifier judged, over all prompts.
+        accepted: drafted tokens accepted.
+        generated: tokens of all texts.
+        matches_plain_decoding: every text is the verifier's own, ties aside; None where it need not be.
+        ties: texts that leave the verifier's own where its two largest logits lie within evaluation.tie_epsilon.
+        tokens_per_second: generated tokens a second with the draft.
+        plain_tokens_per_second: without it, in the same loop.
+        prompts, tokens: token ids of each prompt and of the text decoded with the draft.
+    """
+
+    objective: float
+    acceptance_length: float
+    acceptance_per_position: list[float]
+    speculative_tokens: int
+    num_prompts: int
+    max_new_tokens: int
+    drafts: int
+    accepted: int
+    generated: int
+    matches_plain_decoding: bool | None
+    ties: int
+    tokens_per_second: float
+    plain_tokens_per_second: float
+    prompts: list[list[int]]
+    tokens: list[list[int]]

@@ -1,0 +1,202 @@
+"""The page of runs and sweeps: as a browser shows it, of whole and of broken folders, in the middle of a sweep."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from selenium.webdriver import ActionChains, Chrome
+from selenium.webdriver.common.by import By
+
+from speculators.compose import compose
+from speculators.evaluate.arms import read
+from speculators.launch import LOCK, RunFailed, launch
+from speculators.pin import write_pin
+
+from .browser import complaints, needs_chromium, opened, requests
+from .conftest import SHORT, command
+
+# What is drawn of each plot: at least one line, bar or dot that takes up room.
+DRAWN = """
+return Object.fromEntries([...document.querySelectorAll(".js-plotly-plot")].map((plot) => {
+  const marks = [...plot.querySelectorAll(".trace path")].map((mark) => mark.getBoundingClientRect());
+  const box = plot.querySelector("svg.main-svg").getBoundingClientRect();
+  return [plot.id, Math.min(box.width, box.height, Math.max(...marks.map((mark) => mark.width + mark.height)))];
+}));
+"""
+
+
+def report(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """`speculators report`."""
+    line = [sys.executable, "-m", "speculators", "report", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=100)
+
+
+def column(browser: Chrome, name: str) -> list[str]:
+    """The shown cells below a heading of the table, top to bottom."""
+    heads = [head.text.replace("\n", " ") for head in browser.find_elements(By.CSS_SELECTOR, "#arms th")]
+    cells = browser.find_elements(By.CSS_SELECTOR, f"#arms tbody td:nth-child({heads.index(name) + 1})")
+    return [cell.text for cell in cells if cell.is_displayed()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of four arms: two share a training, two fail, for their data is not there."""
+    root = tmp_path_factory.mktemp("report")
+    data, missing = root / "data.jsonl", root / "<b>missing.jsonl"
+    lines = [
+        {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": str(n)}]}
+        for n in range(40)
+    ]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arms = ["data=jsonl", f"data.path='{data}','{missing}'", "algorithm=medusa", "proposal.speculative_tokens=1,2"]
+    done = subprocess.run(
+        command(*arms),
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 1 and "sweep/report.html" in done.stdout, done.stdout + done.stderr
+    return root / "sweep"
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_sweeps_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
+    """No error, no request; every arm and every plot is there, and agrees with results.csv."""
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        table = {row["arm"]: row for row in csv.DictReader(file)}
+    with opened(folder / "report.html", tmp_path / "profile") as browser:
+        drawn = browser.execute_script(DRAWN)
+        assert drawn.keys() == {"settings", "pass_cost", "positions", "loss", "accuracy", "estimate"}
+        assert all(size > 3 for size in drawn.values()), drawn
+
+        assert sorted(column(browser, "folder")) == sorted(table)
+        assert column(browser, "status") == ["done", "done", "failed", "failed"]
+        lengths = [float(row["acceptance_length"]) for row in table.values() if row["acceptance_length"]]
+        best_first = [f"{length:.3f}" for length in sorted(lengths, reverse=True)]
+        assert column(browser, "acceptance length") == [*best_first, "–", "–"]
+        failure = browser.find_element(By.CSS_SELECTOR, "#failures + details")
+        assert "<b>missing.jsonl" in failure.text and all(
+            (name in failure.text) == (row["status"] == "failed") for name, row in table.items()
+        )
+        assert "vllm serve" in browser.find_element(By.ID, "serve").text
+        summary = browser.find_element(By.XPATH, "//summary[contains(., 'trainings')]").text
+        assert summary == "2 trainings for 4 arms"
+
+        for heading in browser.find_elements(By.CSS_SELECTOR, "#arms th"):
+            if heading.text == "s":
+                heading.click()
+        shown = [float(seconds) for seconds in column(browser, "s") if seconds != "–"]
+        assert shown == sorted(shown) and len(shown) == 2
+
+        pick_and_brush(browser)
+        assert complaints(browser) == []
+        assert requests(browser) == [(folder / "report.html").as_uri()]
+
+
+def pick_and_brush(browser: Chrome) -> None:
+    """The pointer on an arm dims the others; a brush over an axis keeps the arms that cross it there."""
+
+    def dimmed() -> int:
+        return len(browser.find_elements(By.CSS_SELECTOR, "#settings .trace.out"))
+
+    browser.execute_script("document.getElementById('settings').scrollIntoView({block: 'center'})")
+    (best, *_) = browser.find_elements(By.CSS_SELECTOR, "#arms tbody tr")
+    ActionChains(browser).move_to_element(best).perform()
+    assert dimmed() == 1
+    # The first axis is that of speculative_tokens, 2 at its top.
+    browser.execute_script("document.getElementById('settings').scrollIntoView({block: 'center'})")
+    axis: Any = browser.find_element(By.CSS_SELECTOR, "#settings .shapelayer path").rect
+    top = browser.execute_script("return window.scrollY")
+    x, y = int(axis["x"]), int(axis["y"] - top)
+    brush = ActionChains(browser)
+    brush.w3c_actions.pointer_action.move_to_location(x - 30, y - 15).pointer_down()
+    brush.w3c_actions.pointer_action.move_to_location(x, y).move_to_location(x + 30, y + 15).pointer_up()
+    brush.perform()
+    assert column(browser, "proposal speculative_tokens") == ["2"] and dimmed() == 1
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_runs_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
+    """The same of a single run: its own figures, its settings, no table of arms."""
+    arm = next(file.parent for file in folder.glob("*/DONE"))
+    made = report(arm, "--output", tmp_path / "one.html")
+    assert made.returncode == 0 and made.stdout.strip() == str(tmp_path / "one.html"), made.stderr
+    result = json.loads((arm / "result.json").read_text())
+    with opened(tmp_path / "one.html", tmp_path / "profile") as browser:
+        drawn = browser.execute_script(DRAWN)
+        assert drawn.keys() == {"positions", "loss", "accuracy", "estimate"}
+        assert all(size > 3 for size in drawn.values()), drawn
+        assert f"{result['acceptance_length']:.2f}" in browser.find_element(By.ID, "best").text
+        assert not browser.find_elements(By.ID, "arms")
+        assert complaints(browser) == []
+        assert requests(browser) == [(tmp_path / "one.html").as_uri()]
+
+
+def test_arms_that_have_not_ended_are_told_apart(tmp_path: Path) -> None:
+    """A process at work in a folder holds its lock; cut off, nobody does. The page has both."""
+    for name in ("stopped", "going", "broken"):
+        missing = ["data=jsonl", "data.path=/nowhere.jsonl"]
+        write_pin(compose([*SHORT[:-1], *missing]), tmp_path / "sweep" / name)
+    with pytest.raises(RunFailed):
+        launch(tmp_path / "sweep" / "broken")
+    with FileLock(tmp_path / "sweep" / "going" / LOCK):
+        status = {arm.name: arm.status for arm in read(tmp_path / "sweep")}
+        assert status == {"stopped": "cut off", "going": "running", "broken": "failed"}
+        made = report(tmp_path / "sweep")
+    assert made.returncode == 0, made.stderr
+    page = (tmp_path / "sweep" / "report.html").read_text(encoding="utf-8")
+    assert all(f"1 {word}" in page for word in status.values())
+
+
+def test_runs_of_several_places_are_compared_by_what_they_chose(tmp_path: Path) -> None:
+    """A key that only one of them overrides has its value for the others too."""
+    for name, overrides in (("a/one", ["optimizer.lr=0.25"]), ("b/two", ["algorithm=medusa"])):
+        write_pin(compose(overrides), tmp_path / name)
+        (tmp_path / name / ".hydra").mkdir()
+        (tmp_path / name / ".hydra" / "overrides.yaml").write_text("".join(f"- {o}\n" for o in overrides))
+    (tmp_path / "a/one/.hydra/hydra.yaml").write_text("hydra: {runtime: {choices: {algorithm: eagle3}}}\n")
+
+    from speculators.evaluate.report_rows import rows
+
+    shown = {row.arm.name: row.settings for row in rows(read(tmp_path / "a" / "one", tmp_path / "b"))}
+    assert shown == {
+        "a/one": {"optimizer.lr": "0.25", "algorithm": "eagle3"},
+        "b/two": {"optimizer.lr": "0.02", "algorithm": "medusa"},
+    }
+
+
+def test_wrong_input_is_one_message(tmp_path: Path) -> None:
+    """A folder that is not there, one without a run, a broken file: exit code 2, the path, no traceback, no page."""
+    broken = tmp_path / "broken"
+    write_pin(compose([]), broken)
+    (broken / "DONE").write_text('{"seconds": 1.0, "memory_gb": 0.5}')
+    for text in ('{"objective": 1.5', '{"objective": 1.5}'):
+        (broken / "result.json").write_text(text)
+        refused = report(broken)
+        assert refused.returncode == 2 and "1 problem" in refused.stderr, refused.stderr
+        assert f"{broken / 'result.json'}: " in refused.stderr and "speculators run" in refused.stderr
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "nowhere"):
+        refused = report(folder)
+        assert refused.returncode == 2 and f"{folder}: there is no run in it" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not list(tmp_path.rglob("*.html"))
+
+
+def test_reading_and_drawing_need_neither_torch_nor_hydra() -> None:
+    """A page is made where the results are, which may be a laptop."""
+    code = (
+        "import sys, speculators.evaluate.report_page as _; print({'torch', 'hydra', 'omegaconf'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.strip() == "set()"
