@@ -119,7 +119,9 @@ class Entry:
         return [name for name in shards if not self._whole(name)]
 
     def damaged(self) -> list[str]:
-        """Shards whose bytes are not those that were written; reads all of them."""
+        """Files whose bytes are not those that were written; reads all of them."""
+        if not self.manifest.made_of:
+            return [MANIFEST]
         made = {name: shard for name, shard in self.manifest.shards.items() if shard}
         return [n for n, s in made.items() if not self._whole(n) or digest.of_file(self.path(n)) != s.sha256]
 
@@ -157,8 +159,9 @@ class Entry:
         """Remove shards; who needs them makes them again."""
         for name in shards:
             self.path(name).unlink(missing_ok=True)
-            self.manifest.shards[name] = None
-            self._save()
+            if name in self.manifest.shards:
+                self.manifest.shards[name] = None
+                self._save()
 
     def _whole(self, name: str) -> bool:
         shard, path = self.manifest.shards.get(name), self.path(name)

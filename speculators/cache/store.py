@@ -21,7 +21,7 @@ VARIABLE, DEFAULT = "SPECULATORS_CACHE", "~/.cache/speculators"
 LOCKS, REMOVED = ".locks", ".removed"
 
 
-def default_folder(chosen: str | None) -> Path:
+def folder_of(chosen: str | Path | None) -> Path:
     """The folder that was chosen; for None that of $SPECULATORS_CACHE, or ~/.cache/speculators."""
     return Path(chosen or os.environ.get(VARIABLE) or DEFAULT).expanduser()
 
@@ -45,7 +45,7 @@ class Store:
         Raises:
             ValueError: its folder cannot be written.
         """
-        folder = default_folder(settings.dir)
+        folder = folder_of(settings.dir)
         try:
             (folder / LOCKS).mkdir(parents=True, exist_ok=True)
             writable = os.access(folder / LOCKS, os.W_OK)
@@ -100,6 +100,8 @@ class Store:
         Raises:
             NoRoom: even all of them would not be enough; none is removed.
         """
+        if not self.folder.is_dir():
+            return []
         with self._lock():
             entries, free = self.entries(), self.free
             used = sum(entry.size for entry in entries)
