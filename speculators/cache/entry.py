@@ -149,11 +149,17 @@ class Entry:
         Raises:
             NoRoom: the disk is full; the entry is as it was.
         """
-        for name, payload in payloads.items():
-            self._write(name, payload)
-        made = {name: Shard(len(payload), sha256(payload).hexdigest()) for name, payload in payloads.items()}
-        self.manifest.shards |= made
-        self._save()
+        before = dict(self.manifest.shards)
+        try:
+            for name, payload in payloads.items():
+                self._write(name, payload)
+                self.manifest.shards[name] = Shard(len(payload), sha256(payload).hexdigest())
+            self._save()
+        except NoRoom:
+            self.manifest.shards = before
+            for name in payloads:
+                self.path(name).unlink(missing_ok=True)
+            raise
 
     def forget(self, shards: Iterable[str]) -> None:
         """Remove shards; who needs them makes them again."""

@@ -6,14 +6,15 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from speculators.compose import compose
 from speculators.data.pack import Packed
 from speculators.data.template import Document
+from speculators.run_config import VerifierSettings
 from speculators.verifier.in_process import Verifier
 
 VOCAB = 40
@@ -35,7 +36,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def verifier(folder: Path) -> Verifier:
     """The verifier, loaded as a run loads it."""
-    return Verifier.load(compose([f"verifier.name_or_path={folder}"]).verifier, torch.device("cpu"))
+    return Verifier.load(settings(folder), torch.device("cpu"))
+
+
+def settings(folder: Path, dtype: Literal["auto", "bfloat16"] = "auto") -> VerifierSettings:
+    """A verifier in a folder."""
+    return VerifierSettings(name_or_path=str(folder), revision=None, dtype=dtype, trust_remote_code=False)
 
 
 def sequences(count: int = 70, seed: int = 0) -> list[Packed]:
