@@ -24,7 +24,9 @@ def store(tmp_path: Path) -> Store:
 
 def opened(folder: Path, limit_gb: float | None) -> Store:
     """As a run opens it."""
-    return Store.of(compose([f"cache.dir={folder}", f"cache.limit_gb={'null' if limit_gb is None else limit_gb}"]).cache)
+    return Store.of(
+        compose([f"cache.dir={folder}", f"cache.limit_gb={'null' if limit_gb is None else limit_gb}"]).cache
+    )
 
 
 def filled(store: Store, key: str, size: int, age: float = 0) -> Path:
