@@ -50,29 +50,27 @@ def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
     for x, (name, _, ticks) in enumerate(axes):
         figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, layer="below", line={"width": 1})
         _write(figure, x, 1.04, f"<b>{_broken(name)}</b>", "center", "bottom")
+        # Of the last axis outside, where no line runs.
+        side, shift = ("left", 9) if x == len(axes) - 1 else ("right", -9)
         for place, text in ticks:
-            # Of the last axis outside, where no line runs.
-            right = x == len(axes) - 1
-            _write(
-                figure, x, place, escape(short(text, 20)), "left" if right else "right", "middle", 9 if right else -9
-            )
+            _write(figure, x, place, escape(short(text, 20)), side, "middle", shift)
     figure.update_xaxes(visible=False, range=[-0.35, len(axes) - 0.6], fixedrange=True)
     figure.update_yaxes(visible=False, range=[-0.05, 1.22], fixedrange=True)
-    figure.update_layout(dragmode="select", margin={"l": 8, "r": 8, "t": 8, "b": 8})
-    figure.update_layout(meta={"min_width": 130 * len(axes)})
-    return figure
+    margin = {"l": 8, "r": 8, "t": 8, "b": 8}
+    return figure.update_layout(dragmode="select", margin=margin, meta={"min_width": 130 * len(axes)})
 
 
 def cost(rows: Sequence[Row], of: Callable[[Row], float | None], title: str, even: bool = False) -> go.Figure | None:
     """Acceptance length against a cost, with the front: the arms that no other beats in both.
-
-    There is none where no two arms differ in the cost.
 
     Args:
         rows: at least one.
         of: an arm's cost; None leaves it out.
         title: of the cost.
         even: draw where the draft takes as long as it saves, if the cost is that of a pass.
+
+    Returns:
+        None where no two arms differ in the cost.
     """
     points = sorted((c, -row.arm.result["acceptance_length"], row.number, row) for row in rows
                     if row.arm.result and (c := of(row)) is not None)  # fmt: skip
@@ -128,7 +126,7 @@ def positions(rows: Sequence[Row]) -> go.Figure | None:
                     cliponaxis=False,
                     hoverinfo="skip",
                     width=0.6,
-                )  # fmt: skip
+                )
             )
         else:
             traces.append(_line(row.colour, [row], places, shares, "solid", "lines+markers", "position %{x}: %{y:.2f}"))
@@ -146,33 +144,32 @@ def curve(trainings: Sequence[Training], of: Reading, title: str) -> go.Figure |
         of: takes the number out of a reading.
         title: of the reading.
     """
-    traces = []
-    for training in reversed(trainings):
-        colour = training.rows[0].colour
-        for kind, readings in (("training", training.train), ("held out", training.heldout)):
-            if readings:
-                mode, dash = ("lines", "solid") if kind == "training" else ("lines+markers", "dot")
-                steps, values = [r["step"] for r in readings], [of(r) for r in readings]
-                hover = f"step %{{x}}, {kind}: %{{y:.4g}}"
-                traces.append(_line(colour, training.rows, steps, values, dash, mode, hover))
+    traces = [trace for training in reversed(trainings) for trace in _learning(training, of, training.rows[0].colour)]
     return _figure(traces, "step", title, 330) if traces else None
 
 
 def slots(training: Training) -> go.Figure | None:
     """Accuracy of each slot of one training: how often the draft's first choice is the verifier's."""
+    if not training.train:
+        return None
     traces = []
-    count = len(training.train[0]["accuracy"]) if training.train else 0
-    for slot in reversed(range(count)):
-        colour = COLOURS[slot % len(COLOURS)]
-        for kind, readings in (("training", training.train), ("held out", training.heldout)):
-            steps, values = [r["step"] for r in readings], [r["accuracy"][slot] for r in readings]
-            mode, dash = ("lines", "solid") if kind == "training" else ("lines+markers", "dot")
-            trace = _line(colour, training.rows, steps, values, dash, mode, f"step %{{x}}, {kind}: %{{y:.2f}}")
-            traces.append(trace.update(name=f"token {slot + 1}", showlegend=kind == "training"))
-    figure = _figure(traces, "step", "accuracy", 330) if traces else None
-    return figure and figure.update_layout(
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "reversed"}
-    )
+    for slot in reversed(range(len(training.train[0]["accuracy"]))):
+        drawn = _learning(training, lambda r, slot=slot: r["accuracy"][slot], COLOURS[slot % len(COLOURS)])
+        drawn[0].update(name=f"token {slot + 1}", showlegend=True)
+        traces += drawn
+    figure = _figure(traces, "step", "accuracy", 330)
+    right = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "traceorder": "reversed"}
+    return figure.update_layout(showlegend=True, legend=right)
+
+
+def _learning(training: Training, of: Reading, colour: str) -> list[go.Scatter]:
+    """A reading of one training: solid while it learns, dotted with markers on the held-out data."""
+    kinds = (("training", training.train, "solid", "lines"), ("held out", training.heldout, "dot", "lines+markers"))
+    return [
+        _line(colour, training.rows, [r["step"] for r in readings], [of(r) for r in readings], dash, mode,
+              f"step %{{x}}, {kind}: %{{y:.4g}}")
+        for kind, readings, dash, mode in kinds if readings
+    ]  # fmt: skip
 
 
 def _line(
@@ -186,6 +183,7 @@ def _line(
         line={"color": colour, "width": 2, "dash": dash},
         marker={"size": 7},
         opacity=rows[0].opacity,
+        showlegend=False,
         meta=[row.number for row in rows],
         hovertemplate=f"{_named(*rows)}<br>{hover}<extra></extra>",
     )

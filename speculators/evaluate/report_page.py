@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from speculators.evaluate import report_figures as figures
 from speculators.evaluate.arms import Arm, serve_command
-from speculators.evaluate.report_rows import COLOURS, OTHERS, Row, Training, rows, short, trainings
+from speculators.evaluate.report_rows import COLOURS, OTHERS, Row, Training, ranked, short, trainings
 from speculators.pin import FILE
 
 PAGE = "report.html"
@@ -76,7 +76,7 @@ def write_page(arms: Sequence[Arm], file: Path) -> Path:
     Raises:
         ValueError: an arm's run.yaml is broken; the message names it.
     """
-    own = rows(arms)
+    own = ranked(arms)
     trained = trainings(own)
     one = own[0] if len(own) == 1 else None
     objectives = {row.run["evaluation"]["objective"].replace("_", " ") for row in own}

@@ -76,7 +76,7 @@ class Training:
         return self.train[-1].get("seconds") if self.train else None
 
 
-def rows(arms: Sequence[Arm]) -> list[Row]:
+def ranked(arms: Sequence[Arm]) -> list[Row]:
     """Rows of arms that are sorted, the best first.
 
     Raises:

@@ -166,9 +166,9 @@ def test_runs_of_several_places_are_compared_by_what_they_chose(tmp_path: Path) 
         (tmp_path / name / ".hydra" / "overrides.yaml").write_text("".join(f"- {o}\n" for o in overrides))
     (tmp_path / "a/one/.hydra/hydra.yaml").write_text("hydra: {runtime: {choices: {algorithm: eagle3}}}\n")
 
-    from speculators.evaluate.report_rows import rows
+    from speculators.evaluate.report_rows import ranked
 
-    shown = {row.arm.name: row.settings for row in rows(read(tmp_path / "a" / "one", tmp_path / "b"))}
+    shown = {row.arm.name: row.settings for row in ranked(read(tmp_path / "a" / "one", tmp_path / "b"))}
     assert shown == {
         "a/one": {"optimizer.lr": "0.25", "algorithm": "eagle3"},
         "b/two": {"optimizer.lr": "0.02", "algorithm": "medusa"},
