@@ -8,7 +8,9 @@ import typer
 app = typer.Typer(help="Look at what runs share on disk, check it, make room in it.", no_args_is_help=True)
 Dir = Annotated[
     Path | None,
-    typer.Option(exists=True, file_okay=False, help="the cache's folder; else $SPECULATORS_CACHE, or ~/.cache/speculators"),
+    typer.Option(
+        exists=True, file_okay=False, help="the cache's folder; else $SPECULATORS_CACHE, or ~/.cache/speculators"
+    ),
 ]
 
 
@@ -36,7 +38,9 @@ def list_(dir: Dir = None) -> None:
 @app.command()
 def verify(
     dir: Dir = None,
-    remove: Annotated[bool, typer.Option("--remove", help="remove what is damaged: the next run makes it again")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="remove what is damaged: the next run makes it again")
+    ] = False,
 ) -> None:
     """Read everything and compare checksums; exits with 1 if a shard is damaged."""
     from speculators.cache.store import Store, folder_of
