@@ -51,7 +51,7 @@ def run(folder: Path) -> float:
         torch.set_num_threads(run.launch.num_threads)
     if not sys.stderr.isatty():
         disable_progress_bar()
-    device = resolve(run.device)
+    device, store = resolve(run.device), Store.of(run.cache)
 
     # 1. what the verifier is, and what it makes of the published config
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
@@ -64,7 +64,6 @@ def run(folder: Path) -> float:
 
     # 2. data
     set_seed(run.seed)
-    store = Store.of(run.cache)
     prepared = saved.prepared(run, store, verifier, facts.vocab_size)
     log.info("data: %s", prepared.report)
 

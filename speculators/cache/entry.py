@@ -7,6 +7,7 @@ removes.
 
 import errno
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,10 +16,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from speculators.cache import digest
 
+log = logging.getLogger(__name__)
 MANIFEST, PARTIAL = "manifest.json", ".partial"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -63,7 +65,7 @@ class Manifest:
             manifest = cls(**json.loads(path.read_text(encoding="utf-8")))
             shards: Any = manifest.shards
             manifest.shards = {name: shard and Shard(**shard) for name, shard in shards.items()}
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
             return cls()
         return manifest
 
@@ -128,7 +130,12 @@ class Entry:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Be the one process that writes; waits for another, and sees what that one wrote."""
-        with self._lock:
+        try:
+            held = self._lock.acquire(timeout=1)
+        except Timeout:
+            log.info("waiting for the process that is writing %s", self.folder)
+            held = self._lock.acquire()
+        with held:
             self.folder.mkdir(parents=True, exist_ok=True)
             found = Manifest.read(self.folder / MANIFEST)
             self.manifest.extractions, self.manifest.shards = found.extractions, found.shards

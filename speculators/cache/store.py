@@ -1,5 +1,6 @@
 """The cache: a folder of entries, with a limit to what they may take. Torch-free."""
 
+import logging
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ from speculators.cache import digest
 from speculators.cache.entry import MANIFEST, Entry, NoRoom
 from speculators.run_config import CacheSettings
 
+log = logging.getLogger(__name__)
 VARIABLE, DEFAULT = "SPECULATORS_CACHE", "~/.cache/speculators"
 # Inside the cache's folder: locks, and entries on their way out.
 LOCKS, REMOVED = ".locks", ".removed"
@@ -129,6 +131,7 @@ class Store:
         shutil.rmtree(removed, ignore_errors=True)
         entry.folder.rename(removed)
         shutil.rmtree(removed)
+        log.info("cache: removed %s to make room", entry.name)
         return entry.name
 
     def _in_use(self, entry: Entry) -> bool:

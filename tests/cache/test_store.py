@@ -72,8 +72,9 @@ def test_what_is_in_use_stays_until_its_user_ends_or_is_killed(store: Store) -> 
     """Users are other processes and this one; a killed one leaves no entry that can never be removed."""
     folder = filled(store, "a", 1000)
     code = (
-        "import sys, time; from pathlib import Path; from speculators.cache.store import Store\n"
-        f"with Store(Path({str(store.folder)!r}), None).use('some', {{'key': 'a'}}, ''): print('in use', flush=True), time.sleep(60)"
+        "import time; from pathlib import Path; from speculators.cache.store import Store\n"
+        f"with Store(Path({str(store.folder)!r}), None).use('some', {{'key': 'a'}}, ''):\n"
+        "    print('in use', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "in use\n"
