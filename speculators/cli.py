@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from speculators.cache import cli as cache
+
 app = typer.Typer(
     help="Compose, check, train, measure and publish speculative-decoding draft models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cache.app, name="cache")
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="as for train: group=option, key=value", show_default=False)
 ]

@@ -138,8 +138,10 @@ class Check(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate every arm before the first starts; on a dry run list them and stop."""
         from speculators.sweep.check import check
+        from speculators.sweep.study import settle
 
         check(config)
+        settle(config)
         Check.passed = True
 
 

@@ -4,8 +4,7 @@ import logging
 import math
 import os
 import sys
-from contextlib import nullcontext
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -13,9 +12,9 @@ from accelerate.utils import set_seed
 from filelock import FileLock
 from transformers.utils.logging import disable_progress_bar
 
+from speculators.cache.store import Store
 from speculators.config import SpeculatorModelConfig
-from speculators.data.prepare import prepare
-from speculators.decoding.generate import plain
+from speculators.data import saved
 from speculators.evaluate.evaluate import evaluate
 from speculators.evaluate.report import report
 from speculators.export.preflight import plan
@@ -26,9 +25,10 @@ from speculators.rules import notes
 from speculators.train.build import build
 from speculators.train.device import resolve
 from speculators.train.loop import train
+from speculators.verifier.cached import cached_states
 from speculators.verifier.facts import VerifierFacts
+from speculators.verifier.hidden_states import HiddenStates
 from speculators.verifier.in_process import Verifier
-from speculators.verifier.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def run(folder: Path) -> float:
         torch.set_num_threads(run.launch.num_threads)
     if not sys.stderr.isatty():
         disable_progress_bar()
-    device = resolve(run.device)
+    device, store = resolve(run.device), Store.of(run.cache)
 
     # 1. what the verifier is, and what it makes of the published config
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
@@ -64,13 +64,7 @@ def run(folder: Path) -> float:
 
     # 2. data
     set_seed(run.seed)
-    answer = partial(
-        plain,
-        verifier,
-        max_new_tokens=run.data.regenerate_max_new_tokens,
-        batch_size=run.evaluation.batch_size,
-    )
-    prepared = prepare(run.data, load_tokenizer(run.verifier), facts.vocab_size, run.seed, answer)
+    prepared = saved.prepared(run, store, verifier, facts.vocab_size)
     log.info("data: %s", prepared.report)
 
     # 3. the draft; seeded again, for regenerated answers may or may not have drawn random numbers
@@ -84,8 +78,14 @@ def run(folder: Path) -> float:
     training.mkdir(parents=True, exist_ok=True)
     first = os.environ.get("RANK", "0") == "0"
     # Another arm of a sweep may be training the same weights: it is waited for, and nothing is left to train then.
-    with FileLock(training / "training.lock") if first else nullcontext():
-        trained = train(model, verifier, prepared, run, training)
+    with ExitStack() as stack:
+        if first:
+            stack.enter_context(FileLock(training / "training.lock"))
+        states: HiddenStates = verifier
+        if run.data.hidden_states == "cache":
+            sequences = [*prepared.train, *prepared.heldout]
+            states = stack.enter_context(cached_states(store, run.verifier, verifier, sequences, model.layer_ids))
+        trained = train(model, states, prepared, run, training)
     log.info("trained: step %d of %d in %.0f s", trained.step, trained.steps, trained.seconds)
 
     if not first:

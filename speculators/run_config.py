@@ -32,6 +32,9 @@ class DataSettings(Strict):
     heldout_fraction: float = Field(gt=0, lt=1, description="share of the prompts kept from training, for evaluation")
     regenerate: bool = Field(description="replace each answer by the verifier's own")
     regenerate_max_new_tokens: PositiveInt = Field(description="tokens of a regenerated answer")
+    hidden_states: Literal["online", "cache"] = Field(
+        description="the verifier's states: computed in every step, or once, on disk, for all runs"
+    )
 
 
 class ChatData(DataSettings):
@@ -128,6 +131,15 @@ class ExportSettings(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(description="dtype of the published weights")
 
 
+class CacheSettings(Strict):
+    """Tokenised data, regenerated answers and cached hidden states, shared by all runs."""
+
+    dir: str | None = Field(min_length=1, description="null is $SPECULATORS_CACHE, or ~/.cache/speculators")
+    limit_gb: float | None = Field(
+        gt=0, description="what all of it may take; beyond, what was not used for longest is removed; null is the disk"
+    )
+
+
 class TrackerSettings(Strict):
     """Where metrics go besides metrics.jsonl; the names are accelerate's."""
 
@@ -199,6 +211,7 @@ class RunConfig(Strict):
     trainer: TrainerSettings
     evaluation: EvaluationSettings
     export: ExportSettings
+    cache: CacheSettings
     tracker: TrackerSettings
     launch: LaunchSettings
     speculator: SpeculatorChoice

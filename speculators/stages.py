@@ -1,15 +1,14 @@
 """Which settings decide what: a name for the weights that training gives, and one for all that a run gives. Torch-free."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
+from speculators.cache import digest
 from speculators.run_config import RunConfig
 
 WEIGHTS = ("seed", "precision", "algorithm", "verifier", "data", "optimizer", "schedule", "trainer")
 RESULT = (*WEIGHTS, "proposal", "evaluation", "export")
-# Of `trainer`, what is only written more or less often. Device, threads, tracker and launch decide nothing either.
+# Of `trainer`, what is only written more or less often. Device, threads, tracker, launch and cache decide nothing either.
 WRITTEN = {"trainer": {"log_every", "save_every", "keep_last"}}
 
 
@@ -30,6 +29,5 @@ def _hash(run: RunConfig, groups: tuple[str, ...]) -> str:
         settings["processes"] = run.launch.num_processes  # each adds its sequences to a step
     path = settings["data"].get("path")
     if path and Path(path).is_file():
-        with Path(path).open("rb") as file:
-            settings["data"]["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        settings["data"]["sha256"] = digest.of_file(Path(path))
+    return digest.of_words(settings)[:12]

@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speculators.cache import digest
 from speculators.run_config import ChatData, DataSettings, HubData, JsonlData
 from speculators.verifier.location import local_path
 
@@ -46,15 +47,10 @@ def read(settings: DataSettings, skipped: Counter[str]) -> list[Conversation]:
     Raises:
         ValueError: the source is missing, empty, or broken; a broken line is named by its number.
     """
-    match settings:
-        case ChatData():
-            rows = _lines(Path(local_path(CHAT)), "data=chat")
-        case JsonlData():
-            rows = _lines(Path(local_path(settings.path)), "data.path")
-        case HubData():
-            rows = _hub(settings)
-        case _:
-            raise TypeError(f"no reader for {type(settings).__name__}")
+    if isinstance(settings, HubData):
+        rows = ((f"{settings.name}[{i}]", row) for i, row in enumerate(_hub(settings)))
+    else:
+        rows = _lines(_file(settings))
     conversations = [c for place, row in rows if (c := _conversation(place, row, skipped)) is not None]
     if not conversations:
         what = "has no conversation" if not skipped else f"has no usable conversation: {dict(skipped)}"
@@ -62,9 +58,30 @@ def read(settings: DataSettings, skipped: Counter[str]) -> list[Conversation]:
     return conversations
 
 
-def _lines(path: Path, key: str) -> Iterator[tuple[str, Any]]:
+def content(settings: DataSettings) -> str:
+    """A name for what a source holds now.
+
+    Raises:
+        ValueError: the source is missing.
+    """
+    # datasets makes a fingerprint of the files that it loaded, whatever the revision was called.
+    return _hub(settings)._fingerprint if isinstance(settings, HubData) else digest.of_file(_file(settings))
+
+
+def _file(settings: DataSettings) -> Path:
+    match settings:
+        case ChatData():
+            return Path(local_path(CHAT))
+        case JsonlData():
+            path = Path(local_path(settings.path))
+        case _:
+            raise TypeError(f"no reader for {type(settings).__name__}")
     if not path.is_file():
-        raise ValueError(f"{key}: there is no file {path}")
+        raise ValueError(f"data.path: there is no file {path}")
+    return path
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -72,18 +89,20 @@ def _lines(path: Path, key: str) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"{path}:{number}", json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{key}: {path}:{number} is not JSON ({error.msg}, column {error.colno})") from error
+                raise ValueError(
+                    f"data.path: {path}:{number} is not JSON ({error.msg}, column {error.colno})"
+                ) from error
 
 
-def _hub(settings: HubData) -> Iterable[tuple[str, Any]]:
+def _hub(settings: HubData) -> Any:
+    """The data set, as `datasets` keeps it on disk."""
     from datasets import load_dataset
 
     try:
-        rows = load_dataset(settings.name, settings.subset, split=settings.split, revision=settings.revision)
+        return load_dataset(settings.name, settings.subset, split=settings.split, revision=settings.revision)
     except Exception as error:
         # datasets raises some twenty types of its own and of its file systems; each means the same to the user.
         raise ValueError(f"data.name: {settings.name} cannot be loaded ({type(error).__name__}: {error})") from error
-    return ((f"{settings.name}[{i}]", row) for i, row in enumerate(rows))
 
 
 def _conversation(place: str, row: Any, skipped: Counter[str]) -> Conversation | None:

@@ -138,7 +138,7 @@ def _work(folder: Path, own_device: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", stream=sys.stderr, force=True)
     for noisy in ("accelerate", "matplotlib", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    lock = _take_device(_devices(), Path(tempfile.gettempdir())) if own_device else None
+    lock = take_device(_devices(), Path(tempfile.gettempdir())) if own_device else None
     try:
         once(folder)
     except RunFailed:
@@ -165,7 +165,7 @@ def _devices() -> list[str]:
     return shown.split(",") if shown else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _take_device(devices: Sequence[str], locks: Path) -> FileLock | None:
+def take_device(devices: Sequence[str], locks: Path) -> FileLock | None:
     """Wait for a GPU that no other arm on this machine has, and show this process no other.
 
     Args:

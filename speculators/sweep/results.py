@@ -77,13 +77,17 @@ def link_best(sweep: Path, arms: Sequence[Arm]) -> str | None:
 
 
 class Results(Callback):
-    """Keeps a sweep's results.csv up to date, and shows the table at its end, however it ends."""
+    """Keeps a sweep's results.csv up to date, and shows the table as it grows and at the end, however that comes."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before the first arm, after all were checked."""
         self.sweep, self.started = Path(config.hydra.sweep.dir), time.time()
         (self.sweep / STOPPED).unlink(missing_ok=True)
         atexit.register(show, self.sweep)
+        if sys.stdout.isatty():
+            from speculators.sweep.live import start
+
+            start(self.sweep)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """After each arm."""

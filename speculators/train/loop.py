@@ -25,7 +25,7 @@ from speculators.train.progress import TrainProgress, describe
 from speculators.train.schedule import scale, set_learning_rate
 from speculators.train.step import Student
 from speculators.train.tracking import Tracking
-from speculators.verifier.in_process import Verifier
+from speculators.verifier.hidden_states import HiddenStates
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,14 @@ class NotFinite(RuntimeError):
     """A loss or a gradient became NaN or infinite."""
 
 
-def train(model: SpeculatorModel, verifier: Verifier, prepared: Prepared, run: RunConfig, folder: Path) -> TrainResult:
+def train(
+    model: SpeculatorModel, verifier: HiddenStates, prepared: Prepared, run: RunConfig, folder: Path
+) -> TrainResult:
     """Train `model` in place, from the newest checkpoint in the folder if there is one.
 
     Args:
         model: the draft, on the verifier's device.
-        verifier: the frozen verifier.
+        verifier: its states of all of `prepared`, and its head.
         prepared: packed training and held-out sequences.
         run: everything chosen.
         folder: the run's folder; gets checkpoints/, metrics.jsonl and the tracker's files.
@@ -81,7 +83,7 @@ class Loop:
     """The parts of one run's training, and its phases."""
 
     def __init__(
-        self, model: SpeculatorModel, verifier: Verifier, prepared: Prepared, run: RunConfig, folder: Path
+        self, model: SpeculatorModel, verifier: HiddenStates, prepared: Prepared, run: RunConfig, folder: Path
     ) -> None:
         self.bare, self.data, self.settings, self.folder = model, prepared, run, folder
         self.device = verifier.device
@@ -188,7 +190,7 @@ class Loop:
         for start in range(0, count, size):
             batch = self.batch(self.data.heldout, range(start, min(start + size, count)))
             rows = batch.target_N.numel()
-            loss, metrics = self.student.loss(batch.to(self.device))
+            loss, metrics = self.student.loss(batch)
             meter.add({n: v if n.endswith("_S") else v * rows for n, v in {"loss": loss, **metrics}.items()})
             targets += rows
         self.bare.train()

@@ -12,7 +12,7 @@ from speculators.algorithm import AlgorithmSettings
 from speculators.data.batch import Batch
 from speculators.losses.distillation import distill
 from speculators.model import SpeculatorModel
-from speculators.verifier.in_process import Verifier
+from speculators.verifier.hidden_states import HiddenStates
 
 
 class Student:
@@ -20,13 +20,13 @@ class Student:
 
     Args:
         model: the draft.
-        verifier: the frozen verifier.
+        verifier: its states and its head.
         algorithm: weights of the losses.
         accelerator: autocast, and gradients over processes.
     """
 
     def __init__(
-        self, model: SpeculatorModel, verifier: Verifier, algorithm: AlgorithmSettings, accelerator: Accelerator
+        self, model: SpeculatorModel, verifier: HiddenStates, algorithm: AlgorithmSettings, accelerator: Accelerator
     ) -> None:
         self._layer_ids = model.layer_ids
         self._verifier = verifier
@@ -35,8 +35,9 @@ class Student:
         self.model: nn.Module = accelerator.prepare_model(model)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss over a batch's targets, and what a `Meter` collects of it."""
+        """The mean loss over the targets of a batch on the host, and what a `Meter` collects of it."""
         states = self._verifier(batch, self._layer_ids)
+        batch = batch.to(self._verifier.device)
         with self._accelerator.autocast():
             output = self.model(batch, states, self._verifier.head)
             distilled = distill(
@@ -61,7 +62,7 @@ class Student:
             # DDP averages over processes; times their number makes that a sum.
             share = count * self._accelerator.num_processes / total  # type: ignore[operator] # typed for nests
             with nullcontext() if last else self._accelerator.no_sync(self.model):
-                loss, metrics = self.loss(batch.to(device))
+                loss, metrics = self.loss(batch)
                 self._accelerator.backward(loss * share)
             for name, value in {"loss": loss, **metrics}.items():
                 value = value.detach() if name.endswith("_S") else value.detach() * share

@@ -1,12 +1,11 @@
 """What a verifier's config.json says, and nothing else of it. Torch-free."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from speculators.verifier.location import local_path
+from speculators.verifier.location import config_file
 
 
 class VerifierFacts(BaseModel):
@@ -41,7 +40,8 @@ class VerifierFacts(BaseModel):
         Raises:
             ValueError: there is no such verifier, or its config lacks a size.
         """
-        return cls.from_dict(name_or_path, _config(name_or_path, revision))
+        config = json.loads(config_file(name_or_path, revision).read_text(encoding="utf-8"))
+        return cls.from_dict(name_or_path, config)
 
     @classmethod
     def from_dict(cls, name_or_path: str, config: dict[str, Any]) -> "VerifierFacts":
@@ -83,30 +83,3 @@ def _rope(text: dict[str, Any]) -> dict[str, Any]:
     parameters.setdefault("rope_theta", text.get("rope_theta", 10000.0))
     parameters.pop("mrope_section", None)
     return parameters
-
-
-def _config(name_or_path: str, revision: str | None) -> dict[str, Any]:
-    try:
-        folder = Path(local_path(name_or_path))
-    except FileNotFoundError as error:
-        raise ValueError(f"verifier.name_or_path: {error}") from error
-    if folder.is_dir():
-        file = folder / "config.json"
-        if not file.is_file():
-            raise ValueError(f"verifier.name_or_path: {folder} has no config.json; it must be a model's folder")
-        return json.loads(file.read_text(encoding="utf-8"))
-    # A path that does not exist must not be asked of the Hub: its answer would not say what is wrong.
-    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
-        raise ValueError(f"verifier.name_or_path: the folder {name_or_path} does not exist")
-
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        file = Path(hf_hub_download(name_or_path, "config.json", revision=revision))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"verifier.name_or_path: the config.json of {name_or_path} cannot be had from the Hub "
-            f"({type(error).__name__}); check the name and the network, or give a folder"
-        ) from error
-    return json.loads(file.read_text(encoding="utf-8"))

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from speculators.data.batch import Batch
+from speculators.verifier.head import VerifierHead
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,18 @@ class VerifierStates:
 
 
 class HiddenStates(Protocol):
-    """A source of verifier states: the model in process, a cache, or a server."""
+    """A source of verifier states: the model in process, or a cache."""
+
+    @property
+    def head(self) -> VerifierHead:
+        """The verifier's embedding and output head."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where head and states are."""
+        ...
 
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
-        """States of every token of `batch`, without gradient."""
+        """States of every token of a batch that is on the host, without gradient."""
         ...

@@ -52,7 +52,7 @@ class Verifier:
 
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a packed batch; transformers reads the documents' borders off the positions, which restart."""
-        return self.states(batch.token_BT, batch.position_BT, layer_ids)
+        return self.states(batch.token_BT.to(self.device), batch.position_BT.to(self.device), layer_ids)
 
     @torch.no_grad()
     def states(

@@ -1,9 +1,12 @@
-"""Where a verifier is: on the Hub, in a folder, or inside an installed package."""
+"""Where a verifier is, on the Hub, in a folder, or inside an installed package, and what exactly is there. Torch-free."""
 
 from importlib.resources import files
 from pathlib import Path
 
+from speculators.cache import digest
+
 SCHEME = "pkg://"
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
 def local_path(name_or_path: str) -> str:
@@ -22,3 +25,52 @@ def local_path(name_or_path: str) -> str:
     if not path.exists():
         raise FileNotFoundError(f"{name_or_path}: {path} does not exist")
     return str(path)
+
+
+def config_file(name_or_path: str, revision: str | None) -> Path:
+    """A verifier's config.json on this disk, brought from the Hub if need be.
+
+    Raises:
+        ValueError: there is no such verifier.
+    """
+    try:
+        folder = Path(local_path(name_or_path))
+    except FileNotFoundError as error:
+        raise ValueError(f"verifier.name_or_path: {error}") from error
+    if folder.is_dir():
+        file = folder / "config.json"
+        if not file.is_file():
+            raise ValueError(f"verifier.name_or_path: {folder} has no config.json; it must be a model's folder")
+        return file
+    # A path that does not exist must not be asked of the Hub: its answer would not say what is wrong.
+    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
+        raise ValueError(f"verifier.name_or_path: the folder {name_or_path} does not exist")
+
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name_or_path, "config.json", revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"verifier.name_or_path: the config.json of {name_or_path} cannot be had from the Hub "
+            f"({type(error).__name__}); check the name and the network, or give a folder"
+        ) from error
+
+
+def content(name_or_path: str, revision: str | None, weights: bool) -> str:
+    """A name for what a verifier is, wherever it is.
+
+    Args:
+        name_or_path: hub id, folder, or pkg://package/folder.
+        revision: branch, tag or commit on the Hub.
+        weights: False looks at config, tokenizer and chat template alone.
+
+    Returns:
+        `commit:` and the Hub's commit, which vouches for all files; or `sha256:` and the hash of a folder's files.
+    """
+    file = config_file(name_or_path, revision)
+    if not Path(local_path(name_or_path)).is_dir():
+        return f"commit:{file.parent.name}"  # the Hub's cache: .../snapshots/COMMIT/config.json
+    files = (f for f in file.parent.iterdir() if f.is_file() and (weights or f.suffix not in WEIGHTS))
+    return f"sha256:{digest.of_files(files)}"

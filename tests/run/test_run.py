@@ -69,6 +69,19 @@ def test_a_run_publishes_what_it_measured_and_repeats_to_the_bit(algorithm: str,
     assert second["acceptance_per_position"] == result["acceptance_per_position"]
 
 
+@pytest.mark.slow
+def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> None:
+    """Under torchrun the losses are those of one process; only the first evaluates and publishes."""
+    same = ["trainer.max_steps=3", "data.max_conversations=120", "evaluation.num_prompts=1", "trainer.log_every=1"]
+    losses = []
+    for name, launch_options, size in (("one", [], 2), ("two", ["launch=torchrun", "launch.num_processes=2"], 1)):
+        folder = started(tmp_path / name, *same, *launch_options, f"trainer.batch_size={size}")
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines])
+        assert (folder / "DONE").exists() and (folder / "checkpoint" / "model.safetensors").exists()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_a_failed_run_leaves_its_traceback(tmp_path: Path) -> None:
     """Data that is not there fails the run with a file FAILED, and a message that names the setting."""
     with pytest.raises(RunFailed, match="data.path"):

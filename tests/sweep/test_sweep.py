@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import threading
@@ -16,7 +17,7 @@ from speculators.compose import compose
 from speculators.launch import FAILED, RunFailed, launch
 from speculators.pin import write_pin
 from speculators.stages import result_key, weights_key
-from speculators.sweep.arm import start
+from speculators.sweep.arm import start, take_device
 
 from .conftest import SHORT, Sweep, command, rows
 
@@ -155,12 +156,13 @@ def test_a_sweep_killed_again_and_again_ends_as_if_undisturbed(sweep: Sweep, tmp
     expected = [{k: row[k] for k in MEASURED if k != "checkpoint"} for row in rows(tmp_path / "calm")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished: dict[Path, int] = {}
-    for kill in range(10):
+    moments = random.Random(0)
+    for _ in range(10):
         process = subprocess.Popen(
             command(*SIX), cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        # From starting up to deep inside an arm; never twice the same.
-        time.sleep(4 + 2.3 * kill)
+        # From starting up to deep inside an arm.
+        time.sleep(moments.uniform(3, 12))
         process.send_signal(signal.SIGKILL)
         process.wait()
         now = {marker: marker.stat().st_mtime_ns for marker in tmp_path.glob("sweep/*/DONE")}
@@ -173,17 +175,60 @@ def test_a_sweep_killed_again_and_again_ends_as_if_undisturbed(sweep: Sweep, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "engine",
-    [
-        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1"],
-        ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=9", "seed=0,1"],
-        ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1",
-         "hydra.sweeper.direction=maximize", "optimizer.lr=interval(0.001,0.01)"],
-    ],
-    ids=["joblib", "submitit", "optuna"],
-)  # fmt: skip
-def test_other_launchers_and_sweepers(engine: list[str], sweep: Sweep, tmp_path: Path) -> None:
-    """Each runs its arms, and their rows are in the table."""
-    done = sweep("algorithm=medusa", *engine)
+    "launcher",
+    [["joblib", "hydra.launcher.n_jobs=2"], ["submitit_local", "hydra.launcher.timeout_min=9"]],
+    ids=["joblib", "submitit"],
+)
+def test_arms_side_by_side(launcher: list[str], sweep: Sweep, tmp_path: Path) -> None:
+    """Other launchers run several arms at once, and their rows are in the table."""
+    name, *options = launcher
+    done = sweep("algorithm=medusa", "seed=0,1", f"hydra/launcher={name}", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [row["status"] for row in rows(tmp_path)] == ["done", "done"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*SQLAlchemy 2.0.*", "ignore:.*is experimental")
+def test_an_optuna_study_goes_on(sweep: Sweep, tmp_path: Path) -> None:
+    """A trial that was cut off is run first, what ended is not run again, a failed one does not count."""
+    import optuna
+
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    storage = f"sqlite:///{folder / 'study.db'}"
+    study = optuna.create_study(study_name="speculators", storage=storage, direction="maximize")
+    study.enqueue_trial({"optimizer.lr": 0.004})
+    study.ask({"optimizer.lr": optuna.distributions.UniformDistribution(0.001, 0.01)})
+
+    box = ["algorithm=medusa", "hydra/sweeper=optuna", "optimizer.lr=interval(0.001,0.01)"]
+    done = sweep(*box, "hydra.sweeper.n_trials=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = rows(tmp_path)
+    assert [row["status"] for row in table] == ["done", "done"]
+    assert "0.004" in [row["optimizer.lr"] for row in table]
+    states = [trial.state.name for trial in optuna.load_study("speculators", storage).trials]
+    assert states == ["FAIL", "COMPLETE", "COMPLETE"]
+
+    assert sweep(*box, "hydra.sweeper.n_trials=2").returncode == 0
+    failing = sweep(*box, "hydra.sweeper.n_trials=3", "data=jsonl", "data.path=/nowhere.jsonl")
+    assert failing.returncode == 1 and "Traceback" not in failing.stderr, failing.stderr
+    assert [row["status"] for row in rows(tmp_path)].count("failed") == 1
+
+
+def test_arms_take_turns_with_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of three arms sees one of two GPUs; the third waits until one is free."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    seen = []
+    locks = []
+    for _ in range(2):
+        locks.append(take_device(["4", "7"], tmp_path))
+        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert seen == ["4", "7"]
+    third = threading.Thread(target=take_device, args=(["4", "7"], tmp_path), daemon=True)
+    third.start()
+    third.join(0.5)
+    assert third.is_alive()
+    locks[1].release()
+    third.join(5)
+    assert not third.is_alive() and os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    assert take_device([], tmp_path) is None

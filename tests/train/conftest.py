@@ -77,7 +77,7 @@ def composed(**groups: Any) -> RunConfig:
         "verifier": {"name_or_path": "tiny", "revision": None, "dtype": "auto", "trust_remote_code": False},
         "data": {
             "source": "chat", "max_length": 64, "max_conversations": None, "heldout_fraction": 0.2,
-            "regenerate": False, "regenerate_max_new_tokens": 8,
+            "regenerate": False, "regenerate_max_new_tokens": 8, "hidden_states": "online",
         },
         "optimizer": {"name": "adamw", "lr": 0.01, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.01},
         "schedule": {"name": "cosine", "warmup_ratio": 0.2, "min_lr_ratio": 0.1},
@@ -90,6 +90,7 @@ def composed(**groups: Any) -> RunConfig:
             "num_prompts": 2, "max_new_tokens": 8, "batch_size": 2, "temperature": 0.0, "tie_epsilon": 1e-3,
         },
         "export": {"target": "none", "engine_version": "0.32.0", "dtype": "float32"},
+        "cache": {"dir": None, "limit_gb": None},
         "tracker": {"name": "none", "project": "test"},
         "launch": {"mode": "inline", "timeout": None, "on_failure": "continue", "num_processes": None, "num_threads": None},
         "speculator": {"speculators_model_type": "eagle3", "speculators_config": {}},

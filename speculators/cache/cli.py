@@ -1,0 +1,77 @@
+"""`speculators cache`: what is in the cache, whether it is sound, and making room in it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Look at what runs share on disk, check it, make room in it.", no_args_is_help=True)
+Dir = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, file_okay=False, help="the cache's folder; else $SPECULATORS_CACHE, or ~/.cache/speculators"
+    ),
+]
+
+
+@app.command("list")
+def list_(dir: Dir = None) -> None:
+    """All entries, the least recently used first: that is the order in which room is made."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from speculators.cache.store import Store, ago, folder_of, gb
+
+    store = Store(folder_of(dir), limit=None)
+    table = Table("entry", "of", "size", "last used", "state", box=box.SIMPLE)
+    entries = [(entry, entry.size) for entry in store.entries()]
+    for entry, size in entries:
+        state = "complete" if entry.complete else "partial"
+        table.add_row(entry.name, entry.manifest.about, gb(size), ago(entry.last_used), state)
+    console = Console()
+    if entries:
+        console.print(table)
+    console.print(f"{len(entries)} entries, {gb(sum(size for _, size in entries))} in {store.folder}", soft_wrap=True)
+
+
+@app.command()
+def verify(
+    dir: Dir = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="remove what is damaged: the next run makes it again")
+    ] = False,
+) -> None:
+    """Read everything and compare checksums; exits with 1 if a shard is damaged."""
+    from speculators.cache.store import Store, folder_of
+
+    store = Store(folder_of(dir), limit=None)
+    damaged = [(entry, shards) for entry in store.entries() if (shards := entry.damaged())]
+    for entry, shards in damaged:
+        typer.echo("\n".join(f"damaged: {entry.path(shard)}" for shard in shards))
+        if remove:
+            with entry.writing():
+                entry.forget(shards)
+    if damaged and not remove:
+        typer.echo("--remove removes them; the next run that needs them makes them again")
+    if not damaged:
+        typer.echo(f"all is as it was written in {store.folder}")
+    raise typer.Exit(1 if damaged else 0)
+
+
+@app.command()
+def prune(
+    dir: Dir = None,
+    limit_gb: Annotated[float | None, typer.Option(min=0, help="what may stay, in gigabytes")] = None,
+    all: Annotated[bool, typer.Option("--all", help="nothing stays")] = False,
+) -> None:
+    """Remove entries that no run uses, the least recently used first, down to a limit."""
+    from speculators.cache.store import Store, folder_of, gb
+
+    if (limit_gb is None) != all:
+        raise typer.BadParameter("give either --limit-gb or --all")
+    store = Store(folder_of(dir), limit=int((limit_gb or 0) * 1e9))
+    for name in store.make_room(0):
+        typer.echo(f"removed {name}")
+    left = store.entries()
+    typer.echo(f"{len(left)} entries, {gb(sum(entry.size for entry in left))} stay in {store.folder}")

@@ -1,0 +1,171 @@
+"""The cache: a folder of entries, with a limit to what they may take. Torch-free."""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+from speculators.cache import digest
+from speculators.cache.entry import MANIFEST, Entry, NoRoom
+from speculators.run_config import CacheSettings
+
+log = logging.getLogger(__name__)
+VARIABLE, DEFAULT = "SPECULATORS_CACHE", "~/.cache/speculators"
+# Inside the cache's folder: locks, and entries on their way out.
+LOCKS, REMOVED = ".locks", ".removed"
+
+
+def folder_of(chosen: str | Path | None) -> Path:
+    """The folder that was chosen; for None that of $SPECULATORS_CACHE, or ~/.cache/speculators."""
+    return Path(chosen or os.environ.get(VARIABLE) or DEFAULT).expanduser()
+
+
+@dataclass(frozen=True)
+class Store:
+    """Entries that runs share, whichever process they are in.
+
+    Attributes:
+        folder: holds a folder for each entry.
+        limit: bytes that all entries together may take; None is no limit but the disk's.
+    """
+
+    folder: Path
+    limit: int | None
+
+    @classmethod
+    def of(cls, settings: CacheSettings) -> "Store":
+        """The store that a run was told to use.
+
+        Raises:
+            ValueError: its folder cannot be written.
+        """
+        folder = folder_of(settings.dir)
+        try:
+            (folder / LOCKS).mkdir(parents=True, exist_ok=True)
+            writable = os.access(folder / LOCKS, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            raise ValueError(
+                f"cache.dir: {folder} cannot be written; set cache.dir or ${VARIABLE} to a folder that can"
+            )
+        return cls(folder, None if settings.limit_gb is None else int(settings.limit_gb * 1e9))
+
+    @contextmanager
+    def use(self, kind: str, made_of: Mapping[str, Any], about: str) -> Iterator[Entry]:
+        """An entry that nobody removes until the block ends.
+
+        Args:
+            kind: what it holds.
+            made_of: everything that decides its content, in values that JSON can hold.
+            about: a line for people.
+        """
+        name = f"{kind}-{digest.of_words(made_of)[:16]}"
+        mark = FileLock(self._locks / f"{name}.{uuid4().hex}.use")
+        with self._lock():
+            mark.acquire()
+        try:
+            entry = self._entry(name)
+            entry.manifest.about, entry.manifest.made_of = about, dict(made_of)
+            if (entry.folder / MANIFEST).exists():
+                os.utime(entry.folder / MANIFEST)
+            yield entry
+        finally:
+            mark.release()
+            Path(mark.lock_file).unlink(missing_ok=True)
+
+    @property
+    def free(self) -> int:
+        """Bytes that the disk has left."""
+        return shutil.disk_usage(self.folder).free
+
+    def entries(self) -> list[Entry]:
+        """Every entry there is, the least recently used first."""
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        names = [path.name for path in found if path.is_dir() and not path.name.startswith(".")]
+        return sorted((self._entry(name) for name in names), key=lambda entry: (entry.last_used, entry.name))
+
+    def make_room(self, need: int) -> list[str]:
+        """Remove entries that nobody uses, the least recently used first, until `need` bytes fit.
+
+        Returns:
+            Names of the removed.
+
+        Raises:
+            NoRoom: even all of them would not be enough; none is removed.
+        """
+        if not self.folder.is_dir():
+            return []
+        with self._lock():
+            entries, free = self.entries(), self.free
+            used = sum(entry.size for entry in entries)
+            over = max(need - free, 0 if self.limit is None else used + need - self.limit)
+            removable = []
+            for entry in entries:
+                if over > 0 and not self._in_use(entry):
+                    removable.append(entry)
+                    over -= entry.size
+            if over > 0 and need:
+                limit = (
+                    ""
+                    if self.limit is None
+                    else f", and its entries take {gb(used)} of cache.limit_gb={self.limit / 1e9:g}"
+                )
+                raise NoRoom(
+                    f"{gb(need)} are needed in {self.folder}, whose disk has {gb(free)} free{limit}; {gb(over)} are "
+                    "missing whatever is removed. Raise cache.limit_gb, or set cache.dir to a larger disk"
+                )
+            return [self._remove(entry) for entry in removable]
+
+    def _remove(self, entry: Entry) -> str:
+        # Renamed first: a process killed here leaves no half entry.
+        removed = self.folder / REMOVED
+        shutil.rmtree(removed, ignore_errors=True)
+        entry.folder.rename(removed)
+        shutil.rmtree(removed)
+        log.info("cache: removed %s to make room", entry.name)
+        return entry.name
+
+    def _in_use(self, entry: Entry) -> bool:
+        for path in self._locks.glob(f"{entry.name}.*.use"):
+            mark = FileLock(path, timeout=0)
+            try:
+                mark.acquire()
+            except Timeout:
+                return True
+            mark.release()  # its process was killed
+            path.unlink(missing_ok=True)
+        return False
+
+    def _entry(self, name: str) -> Entry:
+        return Entry(self.folder / name, self._locks / f"{name}.lock")
+
+    def _lock(self) -> FileLock:
+        """Held while somebody begins to use an entry, and while unused ones are removed."""
+        return FileLock(self._locks / "store.lock")
+
+    @property
+    def _locks(self) -> Path:
+        return self.folder / LOCKS
+
+
+def gb(size: float) -> str:
+    """Bytes for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def ago(moment: float) -> str:
+    """How long ago a moment in seconds since 1970 was, for people."""
+    seconds = time.time() - moment
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return "just now"

@@ -1,0 +1,83 @@
+"""The verifier's own answers, each generated once for all runs."""
+
+import logging
+from collections.abc import Iterable
+from importlib.metadata import version
+from itertools import count
+
+from safetensors.torch import load_file, save
+
+from speculators.cache.entry import Entry, NoRoom
+from speculators.cache.store import Store
+from speculators.data.prepare import Generate
+from speculators.data.ragged import flat, lists
+from speculators.decoding.generate import plain
+from speculators.run_config import RunConfig
+from speculators.verifier.in_process import Verifier
+from speculators.verifier.location import content
+
+log = logging.getLogger(__name__)
+# Prompts between two writes: what a run that is cut off loses.
+SHARD = 256
+Answers = dict[tuple[int, ...], list[int]]
+
+
+def kept_answers(run: RunConfig, store: Store, verifier: Verifier) -> Generate:
+    """The verifier's greedy answers to prompts; those that an earlier run got are read.
+
+    Args:
+        run: verifier, data.regenerate_max_new_tokens and evaluation.batch_size are read.
+        store: where they are kept; where there is no room they are not kept.
+        verifier: writes them.
+    """
+
+    def generate(prompts: list[list[int]]) -> list[list[int]]:
+        made_of = {
+            "verifier": content(run.verifier.name_or_path, run.verifier.revision, weights=True),
+            "dtype": str(verifier.model.dtype),
+            "max_new_tokens": run.data.regenerate_max_new_tokens,
+            "transformers": version("transformers"),
+        }
+        with store.use("answers", made_of, f"of {run.verifier.name_or_path}") as entry, entry.writing():
+            known = _read(entry)
+            # In one order, so that a run that was cut off goes on with the batches of an undisturbed one.
+            new = sorted({tuple(p) for p in prompts} - known.keys(), key=lambda p: (len(p), p))
+            known |= _answered(run, store, verifier, entry, new)
+        return [known[tuple(p)] for p in prompts]
+
+    return generate
+
+
+def _answered(
+    run: RunConfig, store: Store, verifier: Verifier, entry: Entry, prompts: list[tuple[int, ...]]
+) -> Answers:
+    chunks = [prompts[i : i + SHARD] for i in range(0, len(prompts), SHARD)]
+    names = [name for name, _ in zip(_free(entry), chunks, strict=False)]
+    if chunks:
+        entry.begin(names)
+    answers: Answers = {}
+    for name, chunk in zip(names, chunks, strict=True):
+        got = plain(verifier, chunk, run.data.regenerate_max_new_tokens, run.evaluation.batch_size)
+        answers |= dict(zip(chunk, got, strict=True))
+        log.info("data: %d of %d answers regenerated", len(answers), len(prompts))
+        payload = save(flat("prompts", chunk) | flat("answers", got))
+        try:
+            store.make_room(len(payload))
+            entry.add({name: payload})
+        except NoRoom as error:
+            log.info("data: answers are not kept for the next run: %s", error)
+    return answers
+
+
+def _read(entry: Entry) -> Answers:
+    known: Answers = {}
+    entry.forget(entry.damaged())
+    for name in entry.whole():
+        tensors = load_file(entry.path(name))
+        known |= zip(map(tuple, lists(tensors, "prompts")), lists(tensors, "answers"), strict=True)
+    return known
+
+
+def _free(entry: Entry) -> Iterable[str]:
+    whole = set(entry.whole())
+    return (name for n in count() if (name := f"{n:05d}.safetensors") not in whole)

@@ -1,0 +1,93 @@
+"""Prepared data, kept for the next run: whoever tokenises first does so for all."""
+
+import json
+import logging
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from speculators.cache import digest
+from speculators.cache.entry import Entry, NoRoom
+from speculators.cache.store import Store
+from speculators.data import conversations
+from speculators.data.answers import kept_answers
+from speculators.data.prepare import DataReport, Prepared, prepare
+from speculators.data.ragged import cut, flat, lists
+from speculators.data.template import Document
+from speculators.run_config import RunConfig
+from speculators.verifier.in_process import Verifier
+from speculators.verifier.location import content
+from speculators.verifier.tokenizer import load_tokenizer
+
+log = logging.getLogger(__name__)
+SEQUENCES, REPORT = "sequences.safetensors", "report.json"
+
+
+def prepared(run: RunConfig, store: Store, verifier: Verifier, vocab_size: int) -> Prepared:
+    """What `prepare` makes of a run's data, from the cache if it is there.
+
+    Args:
+        run: data, verifier and seed are read.
+        store: where it is kept; where there is no room it is not kept.
+        verifier: answers prompts for data.regenerate.
+        vocab_size: the verifier's vocabulary, V.
+
+    Raises:
+        ValueError: as `prepare`.
+    """
+    about = f"{run.data.source} data for {run.verifier.name_or_path}"
+    with store.use("tokenised", ingredients(run, verifier, vocab_size), about) as entry, entry.writing():
+        if not entry.missing((SEQUENCES, REPORT)) and not entry.damaged():
+            return _read(entry)
+        answers = kept_answers(run, store, verifier)
+        made = prepare(run.data, load_tokenizer(run.verifier), vocab_size, run.seed, answers)
+        payloads = _payloads(made)
+        try:
+            store.make_room(sum(map(len, payloads.values())))
+            entry.begin(payloads)
+            entry.add(payloads)
+        except NoRoom as error:
+            log.info("data: not kept for the next run: %s", error)
+        return made
+
+
+def ingredients(run: RunConfig, verifier: Verifier, vocab_size: int) -> dict[str, Any]:
+    """All that decides what `prepare` makes; where things are is no part of it."""
+    name, revision = run.verifier.name_or_path, run.verifier.revision
+    made_of = {
+        "settings": run.data.model_dump(mode="json", exclude={"path", "name", "revision", "hidden_states"}),
+        "conversations": conversations.content(run.data),
+        "tokenizer": content(name, revision, weights=False),
+        "vocab_size": vocab_size,
+        "seed": run.seed,
+        "code": digest.of_files(Path(__file__).parent.glob("*.py")),
+        "transformers": version("transformers"),
+    }
+    if run.data.regenerate:
+        made_of |= {"verifier": content(name, revision, weights=True), "dtype": str(verifier.model.dtype)}
+    return made_of
+
+
+def _payloads(prepared: Prepared) -> dict[str, bytes]:
+    sequences = [*prepared.train, *prepared.heldout]
+    documents = [document for sequence in sequences for document in sequence]
+    tensors = flat("tokens", [d.tokens for d in documents]) | flat("prompts", prepared.prompts)
+    tensors["supervised"] = torch.tensor([s for d in documents for s in d.supervised], dtype=torch.bool)
+    tensors["documents"] = torch.tensor([len(sequence) for sequence in sequences])
+    tensors["token_count_V"] = prepared.token_count_V
+    return {SEQUENCES: save(tensors), REPORT: json.dumps(asdict(prepared.report), indent=1).encode()}
+
+
+def _read(entry: Entry) -> Prepared:
+    tensors = load_file(entry.path(SEQUENCES))
+    report = DataReport(**json.loads(entry.path(REPORT).read_bytes()))
+    tokens = lists(tensors, "tokens")
+    supervised = cut(tensors["supervised"].tolist(), [len(t) for t in tokens])
+    documents = [Document(t, list(s)) for t, s in zip(tokens, supervised, strict=True)]
+    sequences = [list(s) for s in cut(documents, tensors["documents"].tolist())]
+    train, heldout = sequences[: report.train_sequences], sequences[report.train_sequences :]
+    return Prepared(train, heldout, lists(tensors, "prompts"), tensors["token_count_V"], report)
