@@ -107,6 +107,7 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "heldout_fraction": 0.1,
                     "regenerate": False,
                     "regenerate_max_new_tokens": 8,
+                    "hidden_states": "online",
                 },
                 "optimizer": {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0},
                 "schedule": {"name": "cosine", "warmup_ratio": 0.1, "min_lr_ratio": 0.1},
@@ -132,6 +133,7 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "tie_epsilon": 1e-4,
                 },
                 "export": {"target": "vllm", "engine_version": "0.32.0", "dtype": "float32"} | export,
+                "cache": {"dir": None, "limit_gb": None},
                 "tracker": {"name": "none", "project": "test"},
                 "launch": {
                     "mode": "inline",

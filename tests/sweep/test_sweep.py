@@ -63,8 +63,10 @@ def test_arms_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_path
     assert len(list(folder.glob("trainings/*/metrics.jsonl"))) == 2
     table = rows(tmp_path)
     assert [row["status"] for row in table] == ["done"] * 6
-    best = max(table, key=lambda row: float(row["objective"]))
-    assert (folder / "best").resolve() == (tmp_path / best["checkpoint"]).resolve()
+    # So short a training leaves arms that tie.
+    highest = max(float(row["objective"]) for row in table)
+    best = {(tmp_path / row["checkpoint"]).resolve() for row in table if float(row["objective"]) == highest}
+    assert (folder / "best").resolve() in best
     assert (folder / "best" / "model.safetensors").is_file() and "vllm serve" in done.stdout
 
     for row in table:
