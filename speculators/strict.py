@@ -34,17 +34,27 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         what = "there is no config.json" if path.is_dir() else "there is no such file or folder"
         raise ValueError(f"{path}: {what}; give a published folder, such as RUN/checkpoint")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file}: must hold a mapping, not {type(config).__name__}")
+    config = read_json(file)
     if not config.keys() & {"speculators_model_type", USAGE}:
         raise ValueError(
             f"{file}: has no {USAGE}, so it is no speculator's; of an engine's own format, give the folder above"
         )
     return config
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A mapping in a JSON file.
+
+    Raises:
+        ValueError: it holds none; the message names the file.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: cannot be read as JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: must hold a mapping, not {type(values).__name__}")
+    return values
 
 
 def problems(config: Mapping[str, Any], facts: VerifierFacts | None = None) -> list[Finding]:
