@@ -135,7 +135,9 @@ def _usage(config: Mapping[str, Any]) -> Iterator[Finding]:
         yield _invalid(f"{USAGE}.algorithm", name, f"must be the speculators_model_type, {model_type!r}")
     default = usage.get("default_proposal_method")
     if usage.get("proposal_methods") == []:
-        yield _invalid(f"{USAGE}.proposal_methods", [], "must hold a proposal: how many tokens are drafted stands there")
+        yield _invalid(
+            f"{USAGE}.proposal_methods", [], "must hold a proposal: how many tokens are drafted stands there"
+        )
     elif isinstance(default, str) and kinds and default != kinds[0] and (default in kinds or str(kinds[0]) in methods):
         reason = f"must be the proposal_type of the first of proposal_methods, {kinds[0]!r}: engines read no other"
         yield _invalid(f"{USAGE}.default_proposal_method", default, reason)
@@ -207,8 +209,15 @@ def _mistyped(
     except ValidationError as error:
         for each in error.errors(include_url=False):
             key, value = _at(values, each["loc"], path)
-            reason = "must be given" if each["type"] == "missing" else each["msg"].removeprefix("Value error, ")
-            yield _invalid(key, value, reason)
+            yield _invalid(key, value, _reason(each))
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    if error["type"] == "missing":
+        return "must be given"
+    if error["type"].startswith("union_tag"):
+        return f"must have a {error['ctx']['discriminator']}, one of {', '.join(TokenProposalConfig.registry or {})}"
+    return error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
 
 
 def _at(values: Any, where: Sequence[str | int], path: str) -> tuple[str, Any]:

@@ -11,7 +11,7 @@ from speculators.algorithm import AlgorithmSettings
 from speculators.export.engine_table import DraftTable, EngineTable, TensorRules
 from speculators.export.layout import Layout, TensorSpec
 from speculators.export.preflight import ExportPlan, as_read, chosen_table, lookup, preflight
-from speculators.finding import Finding, gravest
+from speculators.finding import GRAVEST_FIRST, Finding, gravest
 from speculators.run_config import ExportSettings
 from speculators.verifier.facts import VerifierFacts
 
@@ -23,6 +23,7 @@ KINDS = {"I64": "int64", "BOOL": "bool", "F64": "float", "F32": "float", "F16": 
 FORMAT = TensorRules(missing="invalid", shape="invalid", kind="invalid", unknown="invalid")
 # Of no effect on a loaded file, and written by transformers into every config.
 NATIVE_KEYS_ASIDE = ("transformers_version", "dtype")
+SHOWN = 20
 SENTENCES = {
     "refused": "could not serve this draft",
     "wrong": "would load this draft and compute something else than was trained",
@@ -46,8 +47,10 @@ def judge(path: Path, export: ExportSettings) -> ExportPlan:
     config = strict.read_config(path)
     table = chosen_table(export, str(config.get("speculators_model_type")))
     facts, found = _verifier(config)
-    found = gravest([*found, *check_folder(path, facts, table)])
-    lines = "".join(f"\n  {finding}" for finding in found)
+    found = sorted(gravest([*found, *check_folder(path, facts, table)]), key=lambda f: GRAVEST_FIRST.index(f.level))
+    # A wrong number of layers is a line a tensor.
+    more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    lines = "".join(f"\n  {finding}" for finding in found[:SHOWN]) + more
     worst = next((level for level in SENTENCES if any(f.level == level for f in found)), None)
     name = "the engine" if table is None else table.name
     if worst is not None:

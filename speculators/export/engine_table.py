@@ -31,7 +31,9 @@ class Assumed(Strict):
         default=None, description="instead of `value`: another dotted path; also `verifier.*`, its facts, and `tokens`"
     )
     always: bool = Field(default=False, description="whatever the config says")
-    differs: bool = Field(default=False, description="readers of the format take something else, so it must be written")
+    differs: Level | None = Field(
+        default=None, description="level of a missing key of which readers of the format take something else"
+    )
     model_type: str | None = Field(default=None, description="kind of decoder layer that this is true of; null is any")
     also: str | None = Field(default=None, description="another key that says the same")
 
@@ -43,7 +45,9 @@ class LayerIds(Strict):
     assumed: list[tuple[float, int]] = Field(
         description="the layers that it takes where there is no list: (part, offset) is part * layers + offset"
     )
-    count_key: str = Field(description="dotted path of the number of layers, which some classes do not count themselves")
+    count_key: str = Field(
+        description="dotted path of the number of layers, which some classes do not count themselves"
+    )
     counts: dict[str, int | None] = Field(
         description="by kind of decoder layer, the number where `count_key` is missing; null counts the list"
     )
@@ -95,7 +99,8 @@ class DraftTable(Strict):
     allowed: list[Allowed] = []
     native: list[Allowed] = Field(default=[], description="of the engine's own config.json")
     native_repeats: str | None = Field(
-        default=None, description="key of the published config whose decoder layers the engine's own config.json repeats"
+        default=None,
+        description="key of the published config whose decoder layers the engine's own config.json repeats",
     )
     layer_ids: LayerIds | None = Field(default=None, description="null reads no layer but the last")
     same_width: bool = Field(default=False, description="the draft must be as wide as the verifier")

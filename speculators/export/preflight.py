@@ -168,7 +168,7 @@ def _values(
         if rule.differs and not written and (rule.model_type or _kind(read)) == _kind(read):
             taken = rule.value if rule.like is None else lookup(read, rule.like)
             reason = f"must be written: {table.name} takes {taken!r}, other readers of the format do not"
-            yield Finding("wrong", rule.key, None, reason)
+            yield Finding(rule.differs, rule.key, None, reason)
 
 
 def _layers(
@@ -190,10 +190,10 @@ def _layers(
         reason = f"{table.engine} cannot serve it on a CPU, whose attention has {known}"
         yield Finding("note", LAYER + "head_dim", head_dim, reason)
     context = lookup(read, LAYER + "max_position_embeddings")
-    if facts is not None and isinstance(context, int) and not draft.extends_context:
-        if context < facts.max_position_embeddings:
-            reason = f"the draft stops at this length; the verifier goes on to {facts.max_position_embeddings}"
-            yield Finding("note", LAYER + "max_position_embeddings", context, reason)
+    goes_on = facts.max_position_embeddings if facts is not None and not draft.extends_context else 0
+    if isinstance(context, int) and context < goes_on:
+        reason = f"the draft stops at this length; the verifier goes on to {goes_on}"
+        yield Finding("note", LAYER + "max_position_embeddings", context, reason)
 
 
 def _layer_ids(
@@ -225,8 +225,11 @@ def _layer_ids(
 
 
 def _proposal(table: EngineTable, config: Mapping[str, Any]) -> Iterator[Finding]:
-    if lookup(config, TOKENS) is None:
-        yield Finding("refused", TOKENS, None, f"must be written: {table.engine} has no default for the tokens to draft")
+    methods = lookup(config, "speculators_config.proposal_methods")
+    if isinstance(methods, list) and methods and lookup(config, TOKENS) is None:
+        yield Finding(
+            "refused", TOKENS, None, f"must be written: {table.engine} has no default for the tokens to draft"
+        )
     for key, inert in table.inert_proposal_values.items():
         path = f"speculators_config.proposal_methods[0].{key}"
         value = lookup(config, path)

@@ -138,7 +138,7 @@ MISTAKES: list[tuple[str, Any, str, str]] = [
         "speculators_config.proposal_methods.0.proposal_type",
         "tree",
         "speculators_config.proposal_methods[0]",
-        "'greedy'",
+        "must have a 'proposal_type', one of greedy",
     ),
     (
         "speculators_config.proposal_methods.0.speculative_tokens",
