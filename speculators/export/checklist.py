@@ -25,9 +25,9 @@ FORMAT = TensorRules(missing="invalid", shape="invalid", kind="invalid", unknown
 NATIVE_KEYS_ASIDE = ("transformers_version", "dtype")
 SHOWN = 20
 SENTENCES = {
-    "refused": "could not serve this draft",
-    "wrong": "would load this draft and compute something else than was trained",
-    "invalid": "is not asked: the published format is broken",
+    "refused": "$engine could not serve this draft",
+    "wrong": "$engine would load this draft and compute something else than was trained",
+    "invalid": "this draft breaks the published format",
 }
 
 
@@ -52,9 +52,9 @@ def judge(path: Path, export: ExportSettings) -> ExportPlan:
     more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     lines = "".join(f"\n  {finding}" for finding in found[:SHOWN]) + more
     worst = next((level for level in SENTENCES if any(f.level == level for f in found)), None)
-    name = "the engine" if table is None else table.name
     if worst is not None:
-        return ExportPlan(None, tuple(found), f"{path}: {name} {SENTENCES[worst]}{lines}")
+        sentence = SENTENCES[worst].replace("$engine", table.name if table else "")
+        return ExportPlan(None, tuple(found), f"{path}: {sentence}{lines}")
     sentence = "obeys the published format" if table is None else f"is a draft that {table.name} will serve"
     return ExportPlan(table, tuple(found), f"{path} {sentence}{lines}")
 
@@ -173,7 +173,7 @@ def _verifier(config: Mapping[str, Any]) -> tuple[VerifierFacts | None, list[Fin
 def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """A published config with the format's own defaults for fields that are missing."""
     fields = AlgorithmSettings.named(config["speculators_model_type"]).published_fields.model_fields
-    return {name: field.default for name, field in fields.items()} | config
+    return {name: field.default for name, field in fields.items()} | dict(config)
 
 
 def _engine(

@@ -1,6 +1,7 @@
 """What one version of an engine reads of a draft's checkpoint: `engines/<engine>-<version>.yaml`. Torch-free."""
 
 from fnmatch import fnmatchcase
+from functools import cache
 from importlib.resources import files
 from shlex import quote
 from string import Template
@@ -126,6 +127,7 @@ class EngineTable(Strict):
     )
 
     @classmethod
+    @cache  # every arm of a sweep asks
     def read(cls, engine: str, version: str) -> "EngineTable":
         """The table of one engine version.
 
