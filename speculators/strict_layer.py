@@ -32,6 +32,8 @@ ROPE_KEYS = {
     "longrope": ("short_factor", "long_factor"),
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
 }
+# Layers or heads; more are a slip, and would take for ever to list.
+MOST = 1000
 
 
 class DecoderLayers(BaseModel):
@@ -43,7 +45,7 @@ class DecoderLayers(BaseModel):
     model_type: str
     hidden_size: PositiveInt
     intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
+    num_hidden_layers: int = Field(ge=1, le=MOST)
     num_attention_heads: PositiveInt
     num_key_value_heads: PositiveInt
     vocab_size: PositiveInt

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from speculators.models import import_part
+from speculators.strict_layer import MOST
 from speculators.utils.registry import ClassRegistryMixin
-
-# Layers or heads; more are a slip, and would take for ever to list.
-MOST = 1000
 
 
 @dataclass(frozen=True)
