@@ -30,6 +30,7 @@ ROPE_KEYS = {
     "dynamic": ("factor",),
     "yarn": ("factor",),
     "longrope": ("short_factor", "long_factor"),
+    "proportional": ("rope_theta",),
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
 }
 # Layers or heads; more are a slip, and would take for ever to list.
@@ -61,6 +62,8 @@ class DecoderLayers(BaseModel):
     attention_bias: bool = False
     mlp_bias: bool = False
     num_aux_hidden_states: PositiveInt | None = None
+    logit_scale: float | None = None
+    eagle_config: dict[str, Any] | None = None
 
 
 def relations(layer: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
@@ -82,6 +85,8 @@ def relations(layer: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     kinds = layer.get("layer_types")
     if isinstance(kinds, list) and count and len(kinds) != count:
         yield "layer_types", kinds, f"must have one entry a layer, {count} of them"
+    if isinstance(kinds, list) and "sliding_attention" in kinds and not _size(layer.get("sliding_window")):
+        yield "layer_types", kinds, "sliding_attention needs sliding_window, in tokens"
     yield from _rope(layer)
 
 
@@ -96,7 +101,11 @@ def _rope(layer: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
             continue
         for needed in ROPE_KEYS[kind]:
             if rope.get(needed) is None:
-                yield f"{key}.{needed}", None, f"must be given: {kind} embeddings are scaled by it"
+                yield f"{key}.{needed}", None, f"must be given: {kind} embeddings are made with it"
+        for name in {"rope_theta", *ROPE_KEYS[kind]} & rope.keys():
+            numbers = rope[name] if isinstance(rope[name], list) else [rope[name]]
+            if not all(isinstance(number, (int, float)) for number in numbers):
+                yield f"{key}.{name}", rope[name], "must be a number, or a list of numbers"
 
 
 def _size(value: Any) -> int:

@@ -105,6 +105,7 @@ class DraftTable(Strict):
     )
     layer_ids: LayerIds | None = Field(default=None, description="null reads no layer but the last")
     same_width: bool = Field(default=False, description="the draft must be as wide as the verifier")
+    one_attention: bool = Field(default=False, description="its layers must all slide, or none")
     extends_context: bool = Field(default=False, description="a short max_position_embeddings is raised by itself")
     tensors: TensorRules
 

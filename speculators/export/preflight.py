@@ -124,7 +124,9 @@ def as_read(
         always: also replace what the engine knows better than the config.
     """
     read = copy.deepcopy(dict(config))
-    given = {"verifier": facts.model_dump() if facts else {}, "tokens": lookup(config, TOKENS)}
+    tokens = lookup(config, TOKENS)
+    tokens = int(tokens) if isinstance(tokens, str) and tokens.isdecimal() else tokens  # as pydantic reads it
+    given = {"verifier": facts.model_dump() if facts else {}, "tokens": tokens}
     for rule in draft.assumed:
         *parents, last = rule.key.split(".")
         place = lookup(read, ".".join(parents)) if parents else read
@@ -180,6 +182,10 @@ def _layers(
     if draft.same_width and facts is not None and width != facts.hidden_size:
         reason = f"must be the verifier's {facts.hidden_size}: its state is fed in as it is"
         yield Finding("refused", key, width, reason)
+    kinds = lookup(read, LAYER + "layer_types")
+    if draft.one_attention and isinstance(kinds, list) and any(kind != kinds[0] for kind in kinds):
+        reason = f"{table.name} keeps one cache for all layers of a draft: they must be of one kind"
+        yield Finding("refused", LAYER + "layer_types", kinds, reason)
     for rope in ("rope_parameters", "rope_scaling"):
         if lookup(read, f"{LAYER}{rope}.mrope_section") is not None:
             reason = "a draft sees text alone, whose three positions are one: take it out"

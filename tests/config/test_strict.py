@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from speculators import SpeculatorModelConfig
 from speculators.algorithm import AlgorithmSettings
 from speculators.strict import FORMAT_KEYS, problems
-from speculators.strict_layer import LAYER_KEYS, TRANSFORMERS_KEYS
+from speculators.strict_layer import LAYER_KEYS, ROPE_KEYS, TRANSFORMERS_KEYS
 from speculators.verifier.facts import VerifierFacts
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "upstream.json").read_text())
@@ -118,6 +119,18 @@ MISTAKES: list[tuple[str, Any, str, str]] = [
         {"rope_type": "linear"},
         "transformer_layer_config.rope_parameters.factor",
         "must be given",
+    ),
+    (
+        "transformer_layer_config.rope_parameters",
+        {"rope_theta": "x"},
+        "transformer_layer_config.rope_parameters.rope_theta",
+        "must be a number",
+    ),
+    (
+        "transformer_layer_config.layer_types",
+        ["sliding_attention"],
+        "transformer_layer_config.layer_types",
+        "needs sliding_window",
     ),
     ("norm_output", "yes", "norm_output", "valid boolean"),
     ("draft_vocab_size", "256", "draft_vocab_size", "valid integer"),
@@ -254,3 +267,7 @@ def test_strict_reading_is_free_of_torch() -> None:
     code += "; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_kinds_of_rotary_embedding_are_those_of_transformers() -> None:
+    assert set(ROPE_KEYS) == {"default", *ROPE_INIT_FUNCTIONS}
