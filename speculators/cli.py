@@ -55,21 +55,58 @@ def run(folder: Annotated[Path, typer.Argument(help="a run's folder, with its ru
 
 
 @app.command()
-def check(overrides: Overrides = None) -> None:
-    """Check a run without starting it: settings, published config, and what the engine makes of it."""
+def check(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="as for train; or a published folder or config.json, and export.*", show_default=False),
+    ] = None,
+) -> None:
+    """Check a run without starting it, or a published draft: the config, and what the engine makes of it.
+
+    Exits with 2 if the draft is wrong, or the engine could not serve it.
+    """
     from speculators.compose import WrongInput, compose, stop
     from speculators.export.preflight import plan
     from speculators.published import speculator_dict
     from speculators.rules import notes
     from speculators.verifier.facts import VerifierFacts
 
+    given = list(overrides or [])
+    if given and _is_path(given[0]):
+        _check_published(Path(given[0]), given[1:])
+        return
     try:
-        chosen = compose(overrides or [])
+        chosen = compose(given)
     except WrongInput as error:
         stop(error.messages)
     facts = VerifierFacts.read(chosen.verifier.name_or_path, chosen.verifier.revision)
     typer.echo(plan(chosen, speculator_dict(chosen, facts), facts).summary)
     typer.echo("\n".join(notes(chosen)), nl=bool(notes(chosen)))
+
+
+def _is_path(argument: str) -> bool:
+    # A sweep's folders have = in their names.
+    return Path(argument).exists() or ("=" not in argument and not argument.startswith("~"))
+
+
+def _check_published(path: Path, overrides: list[str]) -> None:
+    """Judge a published draft; the overrides are those of the group `export`."""
+    from speculators.compose import WrongInput, compose, stop
+    from speculators.export.checklist import judge
+
+    others = [o for o in overrides if not o.lstrip("+").startswith(("export=", "export."))]
+    if others:
+        stop([f"{o}: of a published draft, only export.target and export.engine_version are asked" for o in others])
+    try:
+        verdict = judge(path, compose(overrides).export)
+    except WrongInput as error:
+        stop(error.messages)
+    except ValueError as error:
+        stop([str(error)])
+    bad = any(finding.bad for finding in verdict.findings)
+    typer.echo(verdict.summary, err=bad)
+    if bad:
+        sys.exit(2)
 
 
 @app.command()
@@ -102,7 +139,7 @@ def evaluate(
     except WrongInput as error:
         stop(error.messages)
     except ValueError as error:
-        stop([str(error)])
+        stop(str(error).splitlines())
     report(result, Path(outputs[-1] if outputs else "."))
 
 

@@ -101,8 +101,8 @@ def published_is_sound(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]
         plan(run, published, facts)
     except CannotServe as error:
         engine = f"{run.export.target} {run.export.engine_version}"
-        refused = [f for f in error.findings if f.level == "refused" and f.key not in {key for key, *_ in found}]
-        found += [(f.key, f.value, f"{engine} cannot serve this: {f.reason}") for f in refused]
+        bad = [f for f in error.findings if f.bad and f.key not in {key for key, *_ in found}]
+        found += [(f.key, f.value, f"{engine} cannot serve this: {f.reason}") for f in bad]
     for key, value, reason in found:
         yield Broken(*_typed(key, value, run), reason)
 

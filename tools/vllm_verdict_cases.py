@@ -195,3 +195,32 @@ tensors("medusa", "a bias", {"blocks.0.layers.0.bias": ["F32", [256]]})
 tensors("medusa", "lm_head.weight", {"lm_head.weight": ["F32", [4096, 256]]})
 tensors("medusa shared", "no token_map", {"token_map": None})
 tensors("medusa shared", "no bias", {f"blocks.{i}.layers.0.bias": None for i in range(3)})
+
+# Further types and kinds of what the layers are built from.
+ROPE = f"{LAYER}.rope_parameters"
+LONG = {"short_factor": [1.0] * 32, "long_factor": [1.0] * 32}
+put("eagle3", ROPE, {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2.0})
+put("eagle3", ROPE, {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})
+put("eagle3", ROPE, {"rope_type": "proportional", "rope_theta": 10000.0})
+put("eagle3", ROPE, {"rope_type": "default", "rope_theta": "x"}, {"rope_type": "linear", "factor": "x"})
+both("eagle3", "longrope", {ROPE: {"rope_type": "longrope", "rope_theta": 10000.0, **LONG}}, [])
+put("eagle3", f"{LAYER}.layer_types", ["sliding_attention"])
+both(
+    "eagle3 qwen3",
+    "mixed attention",
+    {f"{LAYER}.layer_types": ["full_attention", "sliding_attention"], f"{LAYER}.sliding_window": 32},
+    [],
+)
+put("eagle3", f"{LAYER}.quantization_config", {"quant_method": "no_such_method"})
+put("eagle3", f"{LAYER}.eagle_config", {"use_aux_hidden_state": False}, [1])
+put("eagle3", f"{LAYER}.logit_scale", "x", 0.5)
+put("eagle3", f"{LAYER}.attention_bias", "x", 1)
+put("eagle3", f"{LAYER}.sliding_window", "x")
+put("eagle3", f"{LAYER}.num_aux_hidden_states", "3", 0)
+put("medusa", f"{PROPOSALS}.0.speculative_tokens", "3")
+put("medusa", "medusa_fc_bias", "x")
+put("medusa", "num_hidden_layers", "1")
+put("eagle", f"{LAYER}.rope_parameters", [])
+put("eagle", f"{LAYER}.layer_types", ["full_attention"] * 2)
+put("eagle", f"{LAYER}.rms_norm_eps", "x")
+put("eagle", f"{LAYER}.num_key_value_heads", None)

@@ -39,26 +39,26 @@ def base(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     from speculators.compose import compose
     from speculators.config import SpeculatorModelConfig
     from speculators.export.checklist import read_header
+    from speculators.export.layout import Layout
     from speculators.export.publish import publish
     from speculators.published import speculator_dict
     from speculators.train.build import build
     from speculators.verifier.facts import VerifierFacts
     from speculators.verifier.head import VerifierHead
 
-    run = compose([*overrides, "export=vllm"])
+    run = compose([*overrides, "export=none"])  # vLLM is to be asked of what this project would not export, too
     facts = VerifierFacts.read(run.verifier.name_or_path)
     torch.manual_seed(0)
     config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
     head = VerifierHead(*(torch.randn(facts.vocab_size, facts.hidden_size) for _ in range(2)))
     draft = build(config, head, torch.arange(facts.vocab_size), torch.device("cpu"))
     checkpoint = publish(draft, run, facts, None, folder)
-    native = checkpoint / "vllm" / "config.json"
     published = json.loads((checkpoint / "config.json").read_text())
     published["speculators_config"]["verifier"]["name_or_path"] = PLACE
     header = read_header(checkpoint / "model.safetensors")
     return {
         "config": published,
-        "native": json.loads(native.read_text()) if native.is_file() else None,
+        "native": Layout.named(run.algorithm.name).native(published, "vllm"),
         "tensors": {name: [dtype, list(shape)] for name, (shape, dtype) in sorted(header.items())},
     }
 

@@ -4,22 +4,31 @@ import json
 from pathlib import Path
 from typing import Any
 
+from speculators.export.checklist import check_folder
 from speculators.pin import FILE, read_pin
 from speculators.run_config import RunConfig
+from speculators.strict import read_config
+
+
+def read_strictly(checkpoint: Path) -> dict[str, Any]:
+    """The config of a published folder that is what its format says, tensors included.
+
+    Raises:
+        ValueError: it is none; a line a problem.
+    """
+    config = read_config(checkpoint)
+    if found := check_folder(checkpoint, None, None):
+        raise ValueError("\n".join(f"{checkpoint}: {finding}" for finding in found))
+    return config
 
 
 def own_overrides(checkpoint: Path) -> list[str]:
     """Overrides that choose a checkpoint's own algorithm, verifier and proposal.
 
     Raises:
-        ValueError: the folder has no config.json, or it is no speculator's.
+        ValueError: it is no sound published folder; a line a problem.
     """
-    file = checkpoint / "config.json"
-    if not file.is_file():
-        raise ValueError(f"{checkpoint}: there is no config.json; give a published folder, such as RUN/checkpoint")
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if "speculators_config" not in config:
-        raise ValueError(f"{file}: it has no speculators_config; an engine's own format cannot be evaluated")
+    config = read_strictly(checkpoint)
     speculators = config["speculators_config"]
     proposal = speculators["proposal_methods"][0]
     values = {k: v for k, v in proposal.items() if k != "proposal_type"}

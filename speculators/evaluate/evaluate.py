@@ -8,6 +8,7 @@ import torch
 from speculators.data.prepare import prompts
 from speculators.decoding.acceptance import Acceptance
 from speculators.decoding.generate import Decoded, Decoder
+from speculators.evaluate.checkpoint import read_strictly
 from speculators.evaluate.result import EvaluationResult
 from speculators.model import SpeculatorModel
 from speculators.proposals import GreedyTokenProposalConfig, TokenProposalConfig
@@ -136,8 +137,9 @@ def evaluate_checkpoint(checkpoint: Path, run: RunConfig, heldout: bool) -> Eval
         heldout: take only the prompts that training with this seed holds out, not all of the data's.
 
     Raises:
-        ValueError: verifier or data cannot be had.
+        ValueError: it is no sound published folder, or verifier or data cannot be had.
     """
+    read_strictly(checkpoint)
     device = resolve(run.device)
     verifier = Verifier.load(run.verifier, device)
     model = SpeculatorModel.from_pretrained(checkpoint, dtype=verifier.head.head_VH.dtype)

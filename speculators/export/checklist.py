@@ -1,121 +1,222 @@
-"""A written folder against what its engine reads: silent failures first, since engines name few of them. Torch-free."""
+"""A written folder against its format and what an engine reads of it: names and shapes, no values. Torch-free."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from speculators.export.engine_table import EngineTable
+from speculators import strict
+from speculators.algorithm import AlgorithmSettings
+from speculators.export.engine_table import DraftTable, EngineTable, TensorRules
 from speculators.export.layout import Layout, TensorSpec
-from speculators.export.preflight import Finding, preflight
+from speculators.export.preflight import ExportPlan, as_read, chosen_table, lookup, preflight
+from speculators.finding import GRAVEST_FIRST, Finding, gravest
+from speculators.run_config import ExportSettings
 from speculators.verifier.facts import VerifierFacts
 
 Header = Mapping[str, tuple[tuple[int, ...], str]]
+CONFIG, TENSORS = "config.json", "model.safetensors"
+VERIFIER = "speculators_config.verifier.name_or_path"
 KINDS = {"I64": "int64", "BOOL": "bool", "F64": "float", "F32": "float", "F16": "float", "BF16": "float"}
+# The format itself, whatever an engine does.
+FORMAT = TensorRules(missing="invalid", shape="invalid", kind="invalid", unknown="invalid")
 # Of no effect on a loaded file, and written by transformers into every config.
 NATIVE_KEYS_ASIDE = ("transformers_version", "dtype")
+SHOWN = 20
+SENTENCES = {
+    "refused": "$engine could not serve this draft",
+    "wrong": "$engine would load this draft and compute something else than was trained",
+    "invalid": "this draft breaks the published format",
+}
 
 
-def check_folder(folder: Path, facts: VerifierFacts, table: EngineTable | None) -> list[Finding]:
+def judge(path: Path, export: ExportSettings) -> ExportPlan:
+    """What becomes of a published draft in the engine that `export` asks for.
+
+    Args:
+        path: a published folder, or its config.json alone.
+        export: its target and version.
+
+    Returns:
+        The engine if it serves the draft as it was trained, else None; all findings; what to print.
+
+    Raises:
+        ValueError: there is nothing to judge, or a file of the folder cannot be read.
+    """
+    config = strict.read_config(path)
+    table = chosen_table(export, str(config.get("speculators_model_type")))
+    facts, found = _verifier(config)
+    found = sorted(gravest([*found, *check_folder(path, facts, table)]), key=lambda f: GRAVEST_FIRST.index(f.level))
+    # A wrong number of layers is a line a tensor.
+    more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    lines = "".join(f"\n  {finding}" for finding in found[:SHOWN]) + more
+    worst = next((level for level in SENTENCES if any(f.level == level for f in found)), None)
+    if worst is not None:
+        sentence = SENTENCES[worst].replace("$engine", table.name if table else "")
+        return ExportPlan(None, tuple(found), f"{path}: {sentence}{lines}")
+    sentence = "obeys the published format" if table is None else f"is a draft that {table.name} will serve"
+    return ExportPlan(table, tuple(found), f"{path} {sentence}{lines}")
+
+
+def check_folder(path: Path, facts: VerifierFacts | None, table: EngineTable | None) -> list[Finding]:
     """Everything that would keep a published folder from being loaded as it was trained.
 
     Args:
-        folder: holds config.json and model.safetensors.
-        facts: the verifier's.
+        path: holds config.json and model.safetensors; or the config.json alone.
+        facts: the verifier's; None leaves out what depends on them.
         table: the engine it is for; None checks the published format alone.
 
     Returns:
-        Findings; none of them `refused` is a good folder.
+        Findings, one a key; with none of them bad it is a good folder.
+
+    Raises:
+        ValueError: a file cannot be read.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    layout = Layout.named(config["speculators_model_type"])
-    header = read_header(folder / "model.safetensors")
-    found = [
-        *check_config(config),
-        *check_tensors(header, layout.tensors(config)),
-        *check_values(folder, header, config),
-    ]
-    if table is None:
-        return found
-    found += preflight(table, config, facts)
-    native = layout.native(config, table.engine)
-    if native is not None:
-        found += check_native(folder / table.engine, native, header)
-    return found
+    config = strict.read_config(path)
+    found = strict.problems(config, facts) if table is None else preflight(table, config, facts)
+    name = str(config.get("speculators_model_type"))
+    if path.is_file() or name not in AlgorithmSettings.names():
+        return gravest(found)
+    if not (path / TENSORS).is_file():
+        return gravest([*found, Finding("note", TENSORS, None, "is not there, so no tensor was looked at")])
+    layout, header = Layout.named(name), read_header(path / TENSORS)
+    if (specs := layout.described(_with_defaults(config))) is not None:
+        found += check_tensors(header, specs, FORMAT)
+    draft = table.drafts.get(name) if table else None
+    if table is not None and draft is not None:
+        found += _engine(path, config, layout, header, table, draft, facts)
+    return gravest(found)
 
 
 def read_header(file: Path) -> Header:
-    """Shape and dtype of every tensor of a safetensors file, without reading one."""
-    with safe_open(file, framework="np") as tensors:
-        slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  it is no dict
-        return {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+    """Shape and dtype of every tensor of a safetensors file, without reading one.
+
+    Raises:
+        ValueError: it is none, or it was cut off.
+    """
+    try:
+        with safe_open(file, framework="np") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  it is no dict
+            return {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: cannot be read as safetensors: {error}; copy or export it again") from error
 
 
-def check_config(config: Mapping[str, Any]) -> Iterator[Finding]:
-    """Keys that must or must not stand in the published config.json of any algorithm."""
-    for key in ("model_type", "auto_map"):
-        if key in config:
-            reason = "must not stand in a published config: loaders would take it for another format"
-            yield Finding("refused", key, config[key], reason)
-    verifier = config["speculators_config"]["verifier"]["name_or_path"]
-    if not verifier or "://" in verifier:
-        reason = "must be a hub id or a folder, or nobody can load the verifier"
-        yield Finding("refused", "speculators_config.verifier.name_or_path", verifier, reason)
-    elif Path(verifier).is_absolute() and not (Path(verifier) / "config.json").is_file():
-        reason = "this folder holds no config.json"
-        yield Finding("refused", "speculators_config.verifier.name_or_path", verifier, reason)
+def check_tensors(
+    header: Header, specs: Mapping[str, TensorSpec], rules: TensorRules, unused: Collection[str] = ()
+) -> Iterator[Finding]:
+    """Names, shapes and kinds.
 
-
-def check_tensors(header: Header, specs: Mapping[str, TensorSpec]) -> Iterator[Finding]:
-    """Names, shapes and kinds; engines load a file with a tensor missing, and compute with what memory held."""
+    Args:
+        header: of the file.
+        specs: what belongs there.
+        rules: what happens to what does not.
+        unused: further names that may stand there.
+    """
     for name, spec in specs.items():
+        if rules.skips(name):
+            continue
         if name not in header:
             if spec.required:
-                yield Finding("refused", name, None, f"is missing; a tensor of shape {list(spec.shape)} belongs here")
+                reason = f"is missing; a tensor of shape {list(spec.shape)} belongs here"
+                yield Finding(rules.lacks(name), name, None, reason)
             continue
         shape, dtype = header[name]
         if shape != spec.shape:
-            yield Finding("refused", name, list(shape), f"has the wrong shape; the config makes it {list(spec.shape)}")
-        if KINDS.get(dtype) != spec.kind:
-            yield Finding("refused", name, dtype, f"has the wrong dtype; it must be {spec.kind}")
+            reason = f"has the wrong shape; the config makes it {list(spec.shape)}"
+            yield Finding(rules.misfits(name, shape, spec.shape), name, list(shape), reason)
+        if rules.kind is not None and KINDS.get(dtype) != spec.kind:
+            yield Finding(rules.kind, name, dtype, f"has the wrong dtype; it must be {spec.kind}")
     for name in header:
-        if name not in specs:
-            reason = "is no tensor of this draft: engines stop at its name, or drop it without a word if it is a bias"
-            yield Finding("refused", name, list(header[name][0]), reason)
+        if name not in specs and name not in unused and not rules.skips(name):
+            reason = "is no tensor of this draft, as its config describes it"
+            yield Finding(rules.has_no_use_for(name), name, list(header[name][0]), reason)
 
 
-def check_values(folder: Path, header: Header, config: Mapping[str, Any]) -> Iterator[Finding]:
-    """Numbers that are wrong although their shapes are right."""
-    with safe_open(folder / "model.safetensors", framework="pt") as tensors:
+def check_values(folder: Path) -> Iterator[Finding]:
+    """Numbers that are wrong although their shapes are right; the one check here that reads tensors, and needs torch.
+
+    Args:
+        folder: its config and tensors have been found good.
+    """
+    header = read_header(folder / TENSORS)
+    vocab = lookup(strict.read_config(folder), "transformer_layer_config.vocab_size")
+    with safe_open(folder / TENSORS, framework="pt") as tensors:
         for name, (_, dtype) in header.items():
             if KINDS.get(dtype) == "float" and not tensors.get_tensor(name).isfinite().all():
-                yield Finding("refused", name, "NaN or infinity", "a published tensor must be finite; train again")
+                yield Finding("wrong", name, "NaN or infinity", "a published tensor must be finite; train again")
         if "d2t" not in header:
             return
         offset_D = tensors.get_tensor("d2t")
         target_D = [i + offset for i, offset in enumerate(offset_D.tolist())]
-        vocab = config["transformer_layer_config"]["vocab_size"]
         if len(set(target_D)) != len(target_D) or not all(0 <= t < vocab for t in target_D):
             reason = f"i + d2t[i] must be a different token of 0 ... {vocab - 1} for each i: d2t holds offsets"
-            yield Finding("refused", "d2t", offset_D.tolist()[:4], reason)
+            yield Finding("wrong", "d2t", offset_D.tolist()[:4], reason)
         elif "t2d" in header and set(tensors.get_tensor("t2d").nonzero().flatten().tolist()) != set(target_D):
-            yield Finding("refused", "t2d", None, "marks other tokens than those that d2t reaches")
+            yield Finding("wrong", "t2d", None, "marks other tokens than those that d2t reaches")
 
 
-def check_native(folder: Path, expected: Mapping[str, Any], published: Header) -> Iterator[Finding]:
-    """The engine's own format beside the published one: the config it needs, and the very same tensors."""
-    missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
-    if missing:
-        yield Finding("refused", folder.name, missing, "the engine's native folder is incomplete; export again")
-        return
-    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+def _verifier(config: Mapping[str, Any]) -> tuple[VerifierFacts | None, list[Finding]]:
+    name = lookup(config, VERIFIER)
+    if not isinstance(name, str) or not name:
+        return None, []  # strict reading says so
+    if "://" in name:
+        return None, [Finding("refused", VERIFIER, name, "must be a hub id or a folder, or engines cannot load it")]
+    try:
+        return VerifierFacts.read(name), []
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).removeprefix("verifier.name_or_path: ").split())
+        return None, [Finding("refused", VERIFIER, name, f"cannot be loaded: {reason}")]
+
+
+def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A published config with the format's own defaults for fields that are missing."""
+    fields = AlgorithmSettings.named(config["speculators_model_type"]).published_fields.model_fields
+    return {name: field.default for name, field in fields.items()} | dict(config)
+
+
+def _engine(
+    folder: Path,
+    config: Mapping[str, Any],
+    layout: type[Layout],
+    header: Header,
+    table: EngineTable,
+    draft: DraftTable,
+    facts: VerifierFacts | None,
+) -> Iterator[Finding]:
+    """The tensors, and the engine's own format, as the engine reads them."""
+    specs = layout.described(as_read(draft, config, facts))
+    if specs is None:
+        return  # preflight says so
+    # Of what an engine always decides itself, such as the number of heads, the file may hold more.
+    written = layout.described(as_read(draft, config, facts, always=False)) or {}
+    if draft.format == "native":
+        inner = folder / table.engine
+        missing = [name for name in (CONFIG, TENSORS) if not (inner / name).is_file()]
+        if missing:
+            yield Finding("refused", inner.name, missing, "is the engine's own folder, and incomplete; export again")
+            return
+        yield from _native(inner, layout.native(config, table.engine) or {}, table, draft)
+        if (served := read_header(inner / TENSORS)) != header:
+            yield Finding("wrong", f"{inner.name}/{TENSORS}", None, "holds other tensors than the published file")
+            header = served
+    yield from check_tensors(header, specs, draft.tensors, written)
+
+
+def _native(folder: Path, expected: Mapping[str, Any], table: EngineTable, draft: DraftTable) -> Iterator[Finding]:
+    """The engine's own config: what it must hold, and that it says what the published one says."""
+    place = f"{folder.name}/{CONFIG}:"
+    written = strict.read_json(folder / CONFIG)
+    for rule in draft.native:
+        if written.get(rule.key) not in rule.values:
+            yield Finding(rule.level, place + rule.key, written.get(rule.key), rule.why)
+    asked = {rule.key for rule in draft.native}
     for key in expected:
-        if key not in NATIVE_KEYS_ASIDE and written.get(key) != expected[key]:
-            reason = f"the published config says {expected[key]!r}"
-            yield Finding("refused", f"{folder.name}/config.json:{key}", written.get(key), reason)
-    if read_header(folder / "model.safetensors") != published:
-        yield Finding(
-            "refused", f"{folder.name}/model.safetensors", None, "holds other tensors than the published file"
-        )
+        if key not in asked and key not in NATIVE_KEYS_ASIDE and written.get(key) != expected[key]:
+            yield Finding("wrong", place + key, written.get(key), f"the published config says {expected[key]!r}")
+    if draft.native_repeats is not None:
+        for finding in strict.layer_problems(written, draft.native_repeats):
+            if table.minds(finding.key) == "refused":
+                key = place + finding.key.removeprefix(f"{draft.native_repeats}.")
+                yield Finding("refused", key, finding.value, finding.reason)

@@ -1,5 +1,7 @@
 """What one version of an engine reads of a draft's checkpoint: `engines/<engine>-<version>.yaml`. Torch-free."""
 
+from fnmatch import fnmatchcase
+from functools import cache
 from importlib.resources import files
 from shlex import quote
 from string import Template
@@ -9,22 +11,82 @@ import yaml
 from pydantic import Field
 
 from speculators.algorithm import Strict
+from speculators.finding import Level
 
 
 class Allowed(Strict):
     """The values of one key that an engine can serve."""
 
-    key: str = Field(description="dotted path in the published config")
-    values: list[Any]
+    key: str = Field(description="dotted path in the config")
+    values: list[Any] = Field(description="null also stands for a key that is missing")
     why: str = Field(description="what happens with any other value, and the remedy")
+    level: Level = "refused"
 
 
-class CountOfLayers(Strict):
-    """Where an engine's class learns how many verifier layers a draft reads, if not from the list itself."""
+class Assumed(Strict):
+    """What an engine takes where a key is missing or null."""
 
-    model_type: str = Field(description="kind of decoder layer that this is true of")
     key: str = Field(description="dotted path in the published config")
-    default: int = Field(description="what the engine assumes where the key is missing")
+    value: Any = None
+    like: str | None = Field(
+        default=None, description="instead of `value`: another dotted path; also `verifier.*`, its facts, and `tokens`"
+    )
+    always: bool = Field(default=False, description="whatever the config says")
+    differs: Level | None = Field(
+        default=None, description="level of a missing key of which readers of the format take something else"
+    )
+    model_type: str | None = Field(default=None, description="kind of decoder layer that this is true of; null is any")
+    also: str | None = Field(default=None, description="another key that says the same")
+
+
+class LayerIds(Strict):
+    """How an engine learns which of the verifier's layers a draft reads."""
+
+    key: str = Field(description="top-level key that lists them")
+    assumed: list[tuple[float, int]] = Field(
+        description="the layers that it takes where there is no list: (part, offset) is part * layers + offset"
+    )
+    count_key: str = Field(
+        description="dotted path of the number of layers, which some classes do not count themselves"
+    )
+    counts: dict[str, int | None] = Field(
+        description="by kind of decoder layer, the number where `count_key` is missing; null counts the list"
+    )
+
+
+class TensorRules(Strict):
+    """What happens to tensors that are not as the config makes them, patterns being those of file names."""
+
+    missing: Level
+    unnoticed: list[str] = Field(default=[], description="those of which nobody notices that they are missing")
+    shape: Level = "refused"
+    cut: dict[str, int] = Field(
+        default={}, description="modules whose larger tensor is cut to size without a word, and the dimension"
+    )
+    kind: Level | None = Field(default=None, description="null converts the dtype")
+    unknown: Level
+    dropped: list[str] = Field(default=[], description="unknown ones that are dropped without a word")
+    skipped: list[str] = Field(default=[], description="those that it never looks at")
+
+    def lacks(self, name: str) -> Level:
+        """The level of a tensor that is missing."""
+        return "wrong" if _matches(name, self.unnoticed) else self.missing
+
+    def has_no_use_for(self, name: str) -> Level:
+        """The level of a tensor that is not the draft's."""
+        return "wrong" if _matches(name, self.dropped) else self.unknown
+
+    def misfits(self, name: str, shape: tuple[int, ...], right: tuple[int, ...]) -> Level:
+        """The level of a tensor of the wrong shape."""
+        dim = self.cut.get(name.split(".")[-2] if "." in name else name)
+        if dim is None or len(shape) != len(right) or dim >= len(shape):
+            return self.shape
+        others = all(a == b for i, (a, b) in enumerate(zip(shape, right, strict=True)) if i != dim)
+        return "wrong" if others and shape[dim] > right[dim] else self.shape
+
+    def skips(self, name: str) -> bool:
+        """Whether it never looks at a tensor."""
+        return _matches(name, self.skipped)
 
 
 class DraftTable(Strict):
@@ -33,17 +95,19 @@ class DraftTable(Strict):
     format: Literal["published", "native"] = Field(description="published: it reads the folder as it is")
     serve: str = Field(description="the command that serves; $checkpoint, $verifier and $tokens are filled in")
     read: list[str] = Field(description="top-level keys of the published config that have an effect")
-    layer_keys: list[str] = Field(
-        default=[], description="keys that transformer_layer_config must hold; a|b is one of the two"
-    )
-    explicit: list[str] = Field(
-        default=[], description="top-level keys that must be written: defaults differ by reader"
-    )
+    required: list[str] = Field(default=[], description="keys that it takes no default for")
+    assumed: list[Assumed] = []
     allowed: list[Allowed] = []
-    layer_ids: str | None = Field(default=None, description="key that lists the verifier layers a draft reads")
-    count_of_layers: list[CountOfLayers] = []
+    native: list[Allowed] = Field(default=[], description="of the engine's own config.json")
+    native_repeats: str | None = Field(
+        default=None,
+        description="key of the published config whose decoder layers the engine's own config.json repeats",
+    )
+    layer_ids: LayerIds | None = Field(default=None, description="null reads no layer but the last")
     same_width: bool = Field(default=False, description="the draft must be as wide as the verifier")
+    one_attention: bool = Field(default=False, description="its layers must all slide, or none")
     extends_context: bool = Field(default=False, description="a short max_position_embeddings is raised by itself")
+    tensors: TensorRules
 
 
 class EngineTable(Strict):
@@ -52,6 +116,8 @@ class EngineTable(Strict):
     engine: str
     version: str
     drafts: dict[str, DraftTable] = Field(description="by speculators_model_type; no other type can be served")
+    stops_at: list[str] = Field(description="keys at which it stops where they break the format; * ends a pattern")
+    misreads: list[str] = Field(description="keys at which it then goes on, and computes something else")
     descriptive: list[str] = Field(description="top-level keys that describe and have no effect anywhere")
     inert_proposal_values: dict[str, Any] = Field(
         description="proposal keys that the engine does not read, each with the value at which that changes nothing"
@@ -62,6 +128,7 @@ class EngineTable(Strict):
     )
 
     @classmethod
+    @cache  # every arm of a sweep asks
     def read(cls, engine: str, version: str) -> "EngineTable":
         """The table of one engine version.
 
@@ -81,6 +148,17 @@ class EngineTable(Strict):
             )
         return cls.model_validate(yaml.safe_load((folder / f"{engine}-{version}.yaml").read_text(encoding="utf-8")))
 
+    @property
+    def name(self) -> str:
+        """Engine and version, for people."""
+        return f"{self.engine} {self.version}"
+
+    def minds(self, key: str) -> Level:
+        """The level of a key that breaks the format."""
+        if _starts(key, self.stops_at):
+            return "refused"
+        return "wrong" if _starts(key, self.misreads) else "invalid"
+
     def serve_command(self, model_type: str, checkpoint: str, verifier: str, tokens: int) -> str:
         """The command line that serves a draft.
 
@@ -94,3 +172,12 @@ class EngineTable(Strict):
         # A native draft's folder stands inside quoted JSON already.
         folder = quote(checkpoint) if draft.format == "published" else checkpoint
         return Template(draft.serve).substitute(checkpoint=folder, verifier=quote(verifier), tokens=tokens)
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _starts(key: str, patterns: list[str]) -> bool:
+    # No file name patterns: keys have brackets.
+    return any(key.startswith(p[:-1]) if p.endswith("*") else key == p for p in patterns)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from speculators.models import import_part
+from speculators.strict_layer import MOST
 from speculators.utils.registry import ClassRegistryMixin
 
 
@@ -40,6 +41,24 @@ class Layout(ClassRegistryMixin):
             config: the published config as a plain dict.
         """
         raise NotImplementedError(f"{cls.__name__} does not say which tensors it stores")
+
+    @classmethod
+    def described(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec] | None:
+        """`tensors` of a config that may hold anything; None where it describes none.
+
+        Args:
+            config: a published config of any types; what is wrong with each key is for `speculators.strict` to say.
+        """
+        layer = config.get("transformer_layer_config")
+        counts = [v for c in (config, layer) if isinstance(c, Mapping) for k, v in c.items() if k.startswith("num_")]
+        if any(isinstance(count, int) and count > MOST for count in counts):
+            return None
+        try:
+            specs = cls.tensors(config)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
+            return None
+        sizes = [size for spec in specs.values() for size in spec.shape]
+        return specs if all(isinstance(size, int) and size >= 0 for size in sizes) else None
 
     @classmethod
     def native(cls, config: Mapping[str, Any], engine: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from speculators.config import SpeculatorModelConfig
-from speculators.export.checklist import check_folder
+from speculators.export.checklist import check_folder, check_values
 from speculators.export.layout import Layout
 from speculators.export.model_card import model_card
 from speculators.export.preflight import CannotServe, ExportPlan, plan
@@ -105,11 +105,11 @@ def _write_native(checkpoint: Path, config: SpeculatorModelConfig, engine: str) 
 
 def _checked(checkpoint: Path, run: RunConfig, facts: VerifierFacts, export: ExportPlan) -> ExportPlan:
     """The plan after the checklist: no engine if it would refuse the folder."""
-    findings = tuple(check_folder(checkpoint, facts, export.table))
-    refused = "\n".join(f"  {finding}" for finding in findings if finding.level == "refused")
-    if not refused:
+    findings = (*check_folder(checkpoint, facts, export.table), *check_values(checkpoint))
+    bad = "\n".join(f"  {finding}" for finding in findings if finding.bad)
+    if not bad:
         return ExportPlan(export.table, findings, export.summary)
-    message = f"{checkpoint} was written, but could not be loaded as it was trained:\n{refused}"
+    message = f"{checkpoint} was written, but could not be loaded as it was trained:\n{bad}"
     if run.export.target not in ("auto", "none"):
         raise CannotServe(f"export.target={run.export.target}: {message}", findings)
     log.warning(message)

@@ -2,10 +2,12 @@
 
 import importlib
 import pkgutil
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
 
+@cache  # reading what is installed takes 20 ms, and is asked for at every check
 def packages() -> dict[str, str]:
     """Algorithm folders by name: those here, and installed packages' `speculators.models` entry points."""
     found = {m.name: f"{__name__}.{m.name}" for m in pkgutil.iter_modules(__path__) if m.ispkg}

@@ -41,15 +41,16 @@ class VerifierFacts(BaseModel):
             ValueError: there is no such verifier, or its config lacks a size.
         """
         config = json.loads(config_file(name_or_path, revision).read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"verifier.name_or_path: the config.json of {name_or_path} holds no mapping")
         return cls.from_dict(name_or_path, config)
 
     @classmethod
     def from_dict(cls, name_or_path: str, config: dict[str, Any]) -> "VerifierFacts":
         """Facts of a config.json that is already read."""
-        text = {**config, **(config.get("text_config") or {})}
-        missing = [
-            k for k in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size") if k not in text
-        ]
+        text = {**config, **_mapping(config, "text_config")}
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+        missing = [k for k in sizes if not isinstance(text.get(k), int) or text[k] < 1]
         if missing:
             raise ValueError(
                 f"verifier.name_or_path: the config.json of {name_or_path} has no {', '.join(missing)}; "
@@ -76,9 +77,16 @@ class VerifierFacts(BaseModel):
         )
 
 
+def _mapping(config: dict[str, Any], key: str) -> dict[str, Any]:
+    value = config.get(key) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"verifier.name_or_path: {key} in its config.json must be a mapping, not {value!r}")
+    return value
+
+
 def _rope(text: dict[str, Any]) -> dict[str, Any]:
     """One dict of rope parameters, from either of the two spellings; what only multimodal positions need is dropped."""
-    parameters = dict(text.get("rope_parameters") or text.get("rope_scaling") or {})
+    parameters = dict(_mapping(text, "rope_parameters") or _mapping(text, "rope_scaling"))
     parameters.setdefault("rope_type", parameters.pop("type", "default"))
     parameters.setdefault("rope_theta", text.get("rope_theta", 10000.0))
     parameters.pop("mrope_section", None)

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from speculators import SpeculatorModelConfig
 from speculators.algorithm import AlgorithmSettings
-from speculators.strict import FORMAT_KEYS, LAYER_KEYS, TRANSFORMERS_KEYS, problems
+from speculators.strict import FORMAT_KEYS, problems
+from speculators.strict_layer import LAYER_KEYS, ROPE_KEYS, TRANSFORMERS_KEYS
 from speculators.verifier.facts import VerifierFacts
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "upstream.json").read_text())
@@ -97,16 +99,59 @@ MISTAKES: list[tuple[str, Any, str, str]] = [
         "1 of them",
     ),
     ("transformer_layer_config.vocab_size", 500, "transformer_layer_config.vocab_size", "the verifier's, 512"),
+    ("transformer_layer_config.hidden_size", "64", "transformer_layer_config.hidden_size", "valid integer"),
+    ("transformer_layer_config.head_dim", 15, "transformer_layer_config.head_dim", "must be even"),
+    ("transformer_layer_config.rms_norm_eps", "small", "transformer_layer_config.rms_norm_eps", "valid number"),
+    (
+        "transformer_layer_config.layer_types",
+        ["half_attention"],
+        "transformer_layer_config.layer_types[0]",
+        "'full_attention' or 'sliding_attention'",
+    ),
+    (
+        "transformer_layer_config.rope_parameters",
+        {"rope_type": "swirl"},
+        "transformer_layer_config.rope_parameters.rope_type",
+        "there are default, linear",
+    ),
+    (
+        "transformer_layer_config.rope_parameters",
+        {"rope_type": "linear"},
+        "transformer_layer_config.rope_parameters.factor",
+        "must be given",
+    ),
+    (
+        "transformer_layer_config.rope_parameters",
+        {"rope_theta": "x"},
+        "transformer_layer_config.rope_parameters.rope_theta",
+        "must be a number",
+    ),
+    (
+        "transformer_layer_config.layer_types",
+        ["sliding_attention"],
+        "transformer_layer_config.layer_types",
+        "needs sliding_window",
+    ),
+    ("norm_output", "yes", "norm_output", "valid boolean"),
+    ("draft_vocab_size", "256", "draft_vocab_size", "valid integer"),
+    ("draft_vocab_size", 0, "draft_vocab_size", "at least 1"),
+    ("dtype", "float99", "dtype", "one of float32"),
+    ("architectures", "Eagle3Speculator", "architectures", "a list of names"),
     ("speculators_config", None, "speculators_config", "must be a mapping"),
     ("speculators_config.algorithm", "eagle", "speculators_config.algorithm", "'eagle3'"),
     ("speculators_config.verifer", {}, "speculators_config.verifer", "did you mean verifier"),
-    ("speculators_config.default_proposal_method", "tree", "speculators_config", "must match the proposal_type"),
-    ("speculators_config.proposal_methods", [], "speculators_config", "must match the proposal_type"),
+    (
+        "speculators_config.default_proposal_method",
+        "tree",
+        "speculators_config.default_proposal_method",
+        "the first of proposal_methods, 'greedy'",
+    ),
+    ("speculators_config.proposal_methods", [], "speculators_config.proposal_methods", "must hold a proposal"),
     (
         "speculators_config.proposal_methods.0.proposal_type",
         "tree",
         "speculators_config.proposal_methods[0]",
-        "'greedy'",
+        "must have a 'proposal_type', one of greedy",
     ),
     (
         "speculators_config.proposal_methods.0.speculative_tokens",
@@ -177,7 +222,8 @@ def test_all_problems_at_once() -> None:
 def test_a_problem_reads_as_a_sentence() -> None:
     (problem,) = problems(changed("draft_vocab_sizes", 3))
     assert (
-        str(problem) == "draft_vocab_sizes=3: is no key of the format and has no effect; did you mean draft_vocab_size?"
+        str(problem)
+        == "invalid: draft_vocab_sizes=3: is no key of the format and has no effect; did you mean draft_vocab_size?"
     )
 
 
@@ -221,3 +267,7 @@ def test_strict_reading_is_free_of_torch() -> None:
     code += "; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_kinds_of_rotary_embedding_are_those_of_transformers() -> None:
+    assert set(ROPE_KEYS) == {"default", *ROPE_INIT_FUNCTIONS}

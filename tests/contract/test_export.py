@@ -11,9 +11,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from speculators.export.preflight import CannotServe, plan
 from speculators.export.publish import publish
 from speculators.model import SpeculatorModel
 from speculators.models import packages
+from speculators.published import speculator_dict
+from speculators.run_config import RunConfig
 
 from .conftest import Case
 
@@ -33,11 +36,25 @@ def test_a_published_draft_is_the_trained_one(either: Case, tmp_path: Path) -> N
     assert torch.equal(either.rows(again, batch).hidden_SNH, either.rows(model, batch).hidden_SNH)
 
 
-def test_an_engine_would_load_it(either: Case, tmp_path: Path) -> None:
+def for_engine(case: Case, engine: str) -> RunConfig:
+    """The case's run, exported for an engine."""
+    return case.run.model_copy(update={"export": case.run.export.model_copy(update={"target": engine})})
+
+
+def test_an_engine_would_load_it(case: Case, tmp_path: Path) -> None:
     """Every engine that the algorithm is made for finds nothing to refuse."""
+    for engine in type(case.run.algorithm).engines:
+        assert publish(case.shaken(), for_engine(case, engine), case.facts, None, tmp_path / engine).is_dir()
+
+
+def test_what_passes_before_training_is_exported(either: Case, tmp_path: Path) -> None:
+    """Whatever the settings: a draft that the engine's table lets pass is a folder that the checklist lets pass."""
     for engine in type(either.run.algorithm).engines:
-        export = either.run.export.model_copy(update={"target": engine})
-        run = either.run.model_copy(update={"export": export})
+        run = for_engine(either, engine)
+        try:
+            plan(run, speculator_dict(run, either.facts), either.facts)
+        except CannotServe:
+            continue
         assert publish(either.shaken(), run, either.facts, None, tmp_path / engine).is_dir()
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from speculators.algorithm import AlgorithmSettings
 from speculators.export.engine_table import EngineTable
-from speculators.export.preflight import CannotServe, Finding, plan, preflight
+from speculators.export.preflight import CannotServe, plan, preflight
+from speculators.finding import Finding
 from speculators.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
 
@@ -42,40 +43,40 @@ def levels(found: list[Finding]) -> list[tuple[str, str]]:
 def test_what_we_train_is_served(
     algorithm: dict[str, Any], make_run: Make, published: Published, facts: VerifierFacts
 ) -> None:
-    assert list(preflight(TABLE, published(make_run(algorithm)), facts)) == []
+    assert preflight(TABLE, published(make_run(algorithm)), facts) == []
 
 
 @pytest.mark.parametrize(
     ("path", "value", "level", "key"),
     [
-        ("speculators_model_type", "xpress", "refused", "speculators_model_type"),
         ("model_type", "llama", "refused", "model_type"),
         (f"{LAYER}.model_type", "gemma", "refused", f"{LAYER}.model_type"),
         (f"{LAYER}.hidden_act", "gelu", "refused", f"{LAYER}.hidden_act"),
         (f"{LAYER}.rms_norm_eps", ..., "refused", f"{LAYER}.rms_norm_eps"),
-        (f"{LAYER}.rope_parameters", ..., "refused", f"{LAYER}.rope_parameters"),
-        (f"{LAYER}.rope_parameters.mrope_section", [8, 4, 4], "refused", f"{LAYER}.rope_parameters"),
+        (f"{LAYER}.rope_parameters.mrope_section", [8, 4, 4], "note", f"{LAYER}.rope_parameters.mrope_section"),
+        (f"{LAYER}.rope_parameters.rope_type", "swirl", "refused", f"{LAYER}.rope_parameters.rope_type"),
         (f"{LAYER}.layer_types", ["full_attention"] * 2, "refused", f"{LAYER}.layer_types"),
-        (f"{LAYER}.vocab_size", 100, "refused", f"{LAYER}.vocab_size"),
+        (f"{LAYER}.vocab_size", 100, "wrong", f"{LAYER}.vocab_size"),
         (f"{LAYER}.head_dim", 16, "note", f"{LAYER}.head_dim"),
         ("target_hidden_size", 32, "refused", "target_hidden_size"),
-        ("draft_vocab_size", 97, "refused", "draft_vocab_size"),
-        ("norm_before_residual", ..., "refused", "norm_before_residual"),
+        ("draft_vocab_size", 97, "invalid", "draft_vocab_size"),
+        ("norm_before_residual", ..., "wrong", "norm_before_residual"),
         ("eagle_aux_hidden_state_layer_ids", None, "refused", "eagle_aux_hidden_state_layer_ids"),
-        ("eagle_aux_hidden_state_layer_ids", [4, 2, 1], "refused", "eagle_aux_hidden_state_layer_ids"),
+        ("eagle_aux_hidden_state_layer_ids", [4, 2, 1], "wrong", "eagle_aux_hidden_state_layer_ids"),
         ("eagle_aux_hidden_state_layer_ids", [1, 1, 4], "refused", "eagle_aux_hidden_state_layer_ids"),
         ("eagle_aux_hidden_state_layer_ids", [1, 2, 7], "refused", "eagle_aux_hidden_state_layer_ids"),
         ("eagle_aux_hidden_state_layer_ids", [1, 2], "refused", f"{LAYER}.num_aux_hidden_states"),
         ("speculators_config.proposal_methods", [], "refused", "speculators_config.proposal_methods"),
         ("speculators_config.verifier.name_or_path", None, "refused", "speculators_config.verifier.name_or_path"),
-        ("speculators_config.default_proposal_method", "tree", "ignored", "speculators_config.default_proposal_method"),
+        ("speculators_config.default_proposal_method", "tree", "invalid", "speculators_config.default_proposal_method"),
         (
             "speculators_config.proposal_methods.0.verifier_accept_k",
             4,
             "ignored",
             "speculators_config.proposal_methods[0].verifier_accept_k",
         ),
-        ("block_size", 8, "ignored", "block_size"),
+        ("block_size", 8, "invalid", "block_size"),
+        ("auto_map", {"": "x.Y"}, "ignored", "auto_map"),
     ],
 )
 def test_one_wrong_value(
@@ -83,23 +84,24 @@ def test_one_wrong_value(
 ) -> None:
     config = published(make_run(EAGLE3))
     change(config, path, value)
-    assert levels(list(preflight(TABLE, config, facts))) == [(level, key)]
+    assert levels(preflight(TABLE, config, facts)) == [(level, key)]
 
 
 @pytest.mark.parametrize("key", ["layernorms", "fusion_bias"])
 def test_eagle_with_what_its_class_lacks(key: str, make_run: Make, published: Published, facts: VerifierFacts) -> None:
     config = published(make_run(EAGLE)) | {key: True}
     (finding,) = preflight(TABLE, config, facts)
-    assert (finding.level, finding.key, finding.value) == ("refused", key, True)
+    assert (finding.level, finding.key, finding.value) == ("wrong", key, True)
     assert f"{key}=false" in finding.reason
 
 
 def test_a_verifier_without_layer_states(make_run: Make, published: Published, facts: VerifierFacts) -> None:
     gemma = facts.model_copy(update={"architectures": ["Gemma2ForCausalLM"]})
-    assert levels(list(preflight(TABLE, published(make_run(EAGLE3)), gemma))) == [
-        ("refused", "speculators_config.verifier.architectures")
-    ]
-    assert list(preflight(TABLE, published(make_run(EAGLE)), gemma)) == []
+    eagle3, eagle = published(make_run(EAGLE3)), published(make_run(EAGLE))
+    for config in (eagle3, eagle):
+        config["speculators_config"]["verifier"]["architectures"] = ["Gemma2ForCausalLM"]
+    assert levels(preflight(TABLE, eagle3, gemma)) == [("refused", "speculators_config.verifier.architectures")]
+    assert preflight(TABLE, eagle, gemma) == []
 
 
 def test_auto_takes_the_first_engine(make_run: Make, published: Published, facts: VerifierFacts) -> None:
@@ -107,8 +109,8 @@ def test_auto_takes_the_first_engine(make_run: Make, published: Published, facts
     export = plan(run, published(run), facts)
     assert export.table == TABLE
     assert export.summary == "export.target=auto: vllm 0.32.0 will serve this draft"
-    export = plan(run, published(run) | {"block_size": 8}, facts)
-    assert export.summary.endswith("draft\n  ignored: block_size=8: vllm 0.32.0 does not read it")
+    export = plan(run, published(run) | {"auto_map": "x.Y"}, facts)
+    assert export.summary.endswith("draft\n  ignored: auto_map='x.Y': vllm 0.32.0 does not read it")
 
 
 def test_only_a_named_target_stops(make_run: Make, published: Published, facts: VerifierFacts) -> None:

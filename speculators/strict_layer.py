@@ -1,0 +1,113 @@
+"""Strict reading of `transformer_layer_config`, the decoder layers inside a published config. Torch-free."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+# What transformers itself reads and writes in every config. As paragraphs, since one key a line would hide the code.
+# fmt: off
+TRANSFORMERS_KEYS = frozenset({
+    "architectures", "auto_map", "chunk_size_feed_forward", "dtype", "id2label", "is_encoder_decoder", "label2id",
+    "name_or_path", "_name_or_path", "num_labels", "output_attentions", "output_hidden_states", "problem_type",
+    "quantization_config", "return_dict", "torch_dtype", "transformers_version",
+})
+# Keys of llama's and qwen3's layers, in both of transformers' spellings of rotary embeddings; the last line is what
+# vLLM's drafts read beside them.
+LAYER_KEYS = TRANSFORMERS_KEYS | {
+    "model_type", "attention_bias", "attention_dropout", "bos_token_id", "eos_token_id", "head_dim", "hidden_act",
+    "hidden_size", "initializer_range", "intermediate_size", "layer_types", "max_position_embeddings",
+    "max_window_layers", "mlp_bias", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "pad_token_id",
+    "pretraining_tp", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "sliding_window",
+    "tie_word_embeddings", "use_cache", "use_sliding_window", "vocab_size",
+    "num_aux_hidden_states", "is_causal", "logit_scale", "is_neox_style", "eagle_config",
+}
+# fmt: on
+# Kinds of rotary embedding in transformers, and what each must be told.
+ROPE_KEYS = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor"),
+    "proportional": ("rope_theta",),
+    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+}
+# Layers or heads; more are a slip, and would take for ever to list.
+MOST = 1000
+
+
+class DecoderLayers(BaseModel):
+    """Types and bounds of the keys that a draft's layers are built from; a default is the one of transformers."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    # A default size fits no verifier, so sizes must be given.
+    model_type: str
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: int = Field(ge=1, le=MOST)
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt
+    vocab_size: PositiveInt
+    head_dim: PositiveInt | None = None
+    hidden_act: str = "silu"
+    rms_norm_eps: float = Field(default=1e-6, gt=0, allow_inf_nan=False)
+    max_position_embeddings: PositiveInt = 2048
+    rope_parameters: dict[str, Any] | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_theta: float = Field(default=10000.0, gt=0, allow_inf_nan=False)
+    layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
+    sliding_window: PositiveInt | None = None
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    num_aux_hidden_states: PositiveInt | None = None
+    logit_scale: float | None = None
+    eagle_config: dict[str, Any] | None = None
+
+
+def relations(layer: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Rules between the keys of decoder layers: key, value and reason of each one broken.
+
+    Args:
+        layer: of any types; what `DecoderLayers` refuses is passed over.
+    """
+    hidden, heads, groups, head_dim, count = (
+        _size(layer.get(key))
+        for key in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "num_hidden_layers")
+    )
+    if hidden and heads and layer.get("head_dim") is None and hidden % heads:
+        yield "num_attention_heads", heads, f"must divide hidden_size, {hidden}, or head_dim be given"
+    elif hidden and heads and (head_dim or hidden // heads) % 2:
+        yield "head_dim", head_dim, "must be even: rotary embeddings turn pairs"
+    if heads and groups and heads % groups:
+        yield "num_key_value_heads", groups, f"must divide num_attention_heads, {heads}"
+    kinds = layer.get("layer_types")
+    if isinstance(kinds, list) and count and len(kinds) != count:
+        yield "layer_types", kinds, f"must have one entry a layer, {count} of them"
+    if isinstance(kinds, list) and "sliding_attention" in kinds and not _size(layer.get("sliding_window")):
+        yield "layer_types", kinds, "sliding_attention needs sliding_window, in tokens"
+    yield from _rope(layer)
+
+
+def _rope(layer: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = layer.get(key)
+        if not isinstance(rope, Mapping):
+            continue
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if not isinstance(kind, str) or kind not in ROPE_KEYS:
+            yield f"{key}.rope_type", kind, f"is no kind of rotary embedding; there are {', '.join(ROPE_KEYS)}"
+            continue
+        for needed in ROPE_KEYS[kind]:
+            if rope.get(needed) is None:
+                yield f"{key}.{needed}", None, f"must be given: {kind} embeddings are made with it"
+        for name in {"rope_theta", *ROPE_KEYS[kind]} & rope.keys():
+            numbers = rope[name] if isinstance(rope[name], list) else [rope[name]]
+            if not all(isinstance(number, (int, float)) for number in numbers):
+                yield f"{key}.{name}", rope[name], "must be a number, or a list of numbers"
+
+
+def _size(value: Any) -> int:
+    """The value where a size can be it; 0 elsewhere."""
+    return value if isinstance(value, int) and value > 0 else 0
