@@ -10,9 +10,10 @@ from speculators.verifier.facts import VerifierFacts
 
 
 class Strict(BaseModel):
-    """Settings that refuse unknown keys and cannot be changed afterwards."""
+    """Settings that refuse unknown keys and other types, NaN and infinity, and cannot be changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: true is not 1, "3" and 3.0 are not 3; an integer is a float.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class LossWeights(Strict):

@@ -1,5 +1,6 @@
 """The `speculators` command: `train` is Hydra's, the other verbs work on what it made."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -35,18 +36,27 @@ def train() -> None:
 
 
 @app.command()
-def run(folder: Annotated[Path, typer.Argument(help="a run's folder, with its run.yaml")]) -> None:
-    """Run, or go on with, what a folder's run.yaml pins."""
-    from speculators.compose import stop
-    from speculators.launch import RunFailed, launch
-    from speculators.pin import read_pin
+def run(
+    path: Annotated[Path, typer.Argument(help="a run's folder, or its run.yaml; also a copy of one")],
+    output: Annotated[Path | None, typer.Option(help="run it anew in this folder")] = None,
+) -> None:
+    """Run what a run.yaml pins: go on in its own folder, or do all of it again in another.
+
+    Every value is the pinned one. Defaults that have moved since are named, and do not reach it.
+    """
+    from speculators.compose import WrongInput, moved, stop
+    from speculators.launch import RunFailed, launch, start_log
+    from speculators.pin import carried, place
 
     try:
-        read_pin(folder)
-    except ValueError as error:
-        stop(str(error).splitlines())
-    try:
+        pin, notes = carried(path)
+        folder = place(path, output)
+        start_log(folder)
+        for note in [*notes, *moved(pin)]:
+            logging.info(note)
         launch(folder)
+    except WrongInput as error:
+        stop(error.messages)
     except RunFailed:
         sys.exit(1)
 

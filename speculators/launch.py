@@ -8,8 +8,10 @@ import time
 import traceback
 from pathlib import Path
 
+from speculators.complaints import WrongInput
+
 log = logging.getLogger(__name__)
-DONE, FAILED = "DONE", "FAILED"
+DONE, FAILED, LOG = "DONE", "FAILED", "train.log"
 
 
 class RunFailed(Exception):
@@ -26,16 +28,21 @@ def launch(folder: Path) -> float:
         What `run` returns.
 
     Raises:
+        WrongInput: run.yaml is broken, or what the run reads is not what it read; nothing was touched.
         RunFailed: after the message was printed.
         speculators.train.interrupt.Interrupted: a signal stopped training; all is saved.
     """
+    from speculators import inputs
     from speculators.run import run
 
+    inputs.check(folder)
     for marker in (DONE, FAILED):
         (folder / marker).unlink(missing_ok=True)
     start = time.monotonic()
     try:
         objective = run(folder)
+    except WrongInput:
+        raise
     except Exception as error:
         log.debug("the run failed", exc_info=True)
         (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
@@ -46,6 +53,17 @@ def launch(folder: Path) -> float:
         done["objective"] = objective
     (folder / DONE).write_text(json.dumps(done) + "\n", encoding="utf-8")
     return objective
+
+
+def start_log(folder: Path) -> None:
+    """Show what happens, and keep it with the time in the folder's train.log, as Hydra does for a run that it starts."""
+    file = logging.FileHandler(folder / LOG, encoding="utf-8")
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    screen = logging.StreamHandler(sys.stdout)
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[file, screen], force=True)
+    for noisy in ("accelerate", "matplotlib", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def done(folder: Path) -> float | None:

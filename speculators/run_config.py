@@ -62,7 +62,10 @@ class AdamW(Strict):
 
     name: Literal["adamw"]
     lr: float = Field(gt=0, lt=1, description="peak learning rate")
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    # YAML has lists alone.
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
+    ]
     eps: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from speculators.inputs import file_hash
 from speculators.run_config import RunConfig
 
 WEIGHTS = ("seed", "precision", "algorithm", "verifier", "data", "optimizer", "schedule", "trainer")
@@ -28,6 +29,5 @@ def _hash(run: RunConfig, groups: tuple[str, ...]) -> str:
     settings: dict[str, Any] = run.model_dump(mode="json", include=set(groups), exclude=WRITTEN)
     path = settings["data"].get("path")
     if path and Path(path).is_file():
-        with Path(path).open("rb") as file:
-            settings["data"]["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        settings["data"]["sha256"] = file_hash(Path(path))
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
