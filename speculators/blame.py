@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from speculators.lines import Lines, Place
 
@@ -45,13 +45,13 @@ class _File:
     """A file of the defaults list, and the parts of the key that its contents stand under."""
 
     path: Path
-    inside: list[str]
+    inside: Sequence[str]
     lines: Lines
 
     def find(self, parts: list[str]) -> Place | None:
         """How far the file goes along a key; None if not at all."""
         n = len(self.inside)
-        if parts[:n] != self.inside:
+        if parts[:n] != list(self.inside):
             return None
         place = self.lines.find(parts[n:])
         # A key that the file of its own group leaves out is that file's fault.
@@ -68,7 +68,7 @@ class Blame:
         node: the config's `hydra` node.
     """
 
-    def __init__(self, node: DictConfig) -> None:
+    def __init__(self, node: Any) -> None:
         self._node = node
 
     def __call__(self, key: str) -> str | None:

@@ -46,10 +46,10 @@ def run(
     """
     from speculators.compose import WrongInput, moved, stop
     from speculators.launch import RunFailed, launch, start_log
-    from speculators.pin import carried, place
+    from speculators.pin import load_again, place
 
     try:
-        pin, notes = carried(path)
+        pin, notes = load_again(path)
         folder = place(path, output)
         start_log(folder)
         for note in [*notes, *moved(pin)]:

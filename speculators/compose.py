@@ -216,7 +216,8 @@ def _composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
 
 def origin(blame: Blame, run: "RunConfig") -> "Origin":
     """Where the values of a run came from."""
-    from speculators.pin import Origin, flat
+    from speculators.pin import Origin
+    from speculators.run_config import flat
 
     found = {key: blame.source(key) for key in flat(run.model_dump(mode="json"))}
     return Origin(blame.overrides, blame.searchpath, {key: str(source) for key, source in found.items() if source})
@@ -227,7 +228,7 @@ def moved(pin: "Pin") -> list[str]:
 
     Composing is for comparison alone: if it fails, that is a line as well.
     """
-    from speculators.pin import flat
+    from speculators.run_config import flat
 
     if pin.overrides is None:
         return ["the overrides were not recorded: defaults that moved since are not looked for"]

@@ -1,4 +1,4 @@
-"""A YAML file, and the line of each of its keys. Torch-free, and free of Hydra."""
+"""YAML as it is read and written here, and the line of each key of a file. Torch-free, and free of Hydra."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ except ImportError:
     from yaml import SafeLoader as _Safe
 
 
-class _Loader(_Safe):
+class _Loader(_Safe):  # pyright: ignore[reportGeneralTypeIssues]  one of two classes, known when it is imported
     """Reads what OmegaConf reads: 1e-4 is a number, and no key stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -26,9 +26,18 @@ class _Loader(_Safe):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the strings that `_Loader` would take for numbers: a commit may be called 1234567e8."""
+
+
+for _both in (_Loader, _Dumper):
+    _number = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+    _both.add_implicit_resolver("tag:yaml.org,2002:float", _number, list("-+0123456789"))
+
+
+def dump(tree: Any) -> str:
+    """YAML that reads back as the same values, keys in their order."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -16,8 +15,9 @@ from pydantic import Field, ValidationError
 
 from speculators.algorithm import Strict
 from speculators.carry import SCHEMA_VERSION, carry
-from speculators.complaints import WrongInput, broken_yaml, complaints
-from speculators.lines import Lines
+from speculators.complaints import Blame, WrongInput, complaints, set_by
+from speculators.lines import Lines, dump
+from speculators.rules import broken
 from speculators.run_config import RunConfig
 
 FILE = "run.yaml"
@@ -89,7 +89,7 @@ def write_pin(run: RunConfig, folder: Path, origin: Origin | None = None, traini
         sources=origin.sources if origin else {},
     )
     (folder / training).mkdir(parents=True, exist_ok=True)
-    _replace(folder / FILE, _yaml(pin.model_dump(mode="json", exclude={"threads", "read"})))
+    _replace(folder / FILE, dump(pin.model_dump(mode="json", exclude={"threads", "read"})))
     return folder / FILE
 
 
@@ -103,7 +103,7 @@ def complete(folder: Path, threads: int, read: dict[str, str]) -> None:
     """
     file = folder / FILE
     found = {"threads": threads, "read": read}
-    _replace(file, file.read_text(encoding="utf-8").rstrip("\n") + "\n" + _yaml(found))
+    _replace(file, file.read_text(encoding="utf-8").rstrip("\n") + "\n" + dump(found))
 
 
 def place(path: Path, output: Path | None = None) -> Path:
@@ -148,11 +148,30 @@ def load(path: Path) -> Pin:
     Raises:
         WrongInput: there is none, or it is broken; a message a problem, with its line.
     """
-    return carried(path)[0]
+    return _read(path)[0]
 
 
-def carried(path: Path) -> tuple[Pin, list[str]]:
-    """`load`, and a line for each thing that an earlier schema called otherwise or had not."""
+def load_again(path: Path) -> tuple[Pin, list[str]]:
+    """A pin that is to be run again: an edited one must obey the rules between settings, too.
+
+    Returns:
+        The pin, and a line for each thing that an earlier schema called otherwise or had not.
+
+    Raises:
+        WrongInput: as `load`, or a rule is broken.
+    """
+    pin, notes, blame = _read(path)
+    try:
+        problems = [f"{problem}{set_by(blame(f'run.{problem.key}'))}" for problem in broken(pin.run)]
+    except ValueError as error:
+        problems = [f"{error}{set_by(blame('run.verifier.name_or_path'))}"]
+    if problems:
+        raise WrongInput(problems)
+    return pin, notes
+
+
+def _read(path: Path) -> tuple[Pin, list[str], Blame]:
+    """A pin, what was carried forward, and what finds the line of a key."""
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise WrongInput([f"{path}: there is no {FILE}; give a run's folder, or a {FILE}"])
@@ -160,48 +179,35 @@ def carried(path: Path) -> tuple[Pin, list[str]]:
         lines = Lines(file.read_text(encoding="utf-8"))
         pin: Any = lines.value()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WrongInput([broken_yaml(error, file)]) from error
+        raise WrongInput([brokendump(error, file)]) from error
     if not isinstance(pin, dict) or not isinstance(pin.get("run"), dict):
         raise WrongInput([f"{file}: it pins no run; it must have a key `run` with the values of one"])
+
+    def blame(key: str) -> str:
+        return f"{file}:{lines.find(key.split('.')).line}"
+
     schema = pin.get("schema_version")
     if type(schema) is not int or not 1 <= schema <= SCHEMA_VERSION:
         known = f"1 to {SCHEMA_VERSION} are known; a newer one needs a newer version of this package"
-        raise WrongInput([f"{file}:{lines.find(['schema_version']).line}: schema_version={schema!r}: {known}"])
+        raise WrongInput([f"schema_version={schema!r}: {known}{set_by(blame('schema_version'))}"])
     notes = [f"{file}: {note}" for note in carry(pin)]
-    return _validated(pin, lines, file), notes
+    return _validated(pin, blame), notes, blame
 
 
-def _validated(pin: dict[str, Any], lines: Lines, file: Path) -> Pin:
-    def blame(prefix: list[str], key: str) -> str:
-        return f"{file}:{lines.find([*prefix, *key.split('.')]).line}"
-
+def _validated(pin: dict[str, Any], blame: Blame) -> Pin:
     complain = partial(complaints, missing_remedy="a pin has every value; compose the run anew, or add it")
     messages = []
     # Apart, for a run's keys are named as they are typed, and the file's own as they stand in it.
     try:
         pin["run"] = RunConfig.model_validate(pin["run"])
     except ValidationError as error:
-        messages += complain(error, pin["run"], partial(blame, ["run"]))
+        messages += complain(error, pin["run"], lambda key: blame(f"run.{key}"))
         del pin["run"]
     try:
         return Pin.model_validate(pin)
     except ValidationError as error:
-        messages += [m for m in complain(error, pin, partial(blame, [])) if not m.startswith("run is missing")]
+        messages += [m for m in complain(error, pin, blame) if not m.startswith("run is missing")]
     raise WrongInput(messages)
-
-
-def flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """A nested dict's values by their dotted keys; a list is a value, unless it holds dicts."""
-
-    def walk(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        items = node.items() if isinstance(node, dict) else enumerate(node)
-        for name, value in items:
-            if isinstance(value, dict) or isinstance(value, list) and any(isinstance(v, dict) for v in value):
-                yield from walk(value, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}", value
-
-    return dict(walk(tree, ""))
 
 
 def _environment() -> dict[str, Any]:
@@ -225,10 +231,6 @@ def _commit(folder: Path) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _yaml(tree: dict[str, Any]) -> str:
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def _replace(file: Path, text: str) -> None:
