@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from speculators.algorithm import Strict
 from speculators.carry import SCHEMA_VERSION, carry
-from speculators.complaints import Blame, WrongInput, complaints, set_by
+from speculators.complaints import Blame, WrongInput, broken_yaml, complaints, set_by
 from speculators.lines import Lines, dump
 from speculators.rules import broken
 from speculators.run_config import RunConfig
@@ -179,7 +179,7 @@ def _read(path: Path) -> tuple[Pin, list[str], Blame]:
         lines = Lines(file.read_text(encoding="utf-8"))
         pin: Any = lines.value()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WrongInput([brokendump(error, file)]) from error
+        raise WrongInput([broken_yaml(error, file)]) from error
     if not isinstance(pin, dict) or not isinstance(pin.get("run"), dict):
         raise WrongInput([f"{file}: it pins no run; it must have a key `run` with the values of one"])
 
