@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+log = logging.getLogger(__name__)
 app = typer.Typer(
     help="Compose, check, train, measure and publish speculative-decoding draft models.",
     no_args_is_help=True,
@@ -44,16 +45,18 @@ def run(
 
     Every value is the pinned one. Defaults that have moved since are named, and do not reach it.
     """
+    from speculators import inputs
     from speculators.compose import WrongInput, moved, stop
     from speculators.launch import RunFailed, launch, start_log
     from speculators.pin import load_again, place
 
     try:
         pin, notes = load_again(path)
+        inputs.check(pin, path)
         folder = place(path, output)
         start_log(folder)
         for note in [*notes, *moved(pin)]:
-            logging.info(note)
+            log.info(note)
         launch(folder)
     except WrongInput as error:
         stop(error.messages)

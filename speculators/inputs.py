@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speculators.complaints import WrongInput
-from speculators.pin import FILE, Pin, load
+from speculators.pin import FILE, Pin
 from speculators.run_config import DataSettings, HubData, JsonlData, RunConfig, VerifierSettings
 from speculators.verifier.location import local_path
 
@@ -52,45 +52,36 @@ def vocabulary_map(model: "SpeculatorModel") -> dict[str, str]:
     return {} if d2t is None else {"vocabulary_map": _hash([d2t.cpu().numpy().tobytes()])}
 
 
-def check(folder: Path) -> None:
+def check(pin: Pin, path: Path) -> None:
     """Look whether a pinned run would still read what it read.
 
     Args:
-        folder: of the run.
+        pin: that of the run; without hashes there is nothing to compare.
+        path: its file or folder, for the message.
 
     Raises:
-        WrongInput: it would not; a message for each thing that changed. Or the pin is broken.
+        WrongInput: it would not; a message for each thing that changed or is gone.
     """
-    pin = load(folder)
     if pin.read:
         try:
             now = hashes(pin.run)
         except (OSError, ValueError) as error:
             raise WrongInput([str(error)]) from error
-        compare(pin, now, folder)
+        _compare(pin, now, path)
 
 
 def check_vocabulary(pin: Pin, model: "SpeculatorModel", folder: Path) -> None:
     """Look whether a fresh draft has the vocabulary that the pinned one had; WrongInput if not."""
     # Who took one of these out of the pin wants another map as well.
     if {"data", "tokenizer", "chat_template"} <= pin.read.keys():
-        compare(pin, vocabulary_map(model), folder)
+        _compare(pin, vocabulary_map(model), folder)
 
 
-def compare(pin: Pin, now: Mapping[str, str], folder: Path) -> None:
-    """Refuse what differs from the pin.
-
-    Args:
-        pin: has hashes.
-        now: those of today, not necessarily all.
-        folder: of the run.
-
-    Raises:
-        WrongInput: a message for each thing that changed.
-    """
+def _compare(pin: Pin, now: Mapping[str, str], path: Path) -> None:
+    file = path / FILE if path.is_dir() else path
     changed = [name for name in now if name in pin.read and now[name] != pin.read[name]]
     if changed:
-        raise WrongInput([_changed(name, pin.read[name], now[name], pin.run, folder / FILE) for name in changed])
+        raise WrongInput([_changed(name, pin.read[name], now[name], pin.run, file) for name in changed])
 
 
 def _changed(name: str, was: str, now: str, run: RunConfig, file: Path) -> str:

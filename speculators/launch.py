@@ -28,14 +28,12 @@ def launch(folder: Path) -> float:
         What `run` returns.
 
     Raises:
-        WrongInput: run.yaml is broken, or what the run reads is not what it read; nothing was touched.
+        WrongInput: run.yaml is broken, or the run would not be the pinned one.
         RunFailed: after the message was printed.
         speculators.train.interrupt.Interrupted: a signal stopped training; all is saved.
     """
-    from speculators import inputs
     from speculators.run import run
 
-    inputs.check(folder)
     for marker in (DONE, FAILED):
         (folder / marker).unlink(missing_ok=True)
     start = time.monotonic()

@@ -73,7 +73,7 @@ def run(folder: Path) -> float:
         max_new_tokens=run.data.regenerate_max_new_tokens,
         batch_size=run.evaluation.batch_size,
     )
-    # Before the data is read, so that nobody edits it in between. A run that goes on was compared before it started.
+    # Before the data is read, so that nobody edits it in between; `speculators run` compares before it starts.
     first = pin.threads is None
     read = hashes(run) if first else {}
     prepared = prepare(run.data, load_tokenizer(run.verifier), facts.vocab_size, run.seed, answer)

@@ -238,10 +238,10 @@ def test_other_inputs_are_refused(name: str, change: Any, setting: str, tmp_path
     found = inputs.hashes(local(tmp_path))
     complete(tmp_path, 1, found)
     assert inputs.hashes(read_pin(tmp_path)) == found and load(tmp_path).read == found
-    inputs.check(tmp_path)
+    inputs.check(load(tmp_path), tmp_path)
     change(tmp_path / "verifier")
     with pytest.raises(WrongInput) as caught:
-        inputs.check(tmp_path)
+        inputs.check(load(tmp_path), tmp_path)
     (message,) = caught.value.messages
     assert message.startswith(setting) and name.replace("_", " ") in message
     assert f"remove {name} under `read` in {tmp_path / 'run.yaml'}" in message
@@ -249,7 +249,7 @@ def test_other_inputs_are_refused(name: str, change: Any, setting: str, tmp_path
     file.write_text(
         "".join(row for row in file.read_text().splitlines(True) if not row.startswith(f"  {name}: {found[name]}"))
     )
-    inputs.check(tmp_path)
+    inputs.check(load(tmp_path), tmp_path)
 
 
 def test_a_file_s_hash_is_sha256sum_s(tmp_path: Path) -> None:
