@@ -65,8 +65,6 @@ def complaints(
         first = problem["msg"].removeprefix("Value error, ").split()[0].rstrip(":,")
         if isinstance(problem["input"], dict) and first in problem["input"]:
             key = f"{key}.{first}"
-        elif first.startswith(f"{key}."):
-            key = first
         messages.append(_message(key, siblings, problem, missing_remedy) + set_by(blame(key)))
     return list(dict.fromkeys(messages))
 

@@ -9,9 +9,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
-    ValidationInfo,
     WrapValidator,
-    field_validator,
 )
 from pydantic import ValidatorFunctionWrapHandler as Handler
 from pydantic_core import InitErrorDetails
@@ -231,28 +229,3 @@ class RunConfig(Strict):
     tracker: TrackerSettings
     launch: LaunchSettings
     speculator: SpeculatorChoice
-
-    @field_validator("speculator")
-    @classmethod
-    def check_derived(cls, speculator: SpeculatorChoice, info: ValidationInfo) -> SpeculatorChoice:
-        """What conf/train.yaml makes of the groups; an override or an edited pin could say something else."""
-        if not info.data.keys() >= {"algorithm", "proposal", "verifier"}:
-            return speculator  # what is wrong with them has its own message
-        algorithm, proposal = info.data["algorithm"].name, info.data["proposal"]
-        derived = {
-            "speculators_model_type": algorithm,
-            "speculators_config": {
-                "algorithm": algorithm,
-                "default_proposal_method": proposal.proposal_type,
-                "proposal_methods": [proposal.model_dump()],
-                "verifier": {"name_or_path": info.data["verifier"].name_or_path},
-            },
-        }
-        chosen, derived = flat(speculator.model_dump()), flat(derived)
-        for key in chosen.keys() | derived.keys():
-            if chosen.get(key, ...) != derived.get(key, ...):
-                raise ValueError(
-                    f"speculator.{key}: it follows algorithm, proposal and verifier, which make it {derived.get(key)!r} "
-                    f"(got {chosen.get(key)!r}); change those, and here as they say"
-                )
-        return speculator

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from speculators.compose import WrongInput, compose
 from speculators.lines import dump
-from speculators.pin import read_pin, write_pin
+from speculators.pin import load_again, write_pin
 from speculators.run_config import RunConfig, flat
 from speculators.verifier.facts import VerifierFacts
 
@@ -144,7 +144,7 @@ def through_a_pin(overrides: tuple[str, ...], changes: dict[str, Any], gone: str
         else:
             node[last] = value
     file.write_text(dump(pin))
-    return read_pin(folder)
+    return load_again(folder)[0].run
 
 
 def hydra_value(value: Any) -> str:

@@ -99,9 +99,9 @@ def test_a_value_that_stands_twice_must_agree(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("    speculative_tokens: 5", "    speculative_tokens: 4", 1))
     number = next(i for i, row in enumerate(file.read_text().splitlines(), 1) if row.endswith("speculative_tokens: 5"))
     with pytest.raises(WrongInput) as caught:
-        load(tmp_path)
+        load_again(tmp_path)
     (message,) = caught.value.messages
-    assert "proposal_methods.0.speculative_tokens" in message and "make it 4 (got 5)" in message
+    assert "proposal_methods.0.speculative_tokens=5" in message and "make it 4;" in message
     assert message.endswith(f"{file}:{number}")
 
 
