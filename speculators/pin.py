@@ -22,8 +22,10 @@ from speculators.run_config import RunConfig
 
 FILE = "run.yaml"
 # Those that can change a bit of the weights or a token of the data.
-PACKAGES = ("accelerate", "datasets", "hydra-core", "numpy", "omegaconf", "pydantic", "safetensors", "tokenizers")
-PACKAGES += ("torch", "transformers")
+PACKAGES = (
+    "accelerate", "datasets", "hydra-core", "numpy", "omegaconf", "pydantic", "safetensors", "tokenizers", "torch",
+    "transformers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

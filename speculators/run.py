@@ -74,15 +74,14 @@ def run(folder: Path) -> float:
         batch_size=run.evaluation.batch_size,
     )
     # Before the data is read, so that nobody edits it in between; `speculators run` compares before it starts.
-    first = pin.threads is None
-    read = hashes(run) if first else {}
+    read = hashes(run) if pin.threads is None else None
     prepared = prepare(run.data, load_tokenizer(run.verifier), facts.vocab_size, run.seed, answer)
     log.info("data: %s", prepared.report)
 
     # 3. the draft; seeded again, for regenerated answers may or may not have drawn random numbers
     set_seed(run.seed)
     model = build(config, verifier.head, prepared.token_count_V, device)
-    if first:
+    if read is not None:
         complete(folder, torch.get_num_threads(), read | vocabulary_map(model))
     check_vocabulary(pin, model, folder)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
