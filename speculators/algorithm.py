@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticUndefined
 
 from speculators.models import import_part
 from speculators.utils.registry import ClassRegistryMixin
@@ -10,9 +11,10 @@ from speculators.verifier.facts import VerifierFacts
 
 
 class Strict(BaseModel):
-    """Settings that refuse unknown keys and cannot be changed afterwards."""
+    """Settings that refuse unknown keys and other types, NaN and infinity, and cannot be changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: true is not 1, "3" and 3.0 are not 3; an integer is a float.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class LossWeights(Strict):
@@ -45,6 +47,13 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
     derived_keys: ClassVar[tuple[str, ...]] = ("transformer_layer_config",)
     # Whether drafting more tokens than slots were trained is possible (a recurrent draft) or not (one head a slot).
     recurrent: ClassVar[bool] = False
+
+    @classmethod
+    def __pydantic_init_subclass__(cls) -> None:
+        """Defaults serve reading a published config alone: a run's settings say everything."""
+        for field in cls.model_fields.values():
+            field.default = PydanticUndefined
+        cls.model_rebuild(force=True)
 
     @property
     def slots(self) -> int:

@@ -1,5 +1,6 @@
 """The `speculators` command: `train` is Hydra's, the other verbs work on what it made."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,7 @@ import typer
 
 from speculators.cache import cli as cache
 
+log = logging.getLogger(__name__)
 app = typer.Typer(
     help="Compose, check, train, measure and publish speculative-decoding draft models.",
     no_args_is_help=True,
@@ -38,18 +40,29 @@ def train() -> None:
 
 
 @app.command()
-def run(folder: Annotated[Path, typer.Argument(help="a run's folder, with its run.yaml")]) -> None:
-    """Run, or go on with, what a folder's run.yaml pins."""
-    from speculators.compose import stop
-    from speculators.launch import RunFailed, launch
-    from speculators.pin import read_pin
+def run(
+    path: Annotated[Path, typer.Argument(help="a run's folder, or its run.yaml; also a copy of one")],
+    output: Annotated[Path | None, typer.Option(help="run it anew in this folder")] = None,
+) -> None:
+    """Run what a run.yaml pins: go on in its own folder, or do all of it again in another.
+
+    Every value is the pinned one. Defaults that have moved since are named, and do not reach it.
+    """
+    from speculators import inputs
+    from speculators.compose import WrongInput, moved, stop
+    from speculators.launch import RunFailed, launch, start_log
+    from speculators.pin import load_again, place
 
     try:
-        read_pin(folder)
-    except ValueError as error:
-        stop(str(error).splitlines())
-    try:
+        pin, notes = load_again(path)
+        inputs.check(pin, path)
+        folder = place(path, output)
+        start_log(folder)
+        for note in [*notes, *moved(pin)]:
+            log.info(note)
         launch(folder)
+    except WrongInput as error:
+        stop(error.messages)
     except RunFailed:
         sys.exit(1)
 

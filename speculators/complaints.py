@@ -1,13 +1,40 @@
-"""What is wrong with a composed run, in the words that its author typed. Torch-free, and free of Hydra."""
+"""What is wrong with a run, in the words that its author typed. Torch-free, and free of Hydra and pydantic."""
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pydantic import ValidationError
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 # Where a key's value came from, e.g. `conf/recipe/x.yaml:6`; None if nobody knows.
 Blame = Callable[[str], str | None]
+
+
+class WrongInput(Exception):
+    """What was asked for cannot be run; each message names a key, its value and the remedy."""
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        super().__init__("\n".join(messages))
+        self.messages = list(messages)
+
+
+def stop(messages: Sequence[str]) -> NoReturn:
+    """Print what is wrong and exit with 2."""
+    problems = "1 problem" if len(messages) == 1 else f"{len(messages)} problems"
+    print(f"{problems}; nothing was started:", *(f"  {m}" for m in messages), sep="\n", file=sys.stderr)
+    sys.exit(2)
+
+
+def broken_yaml(error: Exception, file: object = "") -> str:
+    """One line for PyYAML's several.
+
+    Args:
+        error: what PyYAML raised.
+        file: that it read, where the error does not say so.
+    """
+    return f"{file}{': ' if file else ''}broken YAML: {' '.join(str(error).split())}"
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -16,13 +43,16 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else "."
 
 
-def complaints(error: ValidationError, composed: dict[str, Any], blame: Blame) -> list[str]:
+def complaints(
+    error: "ValidationError", composed: dict[str, Any], blame: Blame, missing_remedy: str = "its group file must set it"
+) -> list[str]:
     """One message a problem: the key, the value, what is allowed, and who set it.
 
     Args:
         error: of `RunConfig`.
         composed: what was validated.
         blame: finds who set a key.
+        missing_remedy: what to do about a key that is not there.
     """
     messages = []
     missing = [_typed(problem["loc"], composed)[0] for problem in error.errors() if problem["type"] == "missing"]
@@ -35,7 +65,7 @@ def complaints(error: ValidationError, composed: dict[str, Any], blame: Blame) -
         first = problem["msg"].removeprefix("Value error, ").split()[0].rstrip(":,")
         if isinstance(problem["input"], dict) and first in problem["input"]:
             key = f"{key}.{first}"
-        messages.append(_message(key, siblings, problem) + set_by(blame(key)))
+        messages.append(_message(key, siblings, problem, missing_remedy) + set_by(blame(key)))
     return list(dict.fromkeys(messages))
 
 
@@ -64,14 +94,14 @@ def _typed(loc: Sequence[int | str], composed: Any) -> tuple[str, list[str]]:
     return ".".join(parts), [s for s in siblings if not parts or s != parts[-1]] if parts else []
 
 
-def _message(key: str, siblings: Sequence[str], problem: Any) -> str:
+def _message(key: str, siblings: Sequence[str], problem: Any, missing_remedy: str) -> str:
     prefix, _, last = key.rpartition(".")
     match problem["type"]:
         case "extra_forbidden":
             options = [f"{prefix}.{s}" if prefix else s for s in siblings]
             return f"{key} is not a setting{nearest(key, options)}"
         case "missing":
-            return f"{key} is missing: its group file must set it"
+            return f"{key} is missing: {missing_remedy}"
         case _:
             text = problem["msg"].removeprefix("Value error, ")
             if text.startswith(f"{last}:") or text.startswith(key):

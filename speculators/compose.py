@@ -1,25 +1,23 @@
 """From the command line to a validated run: composition by Hydra, and every mistake as one short message.
 
-This file and sweep/ alone import Hydra or OmegaConf, and nothing of either leaves them. What only prints (--help, --cfg,
-completion) never gets as far as pydantic.
+This file, blame.py, explain.py and sweep/ alone import Hydra or OmegaConf, and nothing of either leaves them. What only
+prints (--help, --cfg, completion) never gets as far as pydantic.
 """
 
 import hashlib
+import json
 import os
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import hydra
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -28,22 +26,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from speculators.blame import CONF, NAME, Blame
+from speculators.complaints import WrongInput, broken_yaml, stop
+from speculators.explain import explain
 from speculators.launch import RunFailed, launch
 
 if TYPE_CHECKING:
+    from speculators.pin import Origin, Pin
     from speculators.run_config import RunConfig
 
-CONF, NAME = "speculators.conf", "train"
 # What composing raises; Hydra takes a ValueError for an override that is no option's name.
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
-
-
-class WrongInput(Exception):
-    """What was asked for cannot be run; each message names a key, its value and the remedy."""
-
-    def __init__(self, messages: Sequence[str]) -> None:
-        super().__init__("\n".join(messages))
-        self.messages = list(messages)
 
 
 def _command() -> str:
@@ -86,19 +79,12 @@ def main() -> None:
         print("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
     except yaml.YAMLError as error:
-        stop([f"broken YAML: {' '.join(str(error).split())}"])
+        stop([broken_yaml(error)])
     except COMPOSING as error:
         if Check.passed:
             print(f"the sweep ended: {error}", file=sys.stderr)
             sys.exit(1)
         stop([explain(error, sys.argv[1:])])
-
-
-def stop(messages: Sequence[str]) -> NoReturn:
-    """Print what is wrong and exit with 2."""
-    problems = "1 problem" if len(messages) == 1 else f"{len(messages)} problems"
-    print(f"{problems}; nothing was started:", *(f"  {m}" for m in messages), sep="\n", file=sys.stderr)
-    sys.exit(2)
 
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name=NAME)
@@ -107,11 +93,12 @@ def _entry(config: DictConfig) -> float:
 
     hydra_config = HydraConfig.get()
     folder, run = Path(hydra_config.runtime.output_dir), validate(config)
+    came_from = origin(Blame(hydra_config), run)
     if hydra_config.mode == RunMode.MULTIRUN:
         from speculators.sweep.arm import run_arm
 
-        return run_arm(run, folder, hydra_config.job.num)
-    write_pin(run, folder)
+        return run_arm(run, folder, came_from, hydra_config.job.num)
+    write_pin(run, folder, came_from)
     return launch(folder)
 
 
@@ -154,14 +141,86 @@ def compose(overrides: Sequence[str] = ()) -> "RunConfig":
     Raises:
         WrongInput: with every problem.
     """
+    with _composed(overrides) as config:
+        return validate(config)
+
+
+def pinned(overrides: Sequence[str], folder: Path) -> "RunConfig":
+    """Write the `run.yaml` that `python train.py OVERRIDES` would write.
+
+    Args:
+        overrides: as on the command line.
+        folder: of the run.
+
+    Raises:
+        WrongInput: with every problem.
+    """
+    from speculators.pin import write_pin
+
+    with _composed(overrides) as config:
+        run = validate(config)
+        write_pin(run, folder, origin(Blame(config.hydra), run))
+    return run
+
+
+@contextmanager
+def _composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
+    """A composed config with its `hydra` node, and Hydra initialised as long as somebody asks about it."""
     Plugins.instance().register(EntryPointGroups)
     with hydra.initialize_config_module(CONF, version_base="1.3"):
         try:
-            return validate(hydra.compose(NAME, list(overrides), return_hydra_config=True))
+            yield hydra.compose(NAME, list(overrides), return_hydra_config=True)
         except yaml.YAMLError as error:
-            raise WrongInput([f"broken YAML: {' '.join(str(error).split())}"]) from error
+            raise WrongInput([broken_yaml(error)]) from error
         except COMPOSING as error:
             raise WrongInput([explain(error, overrides)]) from error
+
+
+def origin(blame: Blame, run: "RunConfig") -> "Origin":
+    """Where the values of a run came from."""
+    from speculators.pin import Origin
+    from speculators.run_config import flat
+
+    found = {key: blame.source(key) for key in flat(run.model_dump(mode="json"))}
+    return Origin(blame.overrides, blame.searchpath, {key: str(source) for key, source in found.items() if source})
+
+
+def moved(pin: "Pin") -> list[str]:
+    """A line for each value that the pinned overrides would not give today; the run keeps the pinned ones.
+
+    Composing is for comparison alone: if it fails, that is a line as well.
+    """
+    from speculators.run_config import flat
+
+    if pin.overrides is None:
+        return ["the overrides were not recorded: defaults that moved since are not looked for"]
+    gone = [p for p in pin.searchpath if p.startswith("file://") and not Path(p.removeprefix("file://")).is_dir()]
+    try:
+        if gone:
+            raise WrongInput([f"{' and '.join(gone)} is not there"])
+        searched = [f"hydra.searchpath={json.dumps(pin.searchpath)}"] if pin.searchpath else []
+        with _composed([*pin.overrides, *searched]) as config:
+            tree: Any = OmegaConf.to_container(_own(config), resolve=True)
+            return _moved(flat(pin.run.model_dump(mode="json")), flat(tree), Blame(config.hydra))
+    except WrongInput as error:
+        return [f"defaults that moved since cannot be looked for: {error.messages[0]}"]
+
+
+def _moved(pinned: dict[str, Any], now: dict[str, Any], blame: Blame) -> list[str]:
+    lines = []
+    for key in dict.fromkeys([*pinned, *now]):
+        source = blame.source(key)
+        # What is derived moves with its source, which has a line.
+        if pinned.get(key, ...) == now.get(key, ...) or source is not None and source.via:
+            continue
+        was, today = (_shown(values, key) for values in (pinned, now))
+        lines.append(f"{key}: pinned {was}, now {today}{f' ({source})' if source else ''}")
+    return lines
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    value = values.get(key, "no setting")
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def validate(config: DictConfig) -> "RunConfig":
@@ -176,11 +235,10 @@ def validate(config: DictConfig) -> "RunConfig":
     from speculators.rules import broken
     from speculators.run_config import RunConfig
 
-    overrides = typed_overrides(config)
-    tree: Any = OmegaConf.to_container(config, resolve=False)
-    tree.pop("hydra", None)
-    own = cast(DictConfig, OmegaConf.create(tree))
-    unresolved = [f"{m}{set_by(blame(key, overrides))}" for key, m in _unresolved(own)]
+    # In a job Hydra keeps its own node apart.
+    blame = Blame(config.hydra if "hydra" in config else HydraConfig.get())
+    own = _own(config)
+    unresolved = [f"{m}{set_by(blame(key))}" for key, m in _unresolved(own)]
     if unresolved:
         raise WrongInput(unresolved)
     composed: Any = OmegaConf.to_container(own, resolve=True)
@@ -188,19 +246,19 @@ def validate(config: DictConfig) -> "RunConfig":
         run = RunConfig.model_validate(composed)
         problems = broken(run)
     except ValidationError as error:
-        raise WrongInput(complaints(error, composed, lambda key: blame(key, overrides))) from error
+        raise WrongInput(complaints(error, composed, blame)) from error
     except ValueError as error:
-        raise WrongInput([str(error) + set_by(blame("verifier.name_or_path", overrides))]) from error
+        raise WrongInput([str(error) + set_by(blame("verifier.name_or_path"))]) from error
     if problems:
-        raise WrongInput([f"{p}{set_by(blame(p.key, overrides))}" for p in problems])
+        raise WrongInput([f"{p}{set_by(blame(p.key))}" for p in problems])
     return run
 
 
-def typed_overrides(config: DictConfig) -> list[str]:
-    """The command line's overrides as they were typed, interpolations in them unresolved."""
-    if "hydra" not in config:
-        return []
-    return cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
+def _own(config: DictConfig) -> DictConfig:
+    """A composed config without its `hydra` node."""
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    tree.pop("hydra", None)
+    return cast(DictConfig, OmegaConf.create(tree))
 
 
 def _unresolved(config: DictConfig) -> list[tuple[str, str]]:
@@ -236,152 +294,3 @@ def print_plan(run: "RunConfig") -> None:
 
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     print(yaml.safe_dump(speculator_dict(run, facts), sort_keys=False, allow_unicode=True), end="")
-
-
-def blame(key: str, overrides: Sequence[str]) -> str | None:
-    """Who set a key: a command-line override, else the last group file that names it or a key above it.
-
-    Args:
-        key: dotted.
-        overrides: of the command line.
-    """
-    for override in reversed(OverridesParser.create().parse_overrides(list(overrides))):
-        name = override.key_or_group
-        if (key == name or key.startswith(f"{name}.")) and "." in name or key == name:
-            return f"the command-line override {override.input_line}"
-    loader = GlobalHydra.instance().config_loader()
-    defaults = loader.compute_defaults_list(NAME, list(overrides), RunMode.RUN).defaults
-    found: tuple[int, str] | None = None
-    for default in defaults:
-        file = _file(default.config_path)
-        if file is None:
-            continue
-        package = (default.package or "").removeprefix("_global_")
-        depth, line = _deepest(file, key, package)
-        if depth and (found is None or depth >= found[0]):
-            found = (depth, f"{_shown(file)}:{line}")
-    return found[1] if found else None
-
-
-def _file(config_path: str | None) -> Path | None:
-    """The YAML file of a group's option, wherever on the search path it is."""
-    if config_path is None:
-        return None
-    for source in GlobalHydra.instance().config_loader().get_sources():
-        if source.scheme() == "file":
-            root = Path(source.path)
-        elif source.scheme() == "pkg" and source.path.startswith(CONF):
-            root = _conf()
-        else:
-            continue
-        if (file := root / f"{config_path}.yaml").is_file():
-            return file
-    return None
-
-
-def _conf() -> Path:
-    """The folder of this package's own groups."""
-    return Path(str(files(CONF)))
-
-
-def _shown(file: Path) -> str:
-    """`conf/...` for this package's own files, else the path."""
-    root = _conf()
-    return str(Path("conf") / file.relative_to(root)) if file.is_relative_to(root) else str(file)
-
-
-def _deepest(file: Path, key: str, package: str) -> tuple[int, int]:
-    """How many parts of a key a file names, and the line of the last of them."""
-    parts = key.split(".")
-    inside = package.split(".") if package else []
-    if parts[: len(inside)] != inside:
-        return 0, 0
-    node = yaml.compose(file.read_text(encoding="utf-8"))
-    # A key that the file of its own group leaves out is that file's fault.
-    depth, line = len(inside), 1
-    for i, part in enumerate(parts[len(inside) :], start=len(inside) + 1):
-        if not isinstance(node, yaml.MappingNode):
-            break
-        match = next(((k, v) for k, v in node.value if k.value == part), None)
-        if match is None:
-            break
-        depth, line, node = i, match[0].start_mark.line + 1, match[1]
-    return depth, line
-
-
-def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Hydra's and OmegaConf's own errors, with the nearest name instead of their advice.
-
-    Args:
-        error: of composing.
-        overrides: what was composed.
-    """
-    from speculators.complaints import nearest
-
-    text = str(error.__cause__ or error) if isinstance(error.__cause__, OmegaConfBaseException) else str(error)
-    if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, option = match[1].rpartition("/")
-        with _loader() as loader:
-            options = loader.get_group_options(group)
-        return f"{group}={option}: there is no such option{nearest(option, options)} Options: {', '.join(options)}"
-    if match := re.search(r"(?:Could not override|Key) '([^']+)'", str(error)) or re.search(r"full_key: (\S+)", text):
-        key = match[1]
-        with _loader() as loader:
-            options = _options_with(key, loader)
-            keys = _keys(loader, overrides)
-        # A key that another option of its group has is no slip of the fingers.
-        return f"{key} is not a setting{f' here; it is one with {options}' if options else nearest(key, keys)}"
-    if text.startswith("Config group override must be"):
-        return f"a group takes the name of one of its options, and recipe and search also null: {' '.join(overrides)}"
-    return " ".join(text.split())
-
-
-def _options_with(key: str, loader: Any) -> str:
-    """Those options of a key's group that have it, as one would type them."""
-    group, *path = key.split(".")
-    found = []
-    for option in loader.get_group_options(group):
-        file = _file(f"{group}/{option}")
-        node: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file else None
-        for part in path:
-            node = node.get(part, ...) if isinstance(node, dict) else ...
-        if path and node is not ...:
-            found.append(f"{group}={option}")
-    return " or ".join(found)
-
-
-def _keys(loader: Any, overrides: Sequence[str]) -> list[str]:
-    """Every group, and every key of the default run with the groups that were chosen."""
-    groups = loader.list_groups("")
-    chosen = [o for o in overrides if o.partition("=")[0] in groups]
-    try:
-        config = loader.load_configuration(NAME, chosen, RunMode.RUN)
-    except HydraException:
-        config = loader.load_configuration(NAME, [], RunMode.RUN)
-    keys: list[str] = list(groups)
-
-    def walk(node: Any, prefix: str) -> None:
-        if isinstance(node, dict):
-            for name, value in node.items():
-                keys.append(f"{prefix}{name}")
-                walk(value, f"{prefix}{name}.")
-
-    tree: Any = OmegaConf.to_container(config, resolve=False)
-    tree.pop("hydra", None)
-    walk(tree, "")
-    return keys
-
-
-class _loader:
-    """A config loader of our own: after Hydra failed, it may have none to offer."""
-
-    def __enter__(self) -> Any:
-        self.running = GlobalHydra.instance().hydra
-        GlobalHydra.instance().clear()
-        self.context = hydra.initialize_config_module(CONF, version_base="1.3")
-        self.context.__enter__()
-        return GlobalHydra.instance().config_loader()
-
-    def __exit__(self, *error: Any) -> None:
-        self.context.__exit__(*error)
-        GlobalHydra.instance().hydra = self.running

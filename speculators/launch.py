@@ -11,8 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from speculators.complaints import WrongInput
+
 log = logging.getLogger(__name__)
-DONE, FAILED = "DONE", "FAILED"
+DONE, FAILED, LOG = "DONE", "FAILED", "train.log"
 LOCK = "run.lock"
 
 
@@ -30,8 +32,9 @@ def launch(folder: Path) -> float:
         What `run` returns.
 
     Raises:
+        WrongInput: run.yaml is broken, or the run would not be the pinned one.
         RunFailed: something went wrong; the reason is printed.
-        speculators.train.interrupt.Interrupted: a signal stopped it.
+        speculators.train.interrupt.Interrupted: a signal stopped it; all is saved.
     """
     from speculators.pin import read_pin
 
@@ -72,6 +75,8 @@ def _guarded(folder: Path) -> float:
 
     try:
         return run(folder)
+    except WrongInput:
+        raise
     except Exception as error:
         log.debug("the run failed", exc_info=True)
         (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
@@ -91,6 +96,17 @@ def _processes(folder: Path, count: int | None) -> float:
         raise RunFailed(f"one of its processes failed; see {folder / FAILED}") from error
     result = folder / "result.json"
     return json.loads(result.read_text(encoding="utf-8"))["objective"] if result.exists() else math.nan
+
+
+def start_log(folder: Path) -> None:
+    """Show what happens, and keep it with the time in the folder's train.log, as Hydra does for a run that it starts."""
+    file = logging.FileHandler(folder / LOG, encoding="utf-8")
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    screen = logging.StreamHandler(sys.stdout)
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[file, screen], force=True)
+    for noisy in ("accelerate", "matplotlib", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def done(folder: Path) -> float | None:

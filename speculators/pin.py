@@ -1,67 +1,242 @@
 """`run.yaml`: a run, pinned. Every value resolved, so that no default that moves later reaches it. Torch-free."""
 
+import os
 import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from speculators.complaints import complaints
+from speculators.algorithm import Strict
+from speculators.carry import SCHEMA_VERSION, carry
+from speculators.complaints import Blame, WrongInput, broken_yaml, complaints, set_by
+from speculators.lines import Lines, dump
+from speculators.rules import broken
 from speculators.run_config import RunConfig
 
-SCHEMA_VERSION = 1
 FILE = "run.yaml"
-PACKAGES = ("accelerate", "datasets", "hydra-core", "omegaconf", "pydantic", "safetensors", "torch", "transformers")
+# Those that can change a bit of the weights or a token of the data.
+PACKAGES = (
+    "accelerate", "datasets", "hydra-core", "numpy", "omegaconf", "pydantic", "safetensors", "tokenizers", "torch",
+    "transformers",
+)  # fmt: skip
 
 
-def write_pin(run: RunConfig, folder: Path, training: str = ".") -> Path:
+@dataclass(frozen=True)
+class Origin:
+    """How a run was composed.
+
+    Attributes:
+        overrides: as they were typed.
+        searchpath: folders and packages of options that the command line added, as `file://...` or `pkg://...`.
+        sources: dotted key -> where its value came from.
+    """
+
+    overrides: list[str]
+    searchpath: list[str]
+    sources: dict[str, str]
+
+
+class Pin(Strict):
+    """The contents of a `run.yaml`."""
+
+    schema_version: int
+    speculators_hydra: str = Field(description="version of this package")
+    git: dict[str, str] = Field(description="commits, with -dirty after them if files had changed")
+    python: str
+    packages: dict[str, str] = Field(description="versions")
+    training: str = Field(description="where the weights are trained, relative to the run's folder")
+    overrides: list[str] | None = Field(description="as they were typed; null if nobody recorded them")
+    searchpath: list[str] = Field(description="folders and packages of options that the command line added")
+    run: RunConfig
+    sources: dict[str, str] = Field(description="dotted key of `run` -> where its value came from")
+    # What only the job knows; its first start appends it.
+    threads: int | None = Field(default=None, description="CPU threads of torch")
+    read: dict[str, str] = Field(default={}, description="hashes of what the run read")
+
+    def drift(self, threads: int) -> list[str]:
+        """A line for each thing that differs from when the run was pinned and may change a bit of the result."""
+        now = _environment()
+        pairs: list[tuple[str, Any, Any]] = [
+            ("code", self.git.get("package"), now["git"].get("package")),
+            *((n, was, now[n]) for n, was in (("speculators_hydra", self.speculators_hydra), ("python", self.python))),
+            *((name, was, now["packages"].get(name)) for name, was in self.packages.items()),
+            ("threads", self.threads, threads),
+        ]
+        return [f"{n}: pinned {a}, now {b}; bits may differ" for n, a, b in pairs if None not in (a, b) and a != b]
+
+
+def write_pin(run: RunConfig, folder: Path, origin: Origin | None = None, training: str = ".") -> Path:
     """Write `folder/run.yaml`; an existing one is replaced.
 
     Args:
         run: what was composed.
         folder: of the run.
+        origin: how; None if nobody knows.
         training: where the weights are trained, relative to `folder`: runs that differ in nothing else share it.
     """
-    pin = {
-        "schema_version": SCHEMA_VERSION,
-        "speculators_hydra": version("speculators-hydra"),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "training": training,
-        "run": run.model_dump(mode="json"),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FILE
-    path.write_text(yaml.safe_dump(pin, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return path
+    pin = Pin(
+        schema_version=SCHEMA_VERSION,
+        **_environment(),
+        training=training,
+        overrides=origin.overrides if origin else None,
+        searchpath=origin.searchpath if origin else [],
+        run=run,
+        sources=origin.sources if origin else {},
+    )
+    (folder / training).mkdir(parents=True, exist_ok=True)
+    _replace(folder / FILE, dump(pin.model_dump(mode="json", exclude={"threads", "read"})))
+    return folder / FILE
+
+
+def complete(folder: Path, threads: int, read: dict[str, str]) -> None:
+    """Append what the job found to a run.yaml that lacks it: nothing above is written anew, so lines stay where they are.
+
+    Args:
+        folder: of the run.
+        threads: CPU threads of torch.
+        read: hashes.
+    """
+    file = folder / FILE
+    found = {"threads": threads, "read": read}
+    _replace(file, file.read_text(encoding="utf-8").rstrip("\n") + "\n" + dump(found))
+
+
+def place(path: Path, output: Path | None = None) -> Path:
+    """The folder in which a pin is run.
+
+    Args:
+        path: a run's folder, or the `run.yaml` itself; a sound one.
+        output: another folder, which gets a copy; None runs it where it is.
+
+    Raises:
+        WrongInput: there is a run, or the pin is a published draft's.
+    """
+    file = path / FILE if path.is_dir() else path
+    if output is not None:
+        if (output / FILE).exists():
+            raise WrongInput([f"--output={output}: there is a run already; name a new folder"])
+        output.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, output / FILE)
+        return output
+    if (file.parent / "config.json").exists():
+        raise WrongInput([f"{file}: it lies in a published draft; name a folder to run it in with --output=FOLDER"])
+    if file.name != FILE:
+        raise WrongInput([f"{file}: a run's folder holds a {FILE}; name a folder to run it in with --output=FOLDER"])
+    return file.parent
 
 
 def training_folder(folder: Path) -> Path:
     """Where the run of a folder with a sound run.yaml trains."""
-    pin = yaml.safe_load((folder / FILE).read_text(encoding="utf-8"))
-    return folder / pin.get("training", ".")
+    shared = folder / load(folder).training
+    # Alone in another folder, a sweep's arm trains for itself.
+    return shared if shared.is_dir() else folder
 
 
 def read_pin(path: Path) -> RunConfig:
-    """The run that a folder, or a `run.yaml` itself, pins.
+    """The run that a folder, or a `run.yaml` itself, pins; WrongInput as for `load`."""
+    return load(path).run
+
+
+def load(path: Path) -> Pin:
+    """The pin in a folder, or the `run.yaml` itself.
 
     Raises:
-        ValueError: there is none, it is broken, or its schema is newer than this version knows; a line a problem.
+        WrongInput: there is none, or it is broken; a message a problem, with its line.
     """
+    return _read(path)[0]
+
+
+def load_again(path: Path) -> tuple[Pin, list[str]]:
+    """A pin that is to be run again: an edited one must obey the rules between settings, too.
+
+    Returns:
+        The pin, and a line for each thing that an earlier schema called otherwise or had not.
+
+    Raises:
+        WrongInput: as `load`, or a rule is broken.
+    """
+    pin, notes, blame = _read(path)
+    try:
+        problems = [f"{problem}{set_by(blame(f'run.{problem.key}'))}" for problem in broken(pin.run)]
+    except ValueError as error:
+        problems = [f"{error}{set_by(blame('run.verifier.name_or_path'))}"]
+    if problems:
+        raise WrongInput(problems)
+    return pin, notes
+
+
+def _read(path: Path) -> tuple[Pin, list[str], Blame]:
+    """A pin, what was carried forward, and what finds the line of a key."""
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
-        raise ValueError(f"{path}: there is no {FILE}; give a run's folder")
+        raise WrongInput([f"{path}: there is no {FILE}; give a run's folder, or a {FILE}"])
     try:
-        pin: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: broken YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(pin, dict) or "run" not in pin:
-        raise ValueError(f"{file}: it pins no run; it must have a key `run`")
-    if pin.get("schema_version", 0) > SCHEMA_VERSION:
-        raise ValueError(f"{file}: its schema_version is {pin['schema_version']}, newer than {SCHEMA_VERSION}; upgrade")
+        lines = Lines(file.read_text(encoding="utf-8"))
+        pin: Any = lines.value()
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WrongInput([broken_yaml(error, file)]) from error
+    if not isinstance(pin, dict) or not isinstance(pin.get("run"), dict):
+        raise WrongInput([f"{file}: it pins no run; it must have a key `run` with the values of one"])
+
+    def blame(key: str) -> str:
+        return f"{file}:{lines.find(key.split('.')).line}"
+
+    schema = pin.get("schema_version")
+    if type(schema) is not int or not 1 <= schema <= SCHEMA_VERSION:
+        known = f"1 to {SCHEMA_VERSION} are known; a newer one needs a newer version of this package"
+        raise WrongInput([f"schema_version={schema!r}: {known}{set_by(blame('schema_version'))}"])
+    notes = [f"{file}: {note}" for note in carry(pin)]
+    return _validated(pin, blame), notes, blame
+
+
+def _validated(pin: dict[str, Any], blame: Blame) -> Pin:
+    complain = partial(complaints, missing_remedy="a pin has every value; compose the run anew, or add it")
+    messages = []
+    # Apart, for a run's keys are named as they are typed, and the file's own as they stand in it.
     try:
-        return RunConfig.model_validate(pin["run"])
+        pin["run"] = RunConfig.model_validate(pin["run"])
     except ValidationError as error:
-        raise ValueError("\n".join(f"{file}: {m}" for m in complaints(error, pin["run"], lambda key: None))) from error
+        messages += complain(error, pin["run"], lambda key: blame(f"run.{key}"))
+        del pin["run"]
+    try:
+        return Pin.model_validate(pin)
+    except ValidationError as error:
+        messages += [m for m in complain(error, pin, blame) if not m.startswith("run is missing")]
+    raise WrongInput(messages)
+
+
+def _environment() -> dict[str, Any]:
+    """What a run's bits may depend on besides its values; keys of `Pin`."""
+    here = Path(__file__).parents[1]
+    # An installed package may lie inside somebody's repository without being part of it.
+    folders = {"package": here if (here / ".git").exists() else None, "working_directory": Path.cwd()}
+    commits = {name: commit for name, folder in folders.items() if folder and (commit := _commit(folder))}
+    return {
+        "speculators_hydra": version("speculators-hydra"),
+        "git": commits,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit that a folder's files are of; None if that is not known."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = file.with_name(f"{file.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)

@@ -7,7 +7,7 @@ from typing import Any
 from speculators import strict
 from speculators.export.preflight import CannotServe, plan
 from speculators.published import speculator_dict
-from speculators.run_config import RunConfig
+from speculators.run_config import RunConfig, flat
 from speculators.verifier.facts import VerifierFacts
 
 
@@ -43,6 +43,7 @@ def broken(run: RunConfig) -> list[Broken]:
         *drafts_what_it_can(run),
         *acceptance_is_read(run),
         *best_step_is_measured(run),
+        *follows_the_groups(run),
         *data_fits_verifier(run, facts),
         *published_is_sound(run, facts),
     ]
@@ -84,6 +85,25 @@ def best_step_is_measured(run: RunConfig) -> Iterator[Broken]:
     if run.trainer.keep_best and run.trainer.eval_every is None:
         reason = "has no effect with only the last step measured; set trainer.eval_every"
         yield Broken("trainer.keep_best", True, reason)
+
+
+def follows_the_groups(run: RunConfig) -> Iterator[Broken]:
+    """The `speculator` node is what conf/train.yaml makes of the groups; an override or an edited pin could differ."""
+    derived = {
+        "speculators_model_type": run.algorithm.name,
+        "speculators_config": {
+            "algorithm": run.algorithm.name,
+            "default_proposal_method": run.proposal.proposal_type,
+            "proposal_methods": [run.proposal.model_dump()],
+            "verifier": {"name_or_path": run.verifier.name_or_path},
+        },
+    }
+    chosen, derived = flat(run.speculator.model_dump()), flat(derived)
+    for key in dict.fromkeys([*chosen, *derived]):
+        value, due = chosen.get(key), derived.get(key)
+        if value != due:
+            reason = f"it follows algorithm, proposal and verifier, which make it {due!r}; change those, and here as they say"
+            yield Broken(f"speculator.{key}", value, reason)
 
 
 def data_fits_verifier(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:

@@ -19,7 +19,8 @@ from speculators.evaluate.evaluate import evaluate
 from speculators.evaluate.report import report
 from speculators.export.preflight import plan
 from speculators.export.publish import publish
-from speculators.pin import read_pin, training_folder
+from speculators.inputs import check_vocabulary, hashes, vocabulary_map
+from speculators.pin import complete, load, training_folder
 from speculators.published import speculator_dict
 from speculators.rules import notes
 from speculators.train.build import build
@@ -43,15 +44,19 @@ def run(folder: Path) -> float:
         What evaluation.objective names; NaN if evaluation.num_prompts is 0.
 
     Raises:
+        WrongInput: run.yaml is broken, or the data gives another draft vocabulary than the pinned one.
         ValueError: a setting that this machine, the verifier or the data cannot fulfil; the message names it.
         speculators.train.interrupt.Interrupted: a signal stopped training; all is saved.
     """
-    run = read_pin(folder)
+    pin = load(folder)
+    run = pin.run
     if run.launch.num_threads is not None:
         torch.set_num_threads(run.launch.num_threads)
     if not sys.stderr.isatty():
         disable_progress_bar()
     device, store = resolve(run.device), Store.of(run.cache)
+    for line in pin.drift(torch.get_num_threads()):
+        log.info(line)
 
     # 1. what the verifier is, and what it makes of the published config
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
@@ -64,19 +69,24 @@ def run(folder: Path) -> float:
 
     # 2. data
     set_seed(run.seed)
+    # Before the data is read, so that nobody edits it in between; `speculators run` compares before it starts.
+    read = hashes(run) if pin.threads is None else None
     prepared = saved.prepared(run, store, verifier, facts.vocab_size)
     log.info("data: %s", prepared.report)
 
     # 3. the draft; seeded again, for regenerated answers may or may not have drawn random numbers
     set_seed(run.seed)
     model = build(config, verifier.head, prepared.token_count_V, device)
+    first = os.environ.get("RANK", "0") == "0"
+    if first and read is not None:
+        complete(folder, torch.get_num_threads(), read | vocabulary_map(model))
+    check_vocabulary(pin, model, folder)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     log.info("draft: %s, %.1f M trainable parameters on %s", run.algorithm.name, trainable / 1e6, device)
 
     # 4. training
     training = training_folder(folder)
     training.mkdir(parents=True, exist_ok=True)
-    first = os.environ.get("RANK", "0") == "0"
     # Another arm of a sweep may be training the same weights: it is waited for, and nothing is left to train then.
     with ExitStack() as stack:
         if first:

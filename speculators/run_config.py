@@ -1,9 +1,17 @@
 """RunConfig: all that one run was told, composed by Hydra and validated here. Torch-free; every default lives in conf/."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SerializeAsAny, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    WrapValidator,
+)
+from pydantic import ValidatorFunctionWrapHandler as Handler
 from pydantic_core import InitErrorDetails
 
 from speculators.algorithm import AlgorithmSettings, Strict
@@ -65,7 +73,10 @@ class AdamW(Strict):
 
     name: Literal["adamw"]
     lr: float = Field(gt=0, lt=1, description="peak learning rate")
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    # YAML has lists alone.
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
+    ]
     eps: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
 
@@ -168,7 +179,7 @@ class SpeculatorChoice(Strict):
     speculators_config: dict[str, Any]
 
 
-def _by_name(value: Any, handler: ValidatorFunctionWrapHandler) -> AlgorithmSettings:
+def _by_name(value: Any, handler: Handler) -> AlgorithmSettings:
     if not isinstance(value, dict):
         return handler(value)
     name = value.get("name")
@@ -177,14 +188,31 @@ def _by_name(value: Any, handler: ValidatorFunctionWrapHandler) -> AlgorithmSett
     return AlgorithmSettings.named(name).model_validate(value)
 
 
-def _known_keys(value: Any, handler: ValidatorFunctionWrapHandler) -> TokenProposalConfig:
-    """The published proposal takes unknown keys without a word; a run's does not."""
+def _exact(value: Any, handler: Handler) -> TokenProposalConfig:
+    """A published proposal may have other keys, fewer, or "3" for 3, without a word; a run's may not."""
     proposal = handler(value)
-    unknown = set(value) - set(type(proposal).model_fields) if isinstance(value, dict) else set()
-    if unknown:
-        details = [InitErrorDetails(type="extra_forbidden", loc=(key,), input=value[key]) for key in sorted(unknown)]
-        raise ValidationError.from_exception_data("proposal", details)
-    return proposal
+    if not isinstance(value, dict):
+        return proposal
+    fields = type(proposal).model_fields
+    problems = [InitErrorDetails(type="extra_forbidden", loc=(k,), input=value[k]) for k in value if k not in fields]
+    problems += [InitErrorDetails(type="missing", loc=(k,), input=value) for k in fields if k not in value]
+    if problems:
+        raise ValidationError.from_exception_data("proposal", problems)
+    return type(proposal).model_validate(value, strict=True)
+
+
+def flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """A nested dict's values by their dotted keys; a list is a value, unless it holds dicts."""
+
+    def walk(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        for name, value in items:
+            if isinstance(value, dict) or isinstance(value, list) and any(isinstance(v, dict) for v in value):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    return dict(walk(tree, ""))
 
 
 def _device(name: str) -> str:
@@ -203,7 +231,7 @@ class RunConfig(Strict):
     precision: Literal["fp32", "bf16"] = Field(description="bf16 computes under autocast; weights stay fp32")
     dry_run: bool = Field(description="print the plan and stop")
     algorithm: Annotated[SerializeAsAny[AlgorithmSettings], WrapValidator(_by_name)]
-    proposal: Annotated[SerializeAsAny[TokenProposalConfig], WrapValidator(_known_keys)]
+    proposal: Annotated[SerializeAsAny[TokenProposalConfig], WrapValidator(_exact)]
     verifier: VerifierSettings
     data: Annotated[ChatData | JsonlData | HubData, Field(discriminator="source")]
     optimizer: Annotated[AdamW | Muon, Field(discriminator="name")]

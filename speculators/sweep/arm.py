@@ -14,25 +14,25 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from speculators.launch import FAILED, RunFailed, at_work, done, launch
-from speculators.pin import write_pin
+from speculators.launch import FAILED, LOG, RunFailed, at_work, done, launch
+from speculators.pin import Origin, write_pin
 from speculators.run_config import RunConfig
 from speculators.stages import weights_key
 
 log = logging.getLogger(__name__)
-LOG = "train.log"
 # Beside the arms of a sweep: what they train, each set of weights once; and the mark of a sweep that is to end.
 TRAININGS, STOPPED = "trainings", "STOPPED"
 # How long a process that was asked to stop may take to save.
 GRACE_SECONDS = 60
 
 
-def run_arm(run: RunConfig, folder: Path, number: int) -> float:
+def run_arm(run: RunConfig, folder: Path, origin: Origin, number: int) -> float:
     """Run one arm, unless it ended well before; what an earlier attempt left is gone on with.
 
     Args:
         run: what was composed.
         folder: of the arm, in the sweep's.
+        origin: how.
         number: of the arm, for people.
 
     Returns:
@@ -47,7 +47,7 @@ def run_arm(run: RunConfig, folder: Path, number: int) -> float:
     stopped = folder.parent / STOPPED
     if stopped.exists():
         raise RunFailed(f"arm {number} was not started: an arm failed before it, and launch.on_failure=stop")
-    write_pin(run, folder, training=f"../{TRAININGS}/{weights_key(run)}")
+    write_pin(run, folder, origin, training=f"../{TRAININGS}/{weights_key(run)}")
     log.info("arm %d: %s", number, folder)
     try:
         if run.launch.mode == "inline":

@@ -2,15 +2,18 @@
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from speculators.compose import COMPOSING, NAME, WrongInput, explain, stop, typed_overrides, validate
+from speculators.blame import NAME, Blame
+from speculators.complaints import WrongInput, stop
+from speculators.compose import COMPOSING, validate
 from speculators.evaluate.arms import varying
+from speculators.explain import explain
 from speculators.stages import result_key, weights_key
 from speculators.sweep.console import console
 from speculators.sweep.points import CAP, points
@@ -28,12 +31,14 @@ def check(config: DictConfig) -> None:
     try:
         arms, more = points(config)
     except COMPOSING as error:
-        stop([explain(error, typed_overrides(config))])
+        stop([explain(error, Blame(config.hydra).overrides)])
     loader = GlobalHydra.instance().config_loader()
+    # Hydra's own overrides are every arm's; hydra.searchpath says where to look for options.
+    own: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
     messages, runs = [], []
     for i, (arm, differing) in enumerate(zip(arms, varying(arms), strict=True)):
         try:
-            runs.append(validate(loader.load_configuration(NAME, arm, RunMode.RUN)))
+            runs.append(validate(loader.load_configuration(NAME, [*own, *arm], RunMode.RUN)))
         except WrongInput as error:
             messages += [f"arm {i} ({' '.join(differing)}): {m}" for m in error.messages]
         except COMPOSING as error:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from speculators.evaluate.arms import Arm, read
-from speculators.sweep.arm import LOG
+from speculators.launch import LOG
 from speculators.sweep.results import table
 
 # More ended arms than these would push the running ones off the screen.

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from speculators.compose import WrongInput, compose
-from speculators.pin import read_pin, write_pin
 
 LINE = "the command-line override "
 
@@ -225,10 +224,3 @@ def test_nothing_that_needs_no_weights_imports_torch(tmp_path: Path) -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=120).returncode == 0
-
-
-def test_a_pin_reads_back_as_the_run(tmp_path: Path) -> None:
-    """Every value of a run survives run.yaml."""
-    run = compose(["algorithm=medusa", "optimizer=adamw", "seed=7"])
-    write_pin(run, tmp_path)
-    assert read_pin(tmp_path) == run

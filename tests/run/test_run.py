@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from safetensors.torch import load_file
 
 from speculators import SpeculatorModelConfig
 from speculators.algorithm import AlgorithmSettings
-from speculators.compose import compose
+from speculators.compose import pinned
 from speculators.launch import FAILED, RunFailed, launch
-from speculators.pin import write_pin
+from speculators.pin import load
 
 SHORT = [
     "trainer.max_steps=3",
@@ -35,7 +36,7 @@ KEYS = {
 
 def started(folder: Path, *overrides: str) -> Path:
     """A run that has ended."""
-    write_pin(compose([*SHORT, "tracker=none", "launch.num_threads=1", *overrides]), folder)
+    pinned([*SHORT, "tracker=none", "launch.num_threads=1", *overrides], folder)
     launch(folder)
     return folder
 
@@ -80,6 +81,54 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
         losses.append([line["loss"] for line in lines])
         assert (folder / "DONE").exists() and (folder / "checkpoint" / "model.safetensors").exists()
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_copied_pin_is_run_again_from_the_command_line(tmp_path: Path) -> None:
+    """The published run.yaml, in a new folder: the same bits, though a default moved, which is said; not on other data."""
+    mine = tmp_path / "mine" / "algorithm" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    packaged = Path(str(files("speculators.conf"))) / "algorithm" / "eagle3.yaml"
+    mine.write_text(packaged.read_text().replace("draft_vocab_size: null", "draft_vocab_size: 1024"))
+    data = tmp_path / "data.jsonl"
+    rows = Path(str(files("speculators.assets"))).joinpath("chat.jsonl").read_text().splitlines(True)[:150]
+    data.write_text("".join(rows))
+    first = started(
+        tmp_path / "first", f"hydra.searchpath=[file://{tmp_path / 'mine'}]", "algorithm=mine", "data=jsonl",
+        f"data.path={data}",
+    )  # fmt: skip
+    pin = load(first)
+    assert pin.threads == 1 and pin.read.keys() == {"data", "verifier", "tokenizer", "chat_template", "vocabulary_map"}
+    assert (first / "checkpoint" / "run.yaml").read_bytes() == (first / "run.yaml").read_bytes()
+
+    def again(folder: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "speculators", "run", str(first / "checkpoint" / "run.yaml")]
+        return subprocess.run([*command, "--output", folder], capture_output=True, text=True, cwd=tmp_path, timeout=200)
+
+    mine.write_text(mine.read_text().replace("slot_decay: 0.8", "slot_decay: 0.9"))
+    done = again("second")
+    assert done.returncode == 0, done.stderr
+    line = next(i for i, row in enumerate(mine.read_text().splitlines(), 1) if row.startswith("slot_decay"))
+    assert f"algorithm.slot_decay: pinned 0.8, now 0.9 ({mine}:{line})" in done.stdout.splitlines()
+    assert done.stdout.count("pinned ") == 1
+    for name in ("config.json", "model.safetensors", "run.yaml"):
+        assert (first / "checkpoint" / name).read_bytes() == (tmp_path / "second" / "checkpoint" / name).read_bytes()
+
+    data.write_text("".join(rows[:-1]))
+    done = again("third")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "third").exists()
+    assert f"data.path={data}: the data is not the one that the run was pinned with" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_pin_of_schema_1_still_runs(tmp_path: Path) -> None:
+    """As its values say, and with what it lacks filled in."""
+    command = [sys.executable, "-m", "speculators", "run", str(Path(__file__).parent / "pins" / "schema_1.yaml")]
+    command += ["--output", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "schema 1 carried forward to" in done.stdout
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["matches_plain_decoding"] is True
+    assert load(tmp_path / "run").read.keys() == {"data", "verifier", "tokenizer", "chat_template"}
 
 
 def test_a_failed_run_leaves_its_traceback(tmp_path: Path) -> None:

@@ -73,7 +73,9 @@ def composed(**groups: Any) -> RunConfig:
             "fc_norm": False, "norm_output": False, "embed_requires_grad": False, "slot_decay": 0.8,
             "loss": {"kl": 1.0, "ce": 0.0, "tv": 0.0}, "intermediate_size": None,
         },
-        "proposal": {"proposal_type": "greedy", "speculative_tokens": 3},
+        "proposal": {
+            "proposal_type": "greedy", "speculative_tokens": 3, "verifier_accept_k": 1, "accept_tolerance": 0.0,
+        },
         "verifier": {"name_or_path": "tiny", "revision": None, "dtype": "auto", "trust_remote_code": False},
         "data": {
             "source": "chat", "max_length": 64, "max_conversations": None, "heldout_fraction": 0.2,

@@ -1,0 +1,92 @@
+"""Pins of earlier schemas, carried forward: one table says what became of their keys. Torch-free."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Added:
+    """A key that is new.
+
+    Attributes:
+        value: what means that everything is as it was before the key.
+        where: a key and its value, if only some runs have the key: `("run.algorithm.name", "eagle3")`.
+    """
+
+    value: Any
+    where: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a schema changed against the one before it; keys are dotted, from the top of `run.yaml`."""
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    added: Mapping[str, Added] = field(default_factory=dict)
+
+
+# A setting that is renamed or new, and a new section, get an entry under the newest schema, and with the first one after
+# a release a new schema.
+STEPS = {
+    2: Step(
+        added={
+            "git": Added({}),
+            "overrides": Added(None),
+            "searchpath": Added([]),
+            "sources": Added({}),
+            "run.cache": Added({"dir": None, "limit_gb": 100.0}),
+            "run.data.hidden_states": Added("online"),
+            "run.launch.num_processes": Added(None),
+        }
+    ),
+}
+SCHEMA_VERSION = max(STEPS)
+
+
+def carry(pin: dict[str, Any], steps: Mapping[int, Step] = STEPS) -> list[str]:
+    """Bring a pin to the newest schema, in place.
+
+    Args:
+        pin: contents of a run.yaml, with its schema_version.
+        steps: by the schema that each leads to.
+
+    Returns:
+        A line for each change.
+    """
+    first = pin["schema_version"]
+    lines = []
+    for schema in range(first + 1, max(steps) + 1):
+        lines += list(_step(pin, steps[schema]))
+        pin["schema_version"] = schema
+    return [f"schema {first} carried forward to {max(steps)}: {line}" for line in lines]
+
+
+def _step(pin: dict[str, Any], step: Step) -> Iterator[str]:
+    for old, new in step.renamed.items():
+        holder, name = _holder(pin, old)
+        if holder is not None and name in holder:
+            value = holder.pop(name)
+            target, name = _holder(pin, new)
+            assert target is not None, f"the table renames to {new}, but what holds it is not there"
+            target[name] = value
+            yield f"{old.removeprefix('run.')} is now {new.removeprefix('run.')}"
+    for key, added in step.added.items():
+        holder, name = _holder(pin, key)
+        if holder is not None and name not in holder and (added.where is None or _value(pin, added.where)):
+            holder[name] = added.value
+            yield f"{key.removeprefix('run.')} is new since; {added.value!r} is what was before"
+
+
+def _holder(pin: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
+    """The dict that a dotted key stands in, None if there is none, and the key's last part."""
+    *path, name = key.split(".")
+    node: Any = pin
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    return (node if isinstance(node, dict) else None), name
+
+
+def _value(pin: dict[str, Any], where: tuple[str, str]) -> bool:
+    holder, name = _holder(pin, where[0])
+    return holder is not None and holder.get(name) == where[1]
