@@ -10,7 +10,9 @@ import yaml
 ROOT = Path(__file__).parents[2]
 TOOL = runpy.run_path(str(ROOT / "tools" / "settings_page.py"))
 # What a value's comment names if it says where the value comes from: a paper, an engine, upstream, or a choice of ours.
-SOURCE = re.compile(r"arXiv:\d{4}\.\d{5}|\bpaper\b|\bvLLM\b|\bupstream\b|\bHASS\b|\bours\b|\bour own\b|\bmeasured\b", re.I)
+SOURCE = re.compile(
+    r"arXiv:\d{4}\.\d{5}|\bpaper\b|\bvLLM\b|\bupstream\b|\bHASS\b|\bours\b|\bour own\b|\bmeasured\b", re.I
+)
 FILES = sorted(file for group in ("algorithm", "recipe") for file in (ROOT / "conf" / group).glob("*.yaml"))
 
 
