@@ -16,8 +16,13 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-SHORT = "trainer.max_steps=8 data.max_conversations=300 evaluation.num_prompts=8 evaluation.max_new_tokens=16".split()
-BIG = "data.max_length=1024 trainer.batch_size=8".split()
+SHORT = [
+    "trainer.max_steps=8",
+    "data.max_conversations=300",
+    "evaluation.num_prompts=8",
+    "evaluation.max_new_tokens=16",
+]
+BIG = ["data.max_length=1024", "trainer.batch_size=8"]
 TINY = [
     ["algorithm=eagle3"],
     ["algorithm=eagle3", "algorithm.ttt_steps=5"],

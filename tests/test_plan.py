@@ -47,7 +47,7 @@ def test_ledger_counts_what_is_alive() -> None:
             second = first @ weight
             del first
             third = second.view(500, 2000)  # no storage of its own
-                third.add(1)
+            third.add(1)
         assert ledger.moments["working"].parts == {"verifier's weights": 4 * MB, DRAFT_PASS: 4 * MB, LOSS: 4 * MB}
         assert ledger.moments["working"].small == 8 * MB
         ledger.rebook(third, UPDATE)
