@@ -16,9 +16,11 @@ from speculators.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
 
 if TYPE_CHECKING:
+    from speculators.config import SpeculatorModelConfig
     from speculators.data.batch import Batch
     from speculators.data.prepare import Prepared
     from speculators.rehearsal import Moment
+    from speculators.train.order import Order
 
 # What glibc's heap holds beyond the working tensors in it, over their bytes: 0.5 to 0.7 in benchmarks/results/plan.md.
 HEAP_SLACK = 0.6
@@ -88,16 +90,15 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
         lines.append(("data, steps, states", f"unknown: {reason}"))
     else:
         report, order = prepared.report, Order(len(prepared.train), run.seed, run.trainer)
-        estimate = "; an estimate, by the answers before they are regenerated" if run.data.regenerate else ""
-        lines += [
-            ("data", f"{report}{estimate}"),
-            ("optimizer steps", f"{order.steps:,} of {order.per_step} sequences{', an estimate' if estimate else ''}"),
-            ("tokens seen", f"{tokens_seen(prepared, order):,}{', an estimate' if estimate else ''}"),
-        ]
         size = states_bytes(run, facts, prepared, len(draft.layer_ids) + 1)
-        lines.append(
-            ("verifier's states", f"{gigabytes(size)} on disk, if cached{', an estimate' if estimate else ''}")
-        )
+        lines += [
+            ("data", str(report)),
+            ("optimizer steps", f"{order.steps:,} of {order.per_step} sequences"),
+            ("tokens seen", f"{tokens_seen(prepared, order):,}"),
+            ("verifier's states", f"{gigabytes(size)} on disk, if cached"),
+        ]
+        if run.data.regenerate:
+            lines.append(("  estimated", "by the answers as they are; data.regenerate=true will replace them"))
     try:
         memory = peak_memory(run, config, facts, prepared)
     except Exception as error:
@@ -121,7 +122,7 @@ def read_data(run: RunConfig, facts: VerifierFacts) -> "tuple[Prepared | None, s
         return None, str(error).splitlines()[0]
 
 
-def tokens_seen(prepared: "Prepared", order: Any) -> int:
+def tokens_seen(prepared: "Prepared", order: "Order") -> int:
     """Tokens of all steps: whole epochs, and the share of the last one, its sequences taken as equally long."""
     sequences = min(order.steps * order.per_step, order.sequences * order.trainer.epochs)
     return round(prepared.report.train_tokens * sequences / order.sequences)
@@ -157,7 +158,9 @@ def device_kind(run: RunConfig) -> str:
     return resolve("auto").type if run.device == "auto" else run.device.split(":")[0]
 
 
-def peak_memory(run: RunConfig, config: Any, facts: VerifierFacts, prepared: "Prepared | None") -> Memory:
+def peak_memory(
+    run: RunConfig, config: "SpeculatorModelConfig", facts: VerifierFacts, prepared: "Prepared | None"
+) -> Memory:
     """Memory of the fullest phase.
 
     Args:

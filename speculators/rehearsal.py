@@ -145,8 +145,8 @@ def rehearse(
     shape = AutoConfig.from_pretrained(
         local_path(settings.name_or_path), revision=settings.revision, trust_remote_code=settings.trust_remote_code
     )
-    # accelerate keeps one state a process and refuses another precision.
-    AcceleratorState._reset_state(reset_partial_state=False)
+    # accelerate keeps one state a process and refuses another precision or device.
+    AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=True, mixed_precision="bf16" if run.precision == "bf16" else "no", device_placement=False
     )
