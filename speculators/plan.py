@@ -107,6 +107,9 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
     what = "resident" if memory.device == "cpu" else "allocated"
     lines.append((f"peak memory ({memory.device})", f"{gigabytes(memory.peak)} {what}"))
     lines += [(f"  {part}", gigabytes(size)) for part, size in memory.parts.items()]
+    if memory.device == "cpu" and run.precision == "bf16":
+        # oneDNN compiles a kernel for each shape and keeps it: measured, docs/plan.md.
+        lines.append(("  not counted", "the CPU's bfloat16 kernels, kept for every shape: some 0.5 GB"))
     lines.append(("  by phase", ", ".join(f"{phase} {gigabytes(size)}" for phase, size in memory.phases.items())))
     return lines
 
