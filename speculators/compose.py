@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
@@ -114,21 +115,30 @@ class Check(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate; on a dry run print the plan and stop."""
         try:
-            # Hydra turns exceptions of callbacks into warnings; only an exit gets through.
+            # Hydra turns exceptions of callbacks into warnings, and goes on; only an exit gets through.
             run = validate(config)
             if run.dry_run:
+                from speculators.plan import print_plan
+
                 print_plan(run)
                 sys.exit(0)
         except WrongInput as error:
             stop(error.messages)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate every arm before the first starts; on a dry run list them and stop."""
         from speculators.sweep.check import check
         from speculators.sweep.study import settle
 
-        check(config)
-        settle(config)
+        try:
+            check(config)
+            settle(config)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
         Check.passed = True
 
 
@@ -285,12 +295,3 @@ def _unresolved(config: DictConfig) -> list[tuple[str, str]]:
 
     walk(config, "")
     return found
-
-
-def print_plan(run: "RunConfig") -> None:
-    """What a dry run shows: the very dict that `SpeculatorModelConfig.from_dict` would get."""
-    from speculators.published import speculator_dict
-    from speculators.verifier.facts import VerifierFacts
-
-    facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
-    print(yaml.safe_dump(speculator_dict(run, facts), sort_keys=False, allow_unicode=True), end="")

@@ -34,13 +34,11 @@ class Verifier:
     @classmethod
     def load(cls, settings: VerifierSettings, device: torch.device) -> "Verifier":
         """Read the weights onto `device`."""
-        # Most CPUs emulate half precision: several times slower than float32.
-        dtype = "float32" if settings.dtype == "auto" and device.type == "cpu" else settings.dtype
         model = AutoModelForCausalLM.from_pretrained(
             local_path(settings.name_or_path),
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
-            dtype=dtype,
+            dtype=run_dtype(settings, device.type == "cpu"),
             device_map={"": device},
         )
         return cls(model)
@@ -85,6 +83,12 @@ class Verifier:
             )
         aux_BTA = torch.cat([captured[i] for i in layer_ids], dim=-1) if layer_ids else None
         return VerifierStates(output.last_hidden_state, aux_BTA)
+
+
+def run_dtype(settings: VerifierSettings, on_cpu: bool) -> str:
+    """dtype of the weights as they are run; `auto` is the checkpoint's own."""
+    # Most CPUs emulate half precision: several times slower than float32.
+    return "float32" if settings.dtype == "auto" and on_cpu else settings.dtype
 
 
 def _capture(layers: Any, layer_id: int, captured: dict[int, Tensor]) -> Any:
