@@ -5,7 +5,7 @@ from functools import cache
 from importlib.resources import files
 from shlex import quote
 from string import Template
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -43,7 +43,7 @@ class LayerIds(Strict):
     """How an engine learns which of the verifier's layers a draft reads."""
 
     key: str = Field(description="top-level key that lists them")
-    assumed: list[tuple[float, int]] = Field(
+    assumed: list[Annotated[tuple[float, int], Field(strict=False)]] = Field(
         description="the layers that it takes where there is no list: (part, offset) is part * layers + offset"
     )
     count_key: str = Field(
