@@ -8,6 +8,7 @@ if a prediction is off by more than --limit.
 """
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -45,16 +46,11 @@ def predicted(overrides: list[str]) -> float:
 
 
 def measured(overrides: list[str]) -> float:
-    """Peak resident bytes of the run's process."""
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
+    """Peak resident bytes of the run's process, as its DONE says."""
+    with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "speculators", "train", *overrides, f"hydra.run.dir={folder}/run"]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        # wait4 alone says what this one child took; Popen is told that it has been waited for.
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        log.seek(0)
-        assert process.returncode == 0, log.read()
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return json.loads((Path(folder) / "run" / "DONE").read_text())["memory_gb"] * 1e9
 
 
 def main() -> None:
