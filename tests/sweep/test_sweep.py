@@ -22,6 +22,7 @@ from speculators.sweep.arm import start, take_device
 from .conftest import SHORT, Sweep, command, rows
 
 SIX = ["algorithm=medusa,eagle", "proposal.speculative_tokens=1,2,3"]
+TWELVE = [*SIX, "evaluation.batch_size=1,2"]
 # What is not measured with a clock.
 MEASURED = ("arm", "status", "objective", "acceptance_length", "checkpoint", "algorithm", "proposal.speculative_tokens")
 
@@ -55,14 +56,14 @@ def test_a_changed_file_of_data_is_another_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_arms_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_path: Path) -> None:
-    """Six arms train two drafts; each row is that of a single run; the same command again finds all done."""
-    done = sweep(*SIX)
+    """Twelve arms train two drafts; each row is that of a single run; the same command again finds all done."""
+    done = sweep(*TWELVE)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "sweep"
     assert len(list((folder / "trainings").iterdir())) == 2
     assert len(list(folder.glob("trainings/*/metrics.jsonl"))) == 2
     table = rows(tmp_path)
-    assert [row["status"] for row in table] == ["done"] * 6
+    assert [row["status"] for row in table] == ["done"] * 12
     # So short a training leaves arms that tie.
     highest = max(float(row["objective"]) for row in table)
     best = {(tmp_path / row["checkpoint"]).resolve() for row in table if float(row["objective"]) == highest}
@@ -73,6 +74,7 @@ def test_arms_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_path
         overrides = [
             f"algorithm={row['algorithm']}",
             f"proposal.speculative_tokens={row['proposal.speculative_tokens']}",
+            f"evaluation.batch_size={row['evaluation.batch_size']}",
         ]
         single = tmp_path / "single" / row["arm"]
         write_pin(compose([*SHORT[:-1], *overrides]), single)
@@ -85,10 +87,10 @@ def test_arms_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_path
         assert weights[0].read_bytes() == weights[1].read_bytes()
 
     ended = {marker: marker.stat().st_mtime_ns for marker in folder.glob("*/DONE")}
-    again = sweep(*reversed(SIX))
+    again = sweep(*reversed(TWELVE))
     assert again.returncode == 0, again.stderr
-    assert {marker: marker.stat().st_mtime_ns for marker in folder.glob("*/DONE")} == ended and len(ended) == 6
-    assert again.stdout.count("was done before") == 6
+    assert {marker: marker.stat().st_mtime_ns for marker in folder.glob("*/DONE")} == ended and len(ended) == 12
+    assert again.stdout.count("was done before") == 12
 
 
 @pytest.mark.slow
