@@ -98,13 +98,24 @@ def _processes(folder: Path, count: int | None) -> float:
     return json.loads(result.read_text(encoding="utf-8"))["objective"] if result.exists() else math.nan
 
 
+def first_process() -> bool:
+    """Whether this process speaks and writes for a run: under torchrun, only its first one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def start_log(folder: Path) -> None:
     """Show what happens, and keep it with the time in the folder's train.log, as Hydra does for a run that it starts."""
     file = logging.FileHandler(folder / LOG, encoding="utf-8")
     file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     screen = logging.StreamHandler(sys.stdout)
     screen.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[file, screen], force=True)
+    log_to(file, screen)
+
+
+def log_to(*handlers: logging.Handler) -> None:
+    """Send what a run says to handlers, and of other packages and processes only what is worth a warning."""
+    level = logging.INFO if first_process() else logging.WARNING
+    logging.basicConfig(level=level, handlers=handlers, force=True)
     for noisy in ("accelerate", "matplotlib", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +19,7 @@ from speculators.evaluate.report import report
 from speculators.export.preflight import plan
 from speculators.export.publish import publish
 from speculators.inputs import check_vocabulary, hashes, vocabulary_map
+from speculators.launch import first_process
 from speculators.pin import complete, load, training_folder
 from speculators.published import speculator_dict
 from speculators.rules import notes
@@ -77,7 +77,7 @@ def run(folder: Path) -> float:
     # 3. the draft; seeded again, for regenerated answers may or may not have drawn random numbers
     set_seed(run.seed)
     model = build(config, verifier.head, prepared.token_count_V, device)
-    first = os.environ.get("RANK", "0") == "0"
+    first = first_process()
     if first and read is not None:
         complete(folder, torch.get_num_threads(), read | vocabulary_map(model))
     check_vocabulary(pin, model, folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from speculators.launch import FAILED, LOG, RunFailed, at_work, done, launch
+from speculators.launch import FAILED, LOG, RunFailed, at_work, done, launch, log_to
 from speculators.pin import Origin, write_pin
 from speculators.run_config import RunConfig
 from speculators.stages import weights_key
@@ -135,9 +135,9 @@ def _work(folder: Path, own_device: bool) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", stream=sys.stderr, force=True)
-    for noisy in ("accelerate", "matplotlib", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
+    log_to(handler)
     lock = take_device(_devices(), Path(tempfile.gettempdir())) if own_device else None
     try:
         once(folder)

@@ -81,6 +81,8 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
         losses.append([line["loss"] for line in lines])
         assert (folder / "DONE").exists() and (folder / "checkpoint" / "model.safetensors").exists()
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    # Both processes wrote to this file; one of them speaks.
+    assert (folder / "train.log").read_text().count(" - trained: step 3 of 3") == 1
 
 
 def test_a_copied_pin_is_run_again_from_the_command_line(tmp_path: Path) -> None:
