@@ -217,6 +217,6 @@ def _native(folder: Path, expected: Mapping[str, Any], table: EngineTable, draft
             yield Finding("wrong", place + key, written.get(key), f"the published config says {expected[key]!r}")
     if draft.native_repeats is not None:
         for finding in strict.layer_problems(written, draft.native_repeats):
-            if table.minds(finding.key) == "refused":
+            if table.minds(finding.key, draft) == "refused":
                 key = place + finding.key.removeprefix(f"{draft.native_repeats}.")
                 yield Finding("refused", key, finding.value, finding.reason)

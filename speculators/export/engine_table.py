@@ -1,8 +1,12 @@
-"""What one version of an engine reads of a draft's checkpoint: `engines/<engine>-<version>.yaml`. Torch-free."""
+"""What one version of an engine reads of a draft's checkpoint. Torch-free.
+
+Of any draft in `engines/<engine>-<version>.yaml`, of one algorithm's in a file of that name in the algorithm's folder.
+"""
 
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from shlex import quote
 from string import Template
 from typing import Annotated, Any, Literal
@@ -12,6 +16,7 @@ from pydantic import Field
 
 from speculators.algorithm import Strict
 from speculators.finding import Level
+from speculators.models import packages
 
 
 class Allowed(Strict):
@@ -98,6 +103,8 @@ class DraftTable(Strict):
     required: list[str] = Field(default=[], description="keys that it takes no default for")
     assumed: list[Assumed] = []
     allowed: list[Allowed] = []
+    stops_at: list[str] = Field(default=[], description="as the engine's, of keys that only this algorithm has")
+    misreads: list[str] = Field(default=[], description="as the engine's, of keys that only this algorithm has")
     native: list[Allowed] = Field(default=[], description="of the engine's own config.json")
     native_repeats: str | None = Field(
         default=None,
@@ -115,7 +122,9 @@ class EngineTable(Strict):
 
     engine: str
     version: str
-    drafts: dict[str, DraftTable] = Field(description="by speculators_model_type; no other type can be served")
+    drafts: dict[str, DraftTable] = Field(
+        description="by speculators_model_type; no other can be served by this version"
+    )
     stops_at: list[str] = Field(description="keys at which it stops where they break the format; * ends a pattern")
     misreads: list[str] = Field(description="keys at which it then goes on, and computes something else")
     descriptive: list[str] = Field(description="top-level keys that describe and have no effect anywhere")
@@ -146,18 +155,21 @@ class EngineTable(Strict):
                 f"export.engine_version={version}: there is no table of {engine} {version}; "
                 f"there are {', '.join(known)}"
             )
-        return cls.model_validate(yaml.safe_load((folder / f"{engine}-{version}.yaml").read_text(encoding="utf-8")))
+        file = f"{engine}-{version}.yaml"
+        drafts = {name: files(package) / file for name, package in packages().items()}
+        read = {name: _load(own) for name, own in drafts.items() if own.is_file()}
+        return cls.model_validate(_load(folder / file) | {"drafts": read})
 
     @property
     def name(self) -> str:
         """Engine and version, for people."""
         return f"{self.engine} {self.version}"
 
-    def minds(self, key: str) -> Level:
-        """The level of a key that breaks the format."""
-        if _starts(key, self.stops_at):
+    def minds(self, key: str, draft: DraftTable | None) -> Level:
+        """The level of a key that breaks the format, in a draft of a type that it serves or does not."""
+        if _starts(key, self.stops_at) or (draft and _starts(key, draft.stops_at)):
             return "refused"
-        return "wrong" if _starts(key, self.misreads) else "invalid"
+        return "wrong" if _starts(key, self.misreads) or (draft and _starts(key, draft.misreads)) else "invalid"
 
     def serve_command(self, model_type: str, checkpoint: str, verifier: str, tokens: int) -> str:
         """The command line that serves a draft.
@@ -172,6 +184,10 @@ class EngineTable(Strict):
         # A native draft's folder stands inside quoted JSON already.
         folder = quote(checkpoint) if draft.format == "published" else checkpoint
         return Template(draft.serve).substitute(checkpoint=folder, verifier=quote(verifier), tokens=tokens)
+
+
+def _load(file: Traversable) -> Any:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def _matches(name: str, patterns: list[str]) -> bool:

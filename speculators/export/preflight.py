@@ -93,9 +93,9 @@ def preflight(table: EngineTable, config: Mapping[str, Any], facts: VerifierFact
     Returns:
         Findings, one a key; with none that is bad, the engine loads the draft and computes what was trained.
     """
-    found = [replace(f, level=table.minds(f.key)) for f in strict.problems(config, facts)]
     model_type = config.get("speculators_model_type")
     draft = table.drafts.get(str(model_type))
+    found = [replace(f, level=table.minds(f.key, draft)) for f in strict.problems(config, facts)]
     if draft is None:
         reason = f"{table.name} does not know this type; it serves {', '.join(table.drafts)}"
         return gravest([*found, Finding("refused", "speculators_model_type", model_type, reason)])
