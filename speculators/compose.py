@@ -30,7 +30,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from speculators.blame import CONF, NAME, Blame
 from speculators.complaints import WrongInput, broken_yaml, stop
 from speculators.explain import explain
-from speculators.launch import RunFailed, launch
+from speculators.launch import RunFailed, at_work, launch
 
 if TYPE_CHECKING:
     from speculators.pin import Origin, Pin
@@ -90,7 +90,7 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name=NAME)
 def _entry(config: DictConfig) -> float:
-    from speculators.pin import write_pin
+    from speculators.pin import check_free, write_pin
 
     hydra_config = HydraConfig.get()
     folder, run = Path(hydra_config.runtime.output_dir), validate(config)
@@ -99,8 +99,11 @@ def _entry(config: DictConfig) -> float:
         from speculators.sweep.arm import run_arm
 
         return run_arm(run, folder, came_from, hydra_config.job.num)
-    write_pin(run, folder, came_from)
-    return launch(folder)
+    with at_work(folder):
+        # Again: of two runs that were started in the same second, one was here first.
+        check_free(run, folder)
+        write_pin(run, folder, came_from)
+        return launch(folder)
 
 
 class Check(Callback):
@@ -114,6 +117,8 @@ class Check(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate; on a dry run print the plan and stop."""
+        from speculators.pin import check_free
+
         try:
             # Hydra turns exceptions of callbacks into warnings, and goes on; only an exit gets through.
             run = validate(config)
@@ -122,6 +127,7 @@ class Check(Callback):
 
                 print_plan(run)
                 sys.exit(0)
+            check_free(run, Path(config.hydra.run.dir))
         except WrongInput as error:
             stop(error.messages)
         except Exception:
@@ -179,11 +185,12 @@ def _composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
     Plugins.instance().register(EntryPointGroups)
     with hydra.initialize_config_module(CONF, version_base="1.3"):
         try:
-            yield hydra.compose(NAME, list(overrides), return_hydra_config=True)
+            config = hydra.compose(NAME, list(overrides), return_hydra_config=True)
         except yaml.YAMLError as error:
             raise WrongInput([broken_yaml(error)]) from error
         except COMPOSING as error:
             raise WrongInput([explain(error, overrides)]) from error
+        yield config
 
 
 def origin(blame: Blame, run: "RunConfig") -> "Origin":

@@ -16,9 +16,11 @@ from pydantic import Field, ValidationError
 from speculators.algorithm import Strict
 from speculators.carry import SCHEMA_VERSION, carry
 from speculators.complaints import Blame, WrongInput, broken_yaml, complaints, set_by
+from speculators.launch import at_work, running
 from speculators.lines import Lines, dump
 from speculators.rules import broken
-from speculators.run_config import RunConfig
+from speculators.run_config import RunConfig, flat
+from speculators.stages import WEIGHTS, weights_key
 
 FILE = "run.yaml"
 # Those that can change a bit of the weights or a token of the data.
@@ -93,6 +95,27 @@ def write_pin(run: RunConfig, folder: Path, origin: Origin | None = None, traini
     (folder / training).mkdir(parents=True, exist_ok=True)
     _replace(folder / FILE, dump(pin.model_dump(mode="json", exclude={"threads", "read"})))
     return folder / FILE
+
+
+def check_free(run: RunConfig, folder: Path) -> None:
+    """Look whether a folder is this run's to begin or to go on with: no other run's weights are in it, or in the making.
+
+    Raises:
+        WrongInput: they are.
+    """
+    in_the_making = running(folder) and not at_work(folder).is_locked
+    if not (folder / FILE).is_file() or not (in_the_making or any((folder / "checkpoints").glob("*"))):
+        return
+    there = load(folder).run
+    if weights_key(there) != weights_key(run):
+        now, then = (flat(r.model_dump(mode="json", include=set(WEIGHTS))) for r in (run, there))
+        differing = [key for key in now if now[key] != then.get(key, ...)]
+        raise WrongInput(
+            [
+                f"hydra.run.dir={folder}: another run is there, with another {', '.join(differing) or 'file of data'}; "
+                f"name a new folder, or go on with that run: speculators run {folder}"
+            ]
+        )
 
 
 def complete(folder: Path, threads: int, read: dict[str, str]) -> None:

@@ -85,6 +85,39 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     assert (folder / "train.log").read_text().count(" - trained: step 3 of 3") == 1
 
 
+@pytest.mark.slow
+def test_a_folder_is_one_runs(tmp_path: Path) -> None:
+    """Other settings of the weights do not take over a trained run; another evaluation measures its weights anew."""
+    folder, weights = tmp_path / "run", "checkpoint/model.safetensors"
+
+    def train(*overrides: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "speculators", "train", f"hydra.run.dir={folder}", *SHORT, *overrides]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=200)
+
+    assert train().returncode == 0
+    left = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    other = train("seed=7", "trainer.max_steps=4", "evaluation.num_prompts=2")
+    assert other.returncode == 2 and "another seed, trainer.max_steps; name a new folder" in other.stderr, other.stderr
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == left
+
+    assert train("evaluation.num_prompts=2").returncode == 0
+    assert (folder / weights).read_bytes() == left[folder / weights]
+    assert json.loads((folder / "result.json").read_text())["num_prompts"] == 2
+
+
+@pytest.mark.slow
+def test_two_runs_that_start_together_do_not_share_a_folder(tmp_path: Path) -> None:
+    """Neither pin is lost: the second finds the first one's weights, and is refused."""
+    command = [sys.executable, "-m", "speculators", "train", f"hydra.run.dir={tmp_path / 'run'}", *SHORT]
+    both = [
+        subprocess.Popen([*command, f"seed={seed}"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for seed in (1, 2)
+    ]
+    said = [process.communicate(timeout=200)[1].decode() for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    assert "another seed" in said[[process.returncode for process in both].index(2)]
+
+
 def test_a_copied_pin_is_run_again_from_the_command_line(tmp_path: Path) -> None:
     """The published run.yaml, in a new folder: the same bits, though a default moved, which is said; not on other data."""
     mine = tmp_path / "mine" / "algorithm" / "mine.yaml"
