@@ -129,26 +129,25 @@ def evaluate(
 ) -> None:
     """Decode with a published draft and measure its acceptance length; `output=FOLDER` is where result.json goes.
 
-    Verifier and proposal are the checkpoint's own unless given. Without `data=...` the prompts are those that its
-    training held out; with it, all of that data.
+    Verifier, proposal, data and seed are the checkpoint's own unless given. Without `data=...` the prompts are those that
+    its training held out; with it, all of that data, and of `data=chat` those that are held out with the seed.
     """
     from speculators.compose import WrongInput, compose, stop
-    from speculators.evaluate.checkpoint import own_overrides, training_run
+    from speculators.evaluate.checkpoint import is_trained, with_its_own
 
     given = list(overrides or [])
     outputs = [o.removeprefix("output=") for o in given if o.startswith("output=")]
     given = [o for o in given if not o.startswith("output=")]
     try:
-        chosen = compose([*own_overrides(checkpoint), *given])
-        trained = training_run(checkpoint)
-        heldout = trained is not None and not any(o.startswith("data") for o in given)
-        if trained is not None and heldout:
-            chosen = chosen.model_copy(update={"data": trained.data, "seed": trained.seed})
+        chosen = compose(with_its_own(checkpoint, given))
+        if not chosen.evaluation.num_prompts:
+            stop(["evaluation.num_prompts=0: there is nothing to evaluate; it must be at least 1"])
+        heldout = is_trained(checkpoint, given) or chosen.data.source == "chat"
 
         from speculators.evaluate.evaluate import evaluate_checkpoint
         from speculators.evaluate.report import report
 
-        result = evaluate_checkpoint(checkpoint, chosen, heldout or chosen.data.source == "chat")
+        result = evaluate_checkpoint(checkpoint, chosen, heldout)
     except WrongInput as error:
         stop(error.messages)
     except ValueError as error:

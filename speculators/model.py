@@ -1,6 +1,6 @@
 """SpeculatorModel: the base of every draft model, and the rows that it emits."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
@@ -73,6 +73,19 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
             token_count_V: int64 count of each supervised token in the training data, for a reduced vocabulary.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how it starts")
+
+    def borrow(self, missing: Collection[str], verifier: VerifierHead) -> None:
+        """Take the verifier's tensors for those that a published file leaves to it, as engines do.
+
+        Args:
+            missing: names of this model's tensors that were not in the file.
+            verifier: its embedding and head.
+
+        Raises:
+            ValueError: the algorithm takes nothing of the verifier's.
+        """
+        if missing:
+            raise ValueError(f"{', '.join(sorted(missing))}: missing in the published file; export it again")
 
     def forward(self, batch: Batch, states: VerifierStates, verifier: VerifierHead) -> DraftOutput:
         """Rows for every slot and target of a packed batch."""

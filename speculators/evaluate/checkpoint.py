@@ -1,12 +1,13 @@
 """What a published folder says of how it is to be evaluated. Torch-free."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from speculators.algorithm import AlgorithmSettings
 from speculators.export.checklist import check_folder
 from speculators.pin import FILE, read_pin
-from speculators.run_config import RunConfig
 from speculators.strict import read_config
 
 
@@ -22,25 +23,41 @@ def read_strictly(checkpoint: Path) -> dict[str, Any]:
     return config
 
 
-def own_overrides(checkpoint: Path) -> list[str]:
-    """Overrides that choose a checkpoint's own algorithm, verifier and proposal.
+def with_its_own(checkpoint: Path, given: Sequence[str]) -> list[str]:
+    """Overrides that choose what a checkpoint and the run that made it say, wherever the given ones do not.
+
+    Args:
+        checkpoint: its folder.
+        given: as a person typed them; whoever chooses an option of a group gets that option alone.
 
     Raises:
         ValueError: it is no sound published folder; a line a problem.
+        WrongInput: its run.yaml is broken.
     """
     config = read_strictly(checkpoint)
-    speculators = config["speculators_config"]
+    name, speculators = config["speculators_model_type"], config["speculators_config"]
+    fields = AlgorithmSettings.named(name).published_fields.model_fields
     proposal = speculators["proposal_methods"][0]
-    values = {k: v for k, v in proposal.items() if k != "proposal_type"}
-    return [
-        f"algorithm={config['speculators_model_type']}",
-        f"proposal={proposal['proposal_type']}",
-        *(f"proposal.{key}={json.dumps(value)}" for key, value in values.items()),
-        "verifier=hf",
-        f"verifier.name_or_path={json.dumps(speculators['verifier']['name_or_path'])}",
-    ]
+    verifier = {"name_or_path": speculators["verifier"]["name_or_path"]}
+    own = {
+        "algorithm": _choice("algorithm", name, {key: config[key] for key in fields if key in config}),
+        "proposal": _choice("proposal", proposal["proposal_type"], proposal, aside="proposal_type"),
+        "verifier": _choice("verifier", "hf", verifier),
+    }
+    if (checkpoint / FILE).is_file():
+        run = read_pin(checkpoint)
+        own["verifier"] = _choice("verifier", "hf", run.verifier.model_dump() | verifier)
+        own["data"] = _choice("data", run.data.source, run.data.model_dump(), aside="source")
+        own["seed"] = [f"seed={run.seed}"]
+    chosen = {override.partition("=")[0] for override in given}
+    return [o for group, overrides in own.items() if group not in chosen for o in overrides] + list(given)
 
 
-def training_run(checkpoint: Path) -> RunConfig | None:
-    """The run that made a checkpoint; None if it does not say."""
-    return read_pin(checkpoint) if (checkpoint / FILE).is_file() else None
+def _choice(group: str, option: str, values: Mapping[str, Any], aside: str = "") -> list[str]:
+    keys = [f"{group}.{key}={json.dumps(value)}" for key, value in values.items() if key != aside]
+    return [f"{group}={option}", *keys]
+
+
+def is_trained(checkpoint: Path, given: Sequence[str]) -> bool:
+    """Whether prompts are taken from the data that a checkpoint was trained on."""
+    return (checkpoint / FILE).is_file() and not any(o.startswith("data=") for o in given)

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers.utils.logging import set_verbosity_error
 
 from speculators.data.prepare import prompts
 from speculators.decoding.acceptance import Acceptance
@@ -142,7 +144,13 @@ def evaluate_checkpoint(checkpoint: Path, run: RunConfig, heldout: bool) -> Eval
     read_strictly(checkpoint)
     device = resolve(run.device)
     verifier = Verifier.load(run.verifier, device)
-    model = SpeculatorModel.from_pretrained(checkpoint, dtype=verifier.head.head_VH.dtype)
+    # Its report calls what is missing newly initialised; here it is borrowed, or an error.
+    set_verbosity_error()
+    loaded: Any = SpeculatorModel.from_pretrained(
+        checkpoint, dtype=verifier.head.head_VH.dtype, output_loading_info=True
+    )
+    model, report = loaded
+    model.borrow(report["missing_keys"], verifier.head)
     torch.nn.Module.to(model, device)  # transformers wraps its own `to` in a way that type checkers misread
     chosen = prompts(run.data, load_tokenizer(run.verifier), run.seed if heldout else None)
     return evaluate(model, verifier, chosen, run.proposal, run.evaluation, run.seed)

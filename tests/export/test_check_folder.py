@@ -16,7 +16,7 @@ from vllm_verdicts import VERIFIER as TINY
 from vllm_verdicts import write_folder
 
 from speculators.cli import app
-from speculators.evaluate.checkpoint import own_overrides
+from speculators.evaluate.checkpoint import with_its_own
 from speculators.export.checklist import judge
 from speculators.run_config import ExportSettings
 
@@ -259,4 +259,4 @@ def test_evaluating_reads_as_strictly(changes: dict[str, Any], part: str, draft:
 
 
 def test_a_good_folder_can_be_evaluated(draft: Callable[..., Path]) -> None:
-    assert "algorithm=eagle3" in own_overrides(draft())
+    assert "algorithm=eagle3" in with_its_own(draft(), [])

@@ -1,6 +1,6 @@
 """EAGLE-3: a recurrent draft on several of the verifier's layers (Li et al. 2025, arXiv:2503.01840), as vLLM computes it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,6 @@ from speculators.verifier.hidden_states import VerifierStates
 
 class FirstLayer(nn.Module):
     """The layer that fuses a token's embedding with the state: attention reads both, the residual is the state alone."""
-
-    d2t: Tensor
-    t2d: Tensor
 
     def __init__(self, config: Eagle3SpeculatorConfig) -> None:
         super().__init__()
@@ -122,6 +119,13 @@ class Eagle3Speculator(SpeculatorModel):
         self.lm_head.weight.copy_(head_VH if self.kept_D is None else head_VH[self.kept_D])
         if self.embed_tokens is not None:
             self.embed_tokens.weight.copy_(verifier.embed_VH)
+
+    @torch.no_grad()
+    def borrow(self, missing: Collection[str], verifier: VerifierHead) -> None:
+        """The whole vocabulary's head is the verifier's where the file has none; `t2d` says what `d2t` says."""
+        if "lm_head.weight" in missing:
+            self.lm_head.weight.copy_(verifier.head_VH)
+        super().borrow(set(missing) - {"lm_head.weight", "t2d"}, verifier)
 
     def features(self, states: VerifierStates) -> Tensor:
         """The verifier's layers, fused to one state."""

@@ -1,0 +1,86 @@
+"""`speculators evaluate` takes what it is not told from the checkpoint and from the run that made it."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from speculators.cli import app
+from speculators.compose import WrongInput, compose, pinned
+from speculators.evaluate.checkpoint import is_trained, with_its_own
+from speculators.launch import launch
+from speculators.verifier.in_process import Verifier
+
+FEW = ["evaluation.num_prompts=2", "evaluation.max_new_tokens=12", "launch.num_threads=1", "tracker=none"]
+
+
+def published(folder: Path, *overrides: str) -> Path:
+    """The checkpoint of a run of a few steps."""
+    pinned([*FEW, "trainer.max_steps=15", *overrides], folder)
+    launch(folder)
+    return folder / "checkpoint"
+
+
+def evaluated(checkpoint: Path, *overrides: str) -> dict[str, Any]:
+    """result.json of evaluating it."""
+    folder = checkpoint.parent / "evaluation"
+    result = CliRunner().invoke(app, ["evaluate", str(checkpoint), *FEW, f"output={folder}", *overrides])
+    assert result.exit_code == 0, result.output
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A file of some of the embedded conversations."""
+    rows = Path(str(files("speculators.assets"))).joinpath("chat.jsonl").read_text().splitlines(True)
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(rows[:80]))
+    return file
+
+
+@pytest.mark.slow
+def test_the_checkpoints_own_settings_count(data: Path, tmp_path: Path) -> None:
+    """More heads than the YAML has, a seed, data of its own: all without being said again; what is said wins."""
+    own = ["algorithm=medusa", "algorithm.num_heads=7", "proposal.speculative_tokens=7", "seed=5"]
+    own += ["data=jsonl", f"data.path={data}", "verifier.dtype=float32"]
+    checkpoint = published(tmp_path / "run", *own)
+    again = evaluated(checkpoint)
+    before = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert again["speculative_tokens"] == 7
+    assert again["acceptance_length"] == before["acceptance_length"]
+    assert again["accepted"] == before["accepted"]
+
+    run = compose(with_its_own(checkpoint, ["data.max_conversations=40", "seed=6"]))
+    assert (run.data.source, run.data.max_conversations, run.seed) == ("jsonl", 40, 6)
+    assert run.verifier.dtype == "float32" and is_trained(checkpoint, ["data.max_conversations=40"])
+    assert compose(with_its_own(checkpoint, ["data=chat"])).data == compose([]).data
+    assert not is_trained(checkpoint, ["data=chat"])
+    # Of the verifier that is named instead, nothing of the checkpoint's is left.
+    assert compose(with_its_own(checkpoint, ["verifier=tiny"])).verifier == compose([]).verifier
+    none = CliRunner().invoke(app, ["evaluate", str(checkpoint), "evaluation.num_prompts=0"])
+    assert none.exit_code == 2 and "evaluation.num_prompts=0: there is nothing to evaluate" in none.output
+    with pytest.raises(WrongInput, match="drafts at most 7"):
+        compose(with_its_own(checkpoint, ["proposal.speculative_tokens=8"]))
+
+
+@pytest.mark.slow
+def test_a_head_that_is_left_out_is_the_verifiers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As in an engine: without lm_head in the file the draft decodes as with the verifier's written there."""
+    checkpoint = published(tmp_path / "run", "algorithm=eagle3", "data.max_conversations=80")
+    file = checkpoint / "model.safetensors"
+    tensors = load_file(file)
+    verifier = Verifier.load(compose([]).verifier, torch.device("cpu"))
+    tensors["lm_head.weight"] = verifier.head.head_VH.float().contiguous()
+    save_file(tensors, file)
+    there = evaluated(checkpoint)
+    del tensors["lm_head.weight"]
+    save_file(tensors, file)
+    capfd.readouterr()
+    left_out = evaluated(checkpoint)
+    assert "newly initialized" not in "".join(capfd.readouterr())
+    assert left_out["accepted"] == there["accepted"] > 0
