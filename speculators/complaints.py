@@ -1,5 +1,6 @@
 """What is wrong with a run, in the words that its author typed. Torch-free, and free of Hydra and pydantic."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -67,6 +68,11 @@ def complaints(
             key = f"{key}.{first}"
         messages.append(_message(key, siblings, problem, missing_remedy) + set_by(blame(key)))
     return list(dict.fromkeys(messages))
+
+
+def key_of(error: Exception) -> str:
+    """The dotted key that a message begins with."""
+    return re.split("[:=]", str(error), maxsplit=1)[0]
 
 
 def set_by(source: str | None) -> str:

@@ -137,9 +137,11 @@ class Check(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate every arm before the first starts; on a dry run list them and stop."""
         from speculators.sweep.check import check
+        from speculators.sweep.points import typed_wins
         from speculators.sweep.study import settle
 
         try:
+            typed_wins(config)
             check(config)
             settle(config)
         except Exception:
@@ -248,7 +250,7 @@ def validate(config: DictConfig) -> "RunConfig":
     """
     from pydantic import ValidationError
 
-    from speculators.complaints import complaints, set_by
+    from speculators.complaints import complaints, key_of, set_by
     from speculators.rules import broken
     from speculators.run_config import RunConfig
 
@@ -265,7 +267,7 @@ def validate(config: DictConfig) -> "RunConfig":
     except ValidationError as error:
         raise WrongInput(complaints(error, composed, blame)) from error
     except ValueError as error:
-        raise WrongInput([str(error) + set_by(blame("verifier.name_or_path"))]) from error
+        raise WrongInput([str(error) + set_by(blame(key_of(error)))]) from error
     if problems:
         raise WrongInput([f"{p}{set_by(blame(p.key))}" for p in problems])
     return run

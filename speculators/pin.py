@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from speculators.algorithm import Strict
 from speculators.carry import SCHEMA_VERSION, carry
-from speculators.complaints import Blame, WrongInput, broken_yaml, complaints, set_by
+from speculators.complaints import Blame, WrongInput, broken_yaml, complaints, key_of, set_by
 from speculators.launch import at_work, running
 from speculators.lines import Lines, dump
 from speculators.rules import broken
@@ -189,7 +189,7 @@ def load_again(path: Path) -> tuple[Pin, list[str]]:
     try:
         problems = [f"{problem}{set_by(blame(f'run.{problem.key}'))}" for problem in broken(pin.run)]
     except ValueError as error:
-        problems = [f"{error}{set_by(blame('run.verifier.name_or_path'))}"]
+        problems = [f"{error}{set_by(blame(f'run.{key_of(error)}'))}"]
     if problems:
         raise WrongInput(problems)
     return pin, notes

@@ -5,6 +5,7 @@ from typing import Any
 
 from speculators.cache import digest
 from speculators.run_config import RunConfig
+from speculators.verifier.location import local_path
 
 WEIGHTS = ("seed", "precision", "algorithm", "verifier", "data", "optimizer", "schedule", "trainer")
 RESULT = (*WEIGHTS, "proposal", "evaluation", "export")
@@ -27,7 +28,7 @@ def _hash(run: RunConfig, groups: tuple[str, ...]) -> str:
     settings: dict[str, Any] = run.model_dump(mode="json", include=set(groups), exclude=WRITTEN)
     if run.launch.mode == "torchrun":
         settings["processes"] = run.launch.num_processes  # each adds its sequences to a step
-    path = settings["data"].get("path")
-    if path and Path(path).is_file():
-        settings["data"]["sha256"] = digest.of_file(Path(path))
+    file = Path(local_path(settings["data"].get("path") or ""))
+    if file.is_file():
+        settings["data"]["sha256"] = digest.of_file(file)
     return digest.of_words(settings)[:12]

@@ -64,7 +64,7 @@ def publish(
 
 def real_name(name_or_path: str) -> str:
     """What an engine on this machine can load: an absolute folder, or a hub id as it is."""
-    path = Path(local_path(name_or_path)).expanduser()
+    path = Path(local_path(name_or_path))
     return str(path.resolve()) if path.is_dir() or name_or_path.startswith(SCHEME) else name_or_path
 
 

@@ -1,5 +1,6 @@
 """Every arm of a sweep, composed and checked before the first of them starts, and listed on a dry run."""
 
+import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ def check(config: DictConfig) -> None:
     loader = GlobalHydra.instance().config_loader()
     # Hydra's own overrides are every arm's; hydra.searchpath says where to look for options.
     own: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+    searched = [f"hydra.searchpath={json.dumps(Blame(config.hydra).searchpath)}"]
     messages, runs = [], []
     for i, (arm, differing) in enumerate(zip(arms, varying(arms), strict=True)):
         try:
@@ -42,7 +44,7 @@ def check(config: DictConfig) -> None:
         except WrongInput as error:
             messages += [f"arm {i} ({' '.join(differing)}): {m}" for m in error.messages]
         except COMPOSING as error:
-            messages.append(f"arm {i} ({' '.join(differing)}): {explain(error, arm)}")
+            messages.append(f"arm {i} ({' '.join(differing)}): {explain(error, [*searched, *arm])}")
     if messages := messages or alike(runs, varying(arms)):
         stop(messages)
     if more:
@@ -68,7 +70,8 @@ def alike(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> li
 def show(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> None:
     """The arms as a table: what each is, and which of them share a training."""
     trainings = {key: n for n, key in enumerate(dict.fromkeys(weights_key(run) for run in runs))}
-    table = Table(title=f"{len(runs)} arms, {len(trainings)} trainings", title_justify="left")
+    shared = "1 training" if len(trainings) == 1 else f"{len(trainings)} trainings"
+    table = Table(title=f"{len(runs)} arms, {shared}", title_justify="left")
     for name in ("arm", "overrides", "folder", "training"):
         table.add_column(name, justify="right" if name in ("arm", "training") else "left", overflow="fold")
     for i, (run, overrides) in enumerate(zip(runs, differing, strict=True)):

@@ -6,10 +6,23 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 # Beyond so many points the first ones stand for the rest.
 CAP = 1000
+
+
+def typed_wins(config: DictConfig) -> None:
+    """Leave a key that somebody typed out of what the sweeper's own config sweeps: Hydra would make the product of both.
+
+    Args:
+        config: composed for a multirun, with its `hydra` node.
+    """
+    own = config.hydra.sweeper.get("params") or {}
+    typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    with read_write(config), open_dict(config.hydra.sweeper):
+        for override in OverridesParser.create().parse_overrides(typed):
+            own.pop(override.get_key_element(), None)
 
 
 def points(config: DictConfig) -> tuple[list[list[str]], bool]:

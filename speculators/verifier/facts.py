@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speculators.verifier.location import config_file
 
@@ -40,10 +40,18 @@ class VerifierFacts(BaseModel):
         Raises:
             ValueError: there is no such verifier, or its config lacks a size.
         """
-        config = json.loads(config_file(name_or_path, revision).read_text(encoding="utf-8"))
+        file = config_file(name_or_path, revision)
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"verifier.name_or_path: {file} is no JSON: {error}") from error
         if not isinstance(config, dict):
             raise ValueError(f"verifier.name_or_path: the config.json of {name_or_path} holds no mapping")
-        return cls.from_dict(name_or_path, config)
+        try:
+            return cls.from_dict(name_or_path, config)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors())
+            raise ValueError(f"verifier.name_or_path: the config.json of {name_or_path}: {wrong}") from error
 
     @classmethod
     def from_dict(cls, name_or_path: str, config: dict[str, Any]) -> "VerifierFacts":

@@ -1,5 +1,6 @@
 """Where a verifier is, on the Hub, in a folder, or inside an installed package, and what exactly is there. Torch-free."""
 
+import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,13 +11,13 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".
 
 
 def local_path(name_or_path: str) -> str:
-    """A real path for `pkg://package/folder`; anything else unchanged.
+    """A real path for `pkg://package/folder` and for `~/folder`; anything else unchanged.
 
     Raises:
         FileNotFoundError: the package has no such folder.
     """
     if not name_or_path.startswith(SCHEME):
-        return name_or_path
+        return os.path.expanduser(name_or_path)
     package, _, inside = name_or_path.removeprefix(SCHEME).partition("/")
     try:
         path = Path(str(files(package))) / inside

@@ -107,6 +107,9 @@ WRONG = [
     ("algorithm.norm_before_fc=true algorithm.fc_norm=true", ["algorithm.norm_before_fc", "mutually exclusive"]),
     ("algorithm=eagle algorithm.layernorms=true", ["algorithm.layernorms", "set it to false"]),
     ("algorithm=eagle algorithm.fusion_bias=true", ["algorithm.fusion_bias", "set it to false"]),
+    ("algorithm=eagle algorithm.transformer_layer_architecture=X", ["layer_architecture", "'LlamaDecoderLayer'"]),
+    ("algorithm.eagle_aux_hidden_state_layer_ids=[]", ["layer_ids", "at least 1 item"]),
+    ("export.engine_version=0.1", ["export.engine_version=0.1", "override export.engine_version=0.1"]),
     ("algorithm=medusa algorithm.truncated_vocab_size=9", ["truncated_vocab_size", "original_lm_head=true"]),
     ("algorithm=medusa proposal.speculative_tokens=6", ["proposal.speculative_tokens=6", "at most 5"]),
     ("proposal.accept_tolerance=0.5", ["proposal.accept_tolerance=0.5", "verifier_accept_k=1"]),
@@ -158,7 +161,10 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["+trainer.epoch=1"], ["trainer.epochs?", "+trainer.epoch=1"]),
         (["optimizer.lr=30", "seed=-1"], ["2 problems", "optimizer.lr", "seed"]),
         (["optimizer.lr=${nothing}"], ["optimizer.lr=${nothing}"]),
-        (["algorithm.ttt_steps=[1"], ["[1"]),
+        (["algorithm.ttt_steps=[1"], ["algorithm.ttt_steps=[1: the value cannot be read; close its brackets"]),
+        (["data=jsonl", "data.path=/a=b/c"], ["data.path=/a=b/c: the value", "quote it: 'data.path=\"/a=b/c\"'"]),
+        (["seed"], ["seed is no override; write it as key=value"]),
+        (["-m", "search=algorithm", "algorithm=eagel"], ["did you mean eagle?"]),
         (["trainer=null"], ["trainer=null"]),
         (["-m", "optimizer.lr=1e-3,30"], ["arm 1", "optimizer.lr", "optimizer.lr=30"]),
         (["-m", "seed=0,1,2,3", "algorithm=eagle,medsua"], ["arm 1", "medusa?"]),
@@ -185,6 +191,21 @@ def test_a_file_of_the_users_own_is_blamed_by_line(tmp_path: Path) -> None:
     assert f"set by {mine}:2" in done.stderr
     assert "did you mean optimizer.eps?" in done.stderr and f"set by {mine}:4" in done.stderr
     assert "optimizer.eps is missing" in done.stderr and f"set by {mine}:1" in done.stderr
+
+
+def test_options_of_the_users_own_are_among_the_nearest(tmp_path: Path) -> None:
+    """A slip in an option's name, in a key, and a key that only such an option has, of a run and of a sweep."""
+    folder, elsewhere = tmp_path / "mine" / "optimizer", tmp_path / "elsewhere"
+    folder.mkdir(parents=True)
+    elsewhere.mkdir()
+    (folder / "gentle.yaml").write_text("name: adamw\nlr: 1e-3\ndamping: 1\n")
+    for where in (["--config-dir", str(folder.parent)], [f"hydra.searchpath=[file://{folder.parent}]"]):
+        for flags, swept in (([], []), (["-m"], ["seed=1,2"])):
+            done = run(*flags, *where, *swept, "optimizer=gentel", cwd=elsewhere)
+            assert done.returncode == 2 and "did you mean gentle?" in done.stderr, done.stderr
+            done = run(*flags, *where, *swept, "optimizer.damping=2", cwd=elsewhere)
+            assert done.returncode == 2 and "it is one with optimizer=gentle" in done.stderr, done.stderr
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_broken_yaml_is_named(tmp_path: Path) -> None:

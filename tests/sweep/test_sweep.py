@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from speculators.compose import compose
 from speculators.launch import FAILED, RunFailed, launch
-from speculators.pin import write_pin
+from speculators.pin import read_pin, write_pin
 from speculators.stages import result_key, weights_key
 from speculators.sweep.arm import start, take_device
 
@@ -52,6 +52,17 @@ def test_a_changed_file_of_data_is_another_run(tmp_path: Path) -> None:
     before = weights_key(run)
     file.write_text("two")
     assert weights_key(run) != before
+
+
+@pytest.mark.slow
+def test_what_is_typed_replaces_what_a_search_sweeps(sweep: Sweep, tmp_path: Path) -> None:
+    """`search=` with one of its own keys: the typed value alone, and the rest of the search."""
+    done = sweep("search=speculative_tokens", "proposal.speculative_tokens=2", "algorithm=eagle,medusa")
+    assert done.returncode == 0, done.stderr
+    table = rows(tmp_path)
+    assert sorted(row["algorithm"] for row in table) == ["eagle", "medusa"]
+    for row in table:
+        assert read_pin(tmp_path / "sweep" / row["arm"]).proposal.model_dump()["speculative_tokens"] == 2
 
 
 @pytest.mark.slow

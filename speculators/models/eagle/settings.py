@@ -34,6 +34,9 @@ class EagleSettings(AlgorithmSettings, DraftLayers, EagleFields):
     recurrent: ClassVar[bool] = True
 
     name: Literal["eagle"]
+    transformer_layer_architecture: Literal["auto", "LlamaDecoderLayer"] = Field(  # type: ignore[assignment] # narrower
+        description="class of the decoder layer: Llama's, the only one that is trained"
+    )
     ttt_steps: int = Field(ge=1, description="steps trained on the draft's own states: 1 is EAGLE-1, more are HASS")
     loss: EagleLoss  # type: ignore[assignment] # one weight more
 

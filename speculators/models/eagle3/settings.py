@@ -46,6 +46,9 @@ class Eagle3Settings(AlgorithmSettings, DraftLayers, Eagle3Fields):
     draft_arch: Literal["llama", "qwen3"] = Field(
         description="kind of decoder layer; qwen3 normalises queries and keys"
     )
+    eagle_aux_hidden_state_layer_ids: Annotated[list[int], Field(min_length=1)] | None = Field(
+        description="verifier layers whose states the draft reads, ascending; null is vLLM's choice"
+    )
     # Chosen, null is the verifier's vocabulary; published, it is always a number.
     draft_vocab_size: Annotated[int, Field(ge=1)] | None = Field(  # type: ignore[assignment] # wider than published
         description="tokens that the draft can predict, the most frequent ones; null is the verifier's vocabulary"
