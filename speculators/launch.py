@@ -93,6 +93,9 @@ def _processes(folder: Path, count: int | None) -> float:
     try:
         torchrun(command)
     except ChildFailedError as error:
+        # One that refused what it was given has said so, and leaves no traceback.
+        if not (folder / FAILED).exists():
+            (folder / FAILED).write_text(f"{error}\n", encoding="utf-8")
         raise RunFailed(f"one of its processes failed; see {folder / FAILED}") from error
     result = folder / "result.json"
     return json.loads(result.read_text(encoding="utf-8"))["objective"] if result.exists() else math.nan

@@ -9,8 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from speculators.lines import dump
 from speculators.published import speculator_dict
 from speculators.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
@@ -54,8 +53,8 @@ def print_plan(run: RunConfig) -> None:
     """
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     published = speculator_dict(run, facts)
-    print("# the run, composed", _yaml(run.model_dump(mode="json")), sep="\n", file=sys.stderr, flush=True)
-    print(_yaml(published), end="", flush=True)
+    print("# the run, composed", dump(run.model_dump(mode="json")), sep="\n", file=sys.stderr, flush=True)
+    print(dump(published), end="", flush=True)
     lines = figures(run, published, facts)
     width = max(len(name) for name, _ in lines)
     print("\n# what it would take", *(f"{n:<{width}}  {v}".rstrip() for n, v in lines), sep="\n", file=sys.stderr)
@@ -211,7 +210,3 @@ def largest_batch(run: RunConfig, prepared: "Prepared | None") -> "Batch":
 def gigabytes(size: float) -> str:
     """Bytes in words."""
     return f"{size / 1e9:.2f} GB" if size < 1e11 else f"{size / 1e9:,.0f} GB"
-
-
-def _yaml(tree: dict[str, Any]) -> str:
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

@@ -79,7 +79,7 @@ def check_folder(path: Path, facts: VerifierFacts | None, table: EngineTable | N
     if path.is_file() or name not in AlgorithmSettings.names():
         return gravest(found)
     if not (path / TENSORS).is_file():
-        return gravest([*found, Finding("note", TENSORS, None, "is not there, so no tensor was looked at")])
+        return gravest([*found, _no_tensors(path, table)])
     layout, header = Layout.named(name), read_header(path / TENSORS)
     if (specs := layout.described(_with_defaults(config))) is not None:
         found += check_tensors(header, specs, FORMAT)
@@ -155,6 +155,12 @@ def check_values(folder: Path) -> Iterator[Finding]:
             yield Finding("wrong", "d2t", offset_D.tolist()[:4], reason)
         elif "t2d" in header and set(tensors.get_tensor("t2d").nonzero().flatten().tolist()) != set(target_D):
             yield Finding("wrong", "t2d", None, "marks other tokens than those that d2t reaches")
+
+
+def _no_tensors(folder: Path, table: EngineTable | None) -> Finding:
+    if others := sorted(file.name for file in folder.glob("*.safetensors")):
+        return Finding("note", TENSORS, None, f"is not there; {', '.join(others)} were not looked at")
+    return Finding("refused" if table else "invalid", TENSORS, None, "is missing; copy or export the folder again")
 
 
 def _verifier(config: Mapping[str, Any]) -> tuple[VerifierFacts | None, list[Finding]]:

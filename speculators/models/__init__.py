@@ -1,4 +1,4 @@
-"""One folder an algorithm, always the same files: settings, config, model, loss, draft, export."""
+"""One folder an algorithm; docs/add-an-algorithm.md says which files it has."""
 
 import importlib
 import pkgutil
@@ -18,7 +18,7 @@ def import_part(part: str) -> None:
     """Import one file of every algorithm's folder, so that what it registers is known.
 
     Args:
-        part: `settings`, `config` or `model`. Only `settings` is free of torch.
+        part: `settings`, `export`, `config` or `model`; the first two are free of torch.
     """
     for package in packages().values():
         importlib.import_module(f"{package}.{part}")

@@ -61,9 +61,15 @@ def test_good_folders(base: str, target: str, draft: Callable[..., Path]) -> Non
 def test_a_config_alone(draft: Callable[..., Path]) -> None:
     file = draft() / "config.json"
     assert check(file) == (0, f"{file} is a draft that vllm 0.32.0 will serve\n")
-    (file.parent / "model.safetensors").unlink()
+    tensors = file.parent / "model.safetensors"
+    tensors.rename(file.parent / "model-00001-of-00001.safetensors")
     code, text = check(file.parent)
-    assert code == 0 and "note: model.safetensors: is not there, so no tensor was looked at" in text
+    assert code == 0 and "note: model.safetensors: is not there; model-00001-of-00001.safetensors were not" in text
+    (file.parent / "model-00001-of-00001.safetensors").unlink()
+    code, text = check(file.parent)
+    assert code == 2 and "refused: model.safetensors: is missing" in text
+    code, text = check(file.parent, "export.target=none")
+    assert code == 2 and "invalid: model.safetensors: is missing" in text
 
 
 # What is changed in a good config, and what the message must hold.
