@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speculators.cache.digest import of_file
 from speculators.complaints import WrongInput
 from speculators.pin import FILE, Pin
 from speculators.run_config import DataSettings, HubData, JsonlData, RunConfig, VerifierSettings
-from speculators.verifier.location import local_path
+from speculators.verifier.location import config_file, local_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,9 +47,12 @@ def hashes(run: RunConfig) -> dict[str, str]:
 
 
 def vocabulary_map(model: "SpeculatorModel") -> dict[str, str]:
-    """SHA-256 of a draft's `d2t`, which the data decides; nothing for a draft with the whole vocabulary."""
-    d2t = dict(model.named_buffers()).get("d2t")
-    return {} if d2t is None else {"vocabulary_map": _hash([d2t.cpu().numpy().tobytes()])}
+    """SHA-256 of the tokens that a draft has, which the data decides; nothing for one with the whole vocabulary."""
+    if model.kept_D is None:
+        return {}
+    kept_D = model.kept_D.cpu().numpy()
+    # As offsets, like the published d2t.
+    return {"vocabulary_map": _hash([(kept_D - range(len(kept_D))).tobytes()])}
 
 
 def check(pin: Pin, path: Path) -> None:
@@ -104,32 +106,21 @@ def _hash(parts: Iterable[bytes]) -> str:
 
 
 def _data(settings: DataSettings) -> str:
-    """The file's hash; of a data set of the Hub, that of its rows."""
-    from speculators.data.conversations import CHAT
+    """The file's hash; of a data set of the Hub, that of its rows, which is the same on every machine."""
+    from speculators.data.conversations import content, from_hub
 
     if isinstance(settings, HubData):
-        from datasets import load_dataset
-
-        rows = load_dataset(settings.name, settings.subset, split=settings.split, revision=settings.revision)
-        return _hash(json.dumps(row, sort_keys=True, default=str).encode() for row in rows)
-    file = Path(local_path(settings.path if isinstance(settings, JsonlData) else CHAT))
-    if not file.is_file():
-        raise ValueError(f"data.path: there is no file {file}")
-    return of_file(file)
+        return _hash(json.dumps(row, sort_keys=True, default=str).encode() for row in from_hub(settings))
+    return content(settings)
 
 
 def _verifier(settings: VerifierSettings) -> str:
     """A folder's config.json, and of its weights the headers, the sizes and blocks that lie evenly in them."""
-    folder = Path(local_path(settings.name_or_path))
-    if not folder.is_dir():
-        from huggingface_hub import hf_hub_download
-
-        # The Hub's cache keeps a commit's files in a folder of its name.
-        return (
-            f"commit {Path(hf_hub_download(folder.as_posix(), 'config.json', revision=settings.revision)).parent.name}"
-        )
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-    return _hash([(folder / "config.json").read_bytes(), *(block for file in weights for block in _blocks(file))])
+    config = config_file(settings.name_or_path, settings.revision)
+    if not Path(local_path(settings.name_or_path)).is_dir():
+        return f"commit {config.parent.name}"  # the Hub's cache: .../snapshots/COMMIT/config.json
+    weights = sorted([*config.parent.glob("*.safetensors"), *config.parent.glob("*.bin")])
+    return _hash([config.read_bytes(), *(block for file in weights for block in _blocks(file))])
 
 
 def _blocks(file: Path) -> Iterable[bytes]:

@@ -65,6 +65,11 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
         """Verifier layers whose states the draft reads beside the last, ascending; `VerifierStates` defines the ids."""
         return ()
 
+    @property
+    def kept_D(self) -> Tensor | None:
+        """[D] int64 verifier ids of a reduced vocabulary's tokens; None if the draft has all."""
+        return None
+
     def initialise(self, verifier: VerifierHead, token_count_V: Tensor) -> None:
         """Give a fresh draft its first weights, those of the verifier's that it copies included.
 

@@ -48,7 +48,7 @@ def read(settings: DataSettings, skipped: Counter[str]) -> list[Conversation]:
         ValueError: the source is missing, empty, or broken; a broken line is named by its number.
     """
     if isinstance(settings, HubData):
-        rows = ((f"{settings.name}[{i}]", row) for i, row in enumerate(_hub(settings)))
+        rows = ((f"{settings.name}[{i}]", row) for i, row in enumerate(from_hub(settings)))
     else:
         rows = _lines(_file(settings))
     conversations = [c for place, row in rows if (c := _conversation(place, row, skipped)) is not None]
@@ -65,7 +65,7 @@ def content(settings: DataSettings) -> str:
         ValueError: the source is missing.
     """
     # datasets makes a fingerprint of the files that it loaded, whatever the revision was called.
-    return _hub(settings)._fingerprint if isinstance(settings, HubData) else digest.of_file(_file(settings))
+    return from_hub(settings)._fingerprint if isinstance(settings, HubData) else digest.of_file(_file(settings))
 
 
 def _file(settings: DataSettings) -> Path:
@@ -94,8 +94,12 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
                 ) from error
 
 
-def _hub(settings: HubData) -> Any:
-    """The data set, as `datasets` keeps it on disk."""
+def from_hub(settings: HubData) -> Any:
+    """The data set, as `datasets` keeps it on disk.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
     from datasets import load_dataset
 
     try:
