@@ -30,7 +30,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from speculators.blame import CONF, NAME, Blame
 from speculators.complaints import WrongInput, broken_yaml, stop
 from speculators.explain import explain
-from speculators.launch import RunFailed, at_work, launch
+from speculators.launch import STOPPED_BY_SIGNAL, RunFailed, at_work, launch
 
 if TYPE_CHECKING:
     from speculators.pin import Origin, Pin
@@ -78,7 +78,7 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(STOPPED_BY_SIGNAL)
     except yaml.YAMLError as error:
         stop([broken_yaml(error)])
     except COMPOSING as error:

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 import time
 import traceback
@@ -16,6 +17,7 @@ from speculators.complaints import WrongInput
 log = logging.getLogger(__name__)
 DONE, FAILED, LOG = "DONE", "FAILED", "train.log"
 LOCK = "run.lock"
+STOPPED_BY_SIGNAL = 130  # exit code of a run that saved and can go on
 
 
 class RunFailed(Exception):
@@ -86,13 +88,21 @@ def _guarded(folder: Path) -> float:
 
 def _processes(folder: Path, count: int | None) -> float:
     """Run in several processes that train together, one an accelerator; the first of them evaluates and publishes."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
     command = ["--standalone", f"--nproc-per-node={count or 'auto'}", "-m", "speculators", "run", str(folder)]
     try:
         torchrun(command)
+    except SignalException:
+        # torchrun has waited for all to save, and the first of them has said how to go on.
+        sys.exit(STOPPED_BY_SIGNAL)
     except ChildFailedError as error:
+        codes = {failure.exitcode for failure in error.failures.values()}
+        # All agree to stop; whoever is slower to end is ended by torchrun.
+        if STOPPED_BY_SIGNAL in codes and codes <= {STOPPED_BY_SIGNAL, -signal.SIGTERM}:
+            sys.exit(STOPPED_BY_SIGNAL)
         # One that refused what it was given has said so, and leaves no traceback.
         if not (folder / FAILED).exists():
             (folder / FAILED).write_text(f"{error}\n", encoding="utf-8")

@@ -1,17 +1,20 @@
 """Ctrl-C and a scheduler's SIGTERM: finish the step, save, say how to go on."""
 
+import os
 import signal
 import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from speculators.launch import STOPPED_BY_SIGNAL
+
 
 class Interrupted(SystemExit):
     """The run was stopped by a signal and has saved its state; ends the process with exit code 130."""
 
     def __init__(self, step: int, folder: Path) -> None:
-        super().__init__(130)
+        super().__init__(STOPPED_BY_SIGNAL)
         self.message = f"Stopped after step {step}; all is saved. To go on: speculators run {folder}"
 
     def __str__(self) -> str:
@@ -19,7 +22,7 @@ class Interrupted(SystemExit):
 
 
 class Interrupt:
-    """While entered, the first SIGINT or SIGTERM only sets `asked`; a second one ends the process at once."""
+    """While entered, the first SIGINT or SIGTERM only sets `asked`; a second one ends the process at once, torchrun's aside."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -36,7 +39,9 @@ class Interrupt:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        self._restore()
+        # torchrun repeats what the terminal has sent to all, and kills who has not stopped after half a minute.
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -106,8 +106,8 @@ class Loop:
         if state.step:
             self.progress.say(f"going on after step {state.step} of {steps}")
         self.bare.train()
-        logged, first = state.step, state.step + 1
-        while state.step < steps and not interrupt.asked:
+        logged, first, stopping = state.step, state.step + 1, False
+        while state.step < steps and not stopping:
             # 1. learn
             set_learning_rate(self.optimizers, scale(state.step, steps, self.settings.schedule))
             self.step(check=state.step + 1 == first)
@@ -124,7 +124,9 @@ class Loop:
             # 4. save
             if last or due(state.step, trainer.save_every) or (improved and trainer.keep_best):
                 self.save()
-        if interrupt.asked:
+            # 5. stop
+            stopping = self.stopping(interrupt, last)
+        if stopping:
             if state.step not in self.checkpoints.steps():
                 self.save()
             stop = Interrupted(state.step, self.folder)
@@ -148,6 +150,15 @@ class Loop:
     def batch(self, sequences: Sequence[Packed], indices: Sequence[int]) -> Batch:
         """Some sequences as a batch, on the host."""
         return collate([sequences[i] for i in indices], self.settings.algorithm.slots)
+
+    def stopping(self, interrupt: Interrupt, last: bool) -> bool:
+        """Whether a signal came, to any process; several agree where they meet to log, so that none waits for the others."""
+        if self.accelerator.num_processes == 1:
+            return interrupt.asked
+        if not last and self.state.step % self.settings.trainer.log_every:
+            return False
+        asked = torch.tensor(float(interrupt.asked), device=self.device)
+        return bool(self.accelerator.reduce(asked, "sum"))
 
     def check_finite(self) -> None:
         """Stop the run if a step since the last check went wrong; waits for the device."""

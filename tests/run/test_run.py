@@ -1,11 +1,14 @@
 """A whole run, short: what it leaves behind, that it repeats to the bit, and that evaluating its checkpoint agrees."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -83,6 +86,32 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     # Both processes wrote to this file; one of them speaks.
     assert (folder / "train.log").read_text().count(" - trained: step 3 of 3") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", ["all", "torchrun", "one"])
+def test_processes_that_train_together_stop_together(told: str, tmp_path: Path) -> None:
+    """A signal to the terminal's group, to torchrun, or to one process: all stop after the same step, saved."""
+    long = ["trainer.epochs=50", "trainer.batch_size=1", "data.max_conversations=100", "trainer.log_every=1"]
+    long += ["launch=torchrun", "launch.num_processes=2", "tracker=none", f"hydra.run.dir={tmp_path}"]
+    command = [sys.executable, "-m", "speculators", "train", *long]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               start_new_session=True, text=True)  # fmt: skip
+    assert process.stdout is not None
+    assert any(line.startswith("step 2/") for line in process.stdout)
+    match told:
+        case "all":
+            os.killpg(process.pid, signal.SIGINT)
+        case "torchrun":
+            process.terminate()
+        case "one":
+            psutil.Process(process.pid).children()[-1].terminate()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "all is saved" in said and "Traceback" not in said, said
+    steps = [int(path.name.removeprefix("step_")) for path in (tmp_path / "checkpoints").iterdir()]
+    assert len(steps) == 1 and steps[0] >= 2
+    assert not (tmp_path / "FAILED").exists()
 
 
 @pytest.mark.slow
