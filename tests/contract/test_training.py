@@ -3,6 +3,7 @@
 import torch
 
 from speculators.train.optimizer import build
+from speculators.verifier.in_process import Verifier
 
 from .conftest import Case, student
 
@@ -48,3 +49,15 @@ def test_batches_cut_otherwise_give_the_same_gradient(either: Case) -> None:
         torch.testing.assert_close(
             grads[1][name], grads[0][name], rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def test_a_verifier_in_half_precision_is_drafted_for(either: Case) -> None:
+    """With bfloat16 states, what accelerators compute, a float32 draft trains and decodes; so does one loaded like them."""
+    settings = either.run.verifier.model_copy(update={"dtype": "bfloat16"})
+    half = Case(either.run, either.facts, Verifier.load(settings, torch.device("cpu")))
+    model = either.shaken().train()
+    student(half, model).learn([half.batch(half.texts)])
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    for draft in (model.eval(), model.to(torch.bfloat16)):
+        decoded = half.decoder(draft, draft.drafter(half.verifier.head), 6)([[3, 1, 4], [1, 5]])
+        assert [len(tokens) for tokens in decoded.tokens] == [6, 6]

@@ -20,6 +20,7 @@ class MedusaHead(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(hidden_size, hidden_size, bias=bias) for _ in range(num_hidden_layers))
 
     def forward(self, hidden_NH: Tensor) -> Tensor:
+        hidden_NH = hidden_NH.to(self.layers[0].get_parameter("weight").dtype)  # the verifier's may be half of it
         for layer in self.layers:
             hidden_NH = hidden_NH + nn.functional.silu(layer(hidden_NH))
         return hidden_NH
