@@ -17,7 +17,7 @@ from speculators.complaints import WrongInput
 log = logging.getLogger(__name__)
 DONE, FAILED, LOG = "DONE", "FAILED", "train.log"
 LOCK = "run.lock"
-STOPPED_BY_SIGNAL = 130  # exit code of a run that saved and can go on
+STOPPED_BY_SIGNAL = 130  # exit code
 
 
 class RunFailed(Exception):
@@ -81,7 +81,9 @@ def _guarded(folder: Path) -> float:
         raise
     except Exception as error:
         log.debug("the run failed", exc_info=True)
-        (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
+        # Of several processes the first to fail has the cause; the others only miss it.
+        if not (folder / FAILED).exists():
+            (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
         print(f"the run failed: {error}\n  the traceback is in {folder / FAILED}", file=sys.stderr)
         raise RunFailed(str(error)) from error
 
@@ -96,7 +98,7 @@ def _processes(folder: Path, count: int | None) -> float:
     try:
         torchrun(command)
     except SignalException:
-        # torchrun has waited for all to save, and the first of them has said how to go on.
+        # torchrun has waited for its processes; the first of them has said what is saved and how to go on.
         sys.exit(STOPPED_BY_SIGNAL)
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}

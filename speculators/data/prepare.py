@@ -98,7 +98,7 @@ def prepare(
     packed, tokens = [], []
     for side in sides:
         if data.regenerate and generate is not None:
-            documents = regenerated(side, template, generate)
+            documents = regenerated(prompts_of(side, template, data.max_length, skipped), generate)
         else:
             documents = rendered(side, template, skipped)
         documents = [limited(d, data.max_length, cut) for d in documents]
@@ -120,7 +120,7 @@ def prepare(
             f"{vocab_size}; the tokenizer is another model's"
         )
     supervised = [t for s in packed[0] for d in s for t, m in zip(d.tokens, d.supervised, strict=True) if m]
-    heldout_prompts = prompts_of(sides[1], template)
+    heldout_prompts = prompts_of(sides[1], template, data.max_length, Counter())
     report = DataReport(
         conversations=len(conversations),
         skipped=dict(skipped),
@@ -150,7 +150,7 @@ def prompts(data: DataSettings, tokenizer: PreTrainedTokenizerBase, seed: int | 
     if seed is not None:
         random.Random(seed).shuffle(conversations)
         _, conversations = split(conversations[: data.max_conversations], data.heldout_fraction, seed)
-    return prompts_of(conversations[: data.max_conversations], ChatTemplate(tokenizer))
+    return prompts_of(conversations[: data.max_conversations], ChatTemplate(tokenizer), data.max_length, Counter())
 
 
 def split(
@@ -184,9 +184,8 @@ def rendered(side: Sequence[Conversation], template: ChatTemplate, skipped: Coun
     return documents
 
 
-def regenerated(side: Sequence[Conversation], template: ChatTemplate, generate: Generate) -> list[Document]:
+def regenerated(prompts: list[list[int]], generate: Generate) -> list[Document]:
     """One document a prompt: the verifier's own answer to it, token for token as it wrote it."""
-    prompts = [template.prompt(c.prompt) for c in side]
     answers = generate(prompts)
     return [
         Document(prompt + answer, [False] * len(prompt) + [True] * len(answer))
@@ -202,12 +201,19 @@ def limited(document: Document, max_length: int, cut: Counter[str]) -> Document:
     return Document(document.tokens[:max_length], document.supervised[:max_length])
 
 
-def prompts_of(side: Sequence[Conversation], template: ChatTemplate) -> list[list[int]]:
-    """Token ids of the distinct prompts, in order."""
+def prompts_of(
+    side: Sequence[Conversation], template: ChatTemplate, max_length: int, skipped: Counter[str]
+) -> list[list[int]]:
+    """Token ids of the distinct prompts, in order; those that leave no room for an answer are counted and left out."""
     distinct: dict[tuple[int, ...], None] = {}
     for conversation in side:
         try:
-            distinct[tuple(template.prompt(conversation.prompt))] = None
+            prompt = template.prompt(conversation.prompt)
         except TemplateRefused:
+            skipped["that the chat template refuses"] += 1
             continue
+        if len(prompt) < max_length:
+            distinct[tuple(prompt)] = None
+        else:
+            skipped["without an answer inside data.max_length"] += 1
     return [list(p) for p in distinct]

@@ -52,7 +52,7 @@ class ChatTemplate:
             TemplateRefused: no document can be made.
         """
         messages = conversation.messages
-        answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+        answers = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m["content"].strip()]
         if self.marked:
             document = self._by_marks(messages)
             yield _without_end(document, self.special) if conversation.truncated else document

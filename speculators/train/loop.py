@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -98,6 +99,8 @@ class Loop:
         self.meter = Meter()
         # First step with a non-finite loss or gradient; stays on the device until somebody has to know.
         self.broken = torch.tensor(math.inf, device=self.device)
+        # How many processes were told to stop, as of the step before.
+        self.asked: Any = False
         self.lap_start, self.lap_tokens = time.monotonic(), self.state.tokens
 
     def run(self, interrupt: Interrupt) -> None:
@@ -134,7 +137,7 @@ class Loop:
             raise stop
 
     def step(self, check: bool) -> None:
-        """One optimizer step. Nothing here waits for the device."""
+        """One optimizer step; no figure of it is waited for."""
         indices = self.order.of_step(self.state.step, self.accelerator.process_index)
         batches = [self.batch(self.data.train, i) for i in indices]
         sums = self.student.learn(batches)
@@ -152,13 +155,12 @@ class Loop:
         return collate([sequences[i] for i in indices], self.settings.algorithm.slots)
 
     def stopping(self, interrupt: Interrupt, last: bool) -> bool:
-        """Whether a signal came, to any process; several agree where they meet to log, so that none waits for the others."""
+        """Whether a signal came, to any process: all must leave after the same step, or they wait for each other for ever."""
         if self.accelerator.num_processes == 1:
             return interrupt.asked
-        if not last and self.state.step % self.settings.trainer.log_every:
-            return False
-        asked = torch.tensor(float(interrupt.asked), device=self.device)
-        return bool(self.accelerator.reduce(asked, "sum"))
+        # What they say now is read a step later, when it has long been here.
+        before, self.asked = self.asked, self.accelerator.reduce(self.broken.new_tensor(interrupt.asked), "sum")
+        return bool(before) or (last and bool(self.asked))
 
     def check_finite(self) -> None:
         """Stop the run if a step since the last check went wrong; waits for the device."""

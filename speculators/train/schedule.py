@@ -14,7 +14,8 @@ def scale(step: int, steps: int, schedule: ScheduleSettings) -> float:
     Args:
         step: optimizer steps done before this one, 0 ... steps - 1.
         steps: optimizer steps of the whole run.
-        schedule: linear warm-up, then linear, cosine or constant; the last step has `min_lr_ratio` of the peak.
+        schedule: linear warm-up, then linear, cosine or constant; a step after the last would have `min_lr_ratio` of the
+            peak, which constant does not read.
     """
     warmup = math.ceil(schedule.warmup_ratio * steps)
     if step < warmup:

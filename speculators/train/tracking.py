@@ -25,7 +25,8 @@ class Tracking:
         self._accelerator = accelerator
         self._file = folder / "metrics.jsonl"
         if accelerator.is_main_process:
-            lines = self._file.read_text().splitlines() if self._file.exists() else []
+            # A crash may have cut the last line off.
+            lines = self._file.read_text().rpartition("\n")[0].splitlines() if self._file.exists() else []
             kept = [line for line in lines if json.loads(line)["step"] <= first]
             self._file.write_text("".join(line + "\n" for line in kept))
         if run.tracker.name != "none":
