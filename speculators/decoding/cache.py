@@ -29,6 +29,8 @@ class RaggedCache:
 
     def keep(self, accepted_B: Tensor, columns: int) -> None:
         """Of the last `columns`, keep the first accepted_B + 1 of each sequence, and pack to the right."""
+        if columns == 1:
+            return  # plain decoding: nothing can have been rejected
         last_BC = torch.arange(columns, device=accepted_B.device) <= accepted_B.unsqueeze(1)
         valid_BL = torch.cat((self.valid_BL[:, :-columns], last_BC), dim=1)
         self._take(valid_BL)

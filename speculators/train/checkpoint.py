@@ -5,7 +5,7 @@ The learning rate and the order of the data are functions of the step (`schedule
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -25,6 +25,7 @@ class TrainState:
         best_step: step with the best held-out acceptance estimate so far; None before the first.
         best: the held-out readings of that step.
         fresh: fingerprint of the trainable tensors before the first step.
+        processes: how many train together; they say what a step is.
     """
 
     step: int = 0
@@ -34,6 +35,7 @@ class TrainState:
     best_step: int | None = None
     best: Readings = field(default_factory=dict)
     fresh: dict[str, list[float]] = field(default_factory=dict)
+    processes: int = 1
 
 
 class Checkpoints:
@@ -64,7 +66,8 @@ class Checkpoints:
         self._accelerator.save_state(str(partial))
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
+            saved = asdict(replace(state, processes=self._accelerator.num_processes))
+            (partial / "state.json").write_text(json.dumps(saved, indent=1))
             if whole.exists():
                 shutil.rmtree(whole)
             partial.rename(whole)
@@ -80,7 +83,17 @@ class Checkpoints:
         return self.load(steps[-1]) if steps else None
 
     def load(self, step: int) -> TrainState:
-        """Load the checkpoint of one step."""
+        """Load the checkpoint of one step.
+
+        Raises:
+            ValueError: another number of processes wrote it.
+        """
         path = self.path(step)
+        state = TrainState(**json.loads((path / "state.json").read_text()))
+        if state.processes != self._accelerator.num_processes:
+            raise ValueError(
+                f"{path}: {state.processes} processes trained together, now it is {self._accelerator.num_processes}; a step "
+                f"would be another part of the data. Go on with as many (launch.num_processes={state.processes})"
+            )
         self._accelerator.load_state(str(path))
-        return TrainState(**json.loads((path / "state.json").read_text()))
+        return state

@@ -1,6 +1,8 @@
+import json
 import random
 
 import numpy
+import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -63,3 +65,17 @@ def test_weights_moments_and_all_random_generators_go_on(tmp_path):
     learn(model, optimizer)
     assert torch.equal(model.weight, expected[0])
     assert (random.random(), numpy.random.rand(), torch.rand(1)) == expected[1:]
+
+
+def test_another_number_of_processes_does_not_go_on(tmp_path):
+    model, _, checkpoints = parts(tmp_path)
+    checkpoints.save(TrainState(step=1))
+    file = checkpoints.path(1) / "state.json"
+    state = json.loads(file.read_text())
+    assert state["processes"] == 1
+    file.write_text(json.dumps(state | {"processes": 4}))
+    with torch.no_grad():
+        model.weight.zero_()
+    with pytest.raises(ValueError, match=r"4 processes .* now it is 1.*launch.num_processes=4"):
+        checkpoints.resume()
+    assert not model.weight.any()
