@@ -34,6 +34,7 @@ class SketchModel(SpeculatorModel):
 
     def slot(self, number: int, last_NH: Tensor) -> Tensor:
         """The state that slot `number`, from 1, foresees."""
+        last_NH = last_NH.to(self.up[0].weight.dtype)
         return last_NH + self.down[number - 1](torch.tanh(self.up[number - 1](last_NH)))
 
     def forward(self, batch: Batch, states: VerifierStates, verifier: VerifierHead) -> DraftOutput:
@@ -66,4 +67,4 @@ class SketchDrafter:
 
     def _logits(self, last_BH: Tensor, count: int) -> Iterator[Tensor]:
         for s in range(1, count + 1):
-            yield self.verifier.logits(self.model.slot(s, last_BH))
+            yield self.verifier.logits(self.model.slot(s, last_BH).to(self.verifier.head_VH.dtype))
