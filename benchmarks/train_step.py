@@ -76,7 +76,6 @@ def ours(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
         token_BT=inputs["token"],
         position_BT=inputs["position"],
         document_BT=torch.zeros_like(inputs["token"]),
-        loss_mask_BT=torch.ones_like(inputs["token"], dtype=torch.bool),
         target_N=target_N,
         valid_SN=target_N >= slot_S1,
     )

@@ -22,7 +22,6 @@ class Batch:
         token_BT: int64 token ids; padding is 0 with document -1.
         position_BT: int64 position inside the document, from 0.
         document_BT: int64 document number, unique in the batch; -1 is padding. Attention never crosses documents.
-        loss_mask_BT: bool, True where the token is part of an answer.
         target_N: int64 flat target positions, ascending; made on the host, so that no step waits for the device.
         valid_SN: bool, True where the anchor target_N - s (s = 1 ... S) lies in the target's document.
     """
@@ -30,7 +29,6 @@ class Batch:
     token_BT: Tensor
     position_BT: Tensor
     document_BT: Tensor
-    loss_mask_BT: Tensor
     target_N: Tensor
     valid_SN: Tensor
 

@@ -19,7 +19,7 @@ def collate(sequences: Sequence[Packed], slots: int) -> Batch:
     token_BT = torch.zeros(B, T, dtype=torch.int64)
     position_BT = torch.zeros(B, T, dtype=torch.int64)
     document_BT = torch.full((B, T), -1, dtype=torch.int64)
-    loss_mask_BT = torch.zeros(B, T, dtype=torch.bool)
+    answer_BT = torch.zeros(B, T, dtype=torch.bool)
     number = 0
     for b, sequence in enumerate(sequences):
         start = 0
@@ -28,19 +28,18 @@ def collate(sequences: Sequence[Packed], slots: int) -> Batch:
             token_BT[b, start:end] = torch.tensor(document.tokens)
             position_BT[b, start:end] = torch.arange(end - start)
             document_BT[b, start:end] = number
-            loss_mask_BT[b, start:end] = torch.tensor(document.supervised)
+            answer_BT[b, start:end] = torch.tensor(document.supervised)
             start, number = end, number + 1
 
     # A target predicts a supervised token of its own document, and has at least the anchor of slot 1.
-    predicts_BT = torch.zeros_like(loss_mask_BT)
-    predicts_BT[:, :-1] = loss_mask_BT[:, 1:] & (document_BT[:, 1:] == document_BT[:, :-1])
+    predicts_BT = torch.zeros_like(answer_BT)
+    predicts_BT[:, :-1] = answer_BT[:, 1:] & (document_BT[:, 1:] == document_BT[:, :-1])
     target_N = (predicts_BT & (position_BT >= 1)).flatten().nonzero().squeeze(1)
     slot_S1 = torch.arange(1, slots + 1).unsqueeze(1)
     return Batch(
         token_BT=token_BT,
         position_BT=position_BT,
         document_BT=document_BT,
-        loss_mask_BT=loss_mask_BT,
         target_N=target_N,
         valid_SN=position_BT.flatten()[target_N] >= slot_S1,
     )

@@ -35,13 +35,12 @@ def resolve(name: str) -> torch.device:
     local = os.environ.get("LOCAL_RANK", "0")
     wanted = there[0].split(":")[0] if name == "auto" else name
     found = next((d for d in there if d in (wanted, f"{wanted}:{local}")), None)
-    if found is None and wanted == there[0].split(":")[0]:
-        raise ValueError(
-            f"launch.num_processes: there is no {wanted}:{local} for this process; this machine has {', '.join(there)}"
-        )
-    if found is None:
-        raise ValueError(f"device={name} is not there; this machine has {', '.join(there)}. Set device=auto")
-    return torch.device(found)
+    if found is not None:
+        return torch.device(found)
+    here = f"this machine has {', '.join(there)}"
+    if any(d.startswith(f"{wanted}:") for d in there):
+        raise ValueError(f"launch.num_processes: process {local} has no {wanted} of its own; {here}")
+    raise ValueError(f"device={name} is not there; {here}. Set device=auto")
 
 
 def start_accelerator(device: torch.device, run: RunConfig, folder: Path) -> Accelerator:

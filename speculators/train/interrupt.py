@@ -22,7 +22,7 @@ class Interrupted(SystemExit):
 
 
 class Interrupt:
-    """While entered, the first SIGINT or SIGTERM only sets `asked`; a second one ends the process at once, torchrun's aside."""
+    """While entered, the first SIGINT or SIGTERM only sets `asked`; a second one ends the process, except under torchrun."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -137,7 +137,7 @@ class Loop:
             raise stop
 
     def step(self, check: bool) -> None:
-        """One optimizer step; no figure of it is waited for."""
+        """One optimizer step."""
         indices = self.order.of_step(self.state.step, self.accelerator.process_index)
         batches = [self.batch(self.data.train, i) for i in indices]
         sums = self.student.learn(batches)

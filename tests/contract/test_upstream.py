@@ -40,7 +40,6 @@ def rows(model: SpeculatorModel, folder: Path, golden: dict[str, Tensor]) -> tup
         token_BT=token_BT,
         position_BT=golden["position_ids"] - 1,
         document_BT=document_BT,
-        loss_mask_BT=torch.ones_like(token_BT, dtype=torch.bool),
         target_N=target_N,
         valid_SN=own_SN & (target_N >= slot_S1),
     )

@@ -20,7 +20,6 @@ def make(slots: int, targets: int, hidden: int, vocab: int, draft_vocab: int, ow
         token_BT=torch.zeros(1, targets + 4, dtype=torch.int64),
         position_BT=torch.zeros(1, targets + 4, dtype=torch.int64),
         document_BT=torch.zeros(1, targets + 4, dtype=torch.int64),
-        loss_mask_BT=torch.ones(1, targets + 4, dtype=torch.bool),
         target_N=torch.arange(3, targets + 3),
         valid_SN=torch.rand(slots, targets, generator=g) > 0.3,
     )

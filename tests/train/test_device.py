@@ -19,6 +19,14 @@ def test_each_process_of_a_launcher_has_its_own(monkeypatch):
     assert device.resolve("cpu") == torch.device("cpu")
 
 
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_more_processes_than_devices_are_told_so(monkeypatch, name):
+    monkeypatch.setattr(device, "available", lambda: ["cuda:0", "cuda:1", "cpu"])
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="launch.num_processes: process 2 has no cuda of its own; .* cuda:0, cuda:1"):
+        device.resolve(name)
+
+
 @pytest.mark.parametrize("name", ["cuda:2", "mps", "xpu"])
 def test_what_is_not_there_is_named_with_what_is(monkeypatch, name):
     monkeypatch.setattr(device, "available", lambda: ["cuda:0", "cpu"])
