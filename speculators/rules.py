@@ -43,6 +43,7 @@ def broken(run: RunConfig) -> list[Broken]:
         *drafts_what_it_can(run),
         *acceptance_is_read(run),
         *best_step_is_measured(run),
+        *each_process_has_its_device(run),
         *follows_the_groups(run),
         *data_fits_verifier(run, facts),
         *published_is_sound(run, facts),
@@ -85,6 +86,15 @@ def best_step_is_measured(run: RunConfig) -> Iterator[Broken]:
     if run.trainer.keep_best and run.trainer.eval_every is None:
         reason = "has no effect with only the last step measured; set trainer.eval_every"
         yield Broken("trainer.keep_best", True, reason)
+
+
+def each_process_has_its_device(run: RunConfig) -> Iterator[Broken]:
+    """A numbered device is one process's."""
+    if run.launch.mode == "torchrun" and ":" in run.device:
+        reason = (
+            f"launch=torchrun would have all processes share it; with {run.device.split(':')[0]} each takes its own"
+        )
+        yield Broken("device", run.device, reason)
 
 
 def follows_the_groups(run: RunConfig) -> Iterator[Broken]:

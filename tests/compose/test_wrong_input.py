@@ -114,6 +114,7 @@ WRONG = [
     ("algorithm=medusa proposal.speculative_tokens=6", ["proposal.speculative_tokens=6", "at most 5"]),
     ("proposal.accept_tolerance=0.5", ["proposal.accept_tolerance=0.5", "verifier_accept_k=1"]),
     ("proposal.verifier_accept_k=2 evaluation.temperature=1", ["proposal.verifier_accept_k=2", "temperature=0"]),
+    ("launch=torchrun device=cuda:1", ["device='cuda:1'", "with cuda each takes its own", LINE]),
     ("trainer.keep_best=true", ["trainer.keep_best=True", "trainer.eval_every"]),
     # rules against the verifier
     ("verifier=hf verifier.name_or_path=/nowhere", ["verifier.name_or_path", "does not exist", LINE]),
