@@ -6,16 +6,23 @@ RUNS ?= runs/check
 BIN := $(VENV)/bin
 ALGORITHMS := $(patsubst conf/algorithm/%.yaml,%,$(wildcard conf/algorithm/*.yaml))
 
-.PHONY: check env lint types browser test train serve env-vllm clean
+.PHONY: check quick env lint types browser slow train serve env-vllm clean
 
-check: lint types browser test train serve
-
-env: $(BIN)/speculators
+# `quick` first: its environment has no more than the README says.
+check: quick lint types browser slow train serve
 
 # torch first: a range that also admits a newer release could pull a build with several GB of CUDA libraries.
-$(BIN)/speculators: pyproject.toml constraints.txt
+$(BIN)/pytest: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+
+quick: $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+env: $(BIN)/ruff
+
+$(BIN)/ruff: $(BIN)/pytest
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,sweeps]'
 
 lint: env
@@ -29,9 +36,8 @@ types: env
 browser:
 	command -v chromium && command -v chromedriver || (apt-get update && apt-get install -y chromium chromium-driver)
 
-# All tests, those marked slow too.
-test: env
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'slow or not slow'
+slow: env
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 
 # The README's command for each algorithm, as a person runs it.
 train: env

@@ -170,7 +170,11 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["-m", "optimizer.lr=1e-3,30"], ["arm 1", "optimizer.lr", "optimizer.lr=30"]),
         (["-m", "seed=0,1,2,3", "algorithm=eagle,medsua"], ["arm 1", "medusa?"]),
         (["-m", "seed=1,2,1"], ["arm 2 is the same as arm 0"]),
-        (["-m", "hydra/sweeper=optuna", "optimizer.lr=interval(1e-4,30)"], ["optimizer.lr", "30"]),
+        pytest.param(
+            ["-m", "hydra/sweeper=optuna", "optimizer.lr=interval(1e-4,30)"],
+            ["optimizer.lr", "30"],
+            marks=pytest.mark.slow,  # like all that needs the extra `sweeps`
+        ),
     ],
 )
 def test_a_command_exits_with_2_and_leaves_nothing(arguments: list[str], parts: list[str], tmp_path: Path) -> None:
