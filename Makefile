@@ -28,6 +28,7 @@ $(BIN)/ruff: $(BIN)/pytest
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: env
 	$(BIN)/pyright --pythonpath $(BIN)/python

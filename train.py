@@ -1,4 +1,4 @@
-from speculators.compose import main
+from speculators.cli.hydra_app import main
 
 if __name__ == "__main__":
     main()

@@ -30,14 +30,14 @@ def measure(name: str, folder: Path, most: int) -> dict[str, Any]:
     import torch
     from accelerate.utils import set_seed
 
-    from speculators.compose import compose
+    from speculators.composition.compose import compose
     from speculators.config import SpeculatorModelConfig
     from speculators.data.prepare import prepare
     from speculators.evaluate.evaluate import evaluate
-    from speculators.published import speculator_dict
+    from speculators.format.published import speculator_dict
     from speculators.train.build import build
-    from speculators.train.device import resolve
     from speculators.train.loop import train
+    from speculators.utils.device import resolve
     from speculators.verifier.facts import VerifierFacts
     from speculators.verifier.in_process import Verifier
     from speculators.verifier.tokenizer import load_tokenizer
@@ -124,7 +124,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure(args.algorithm, Path(folder), args.speculative_tokens)))
         return
-    from speculators.algorithm import AlgorithmSettings
+    from speculators.settings.algorithm import AlgorithmSettings
 
     measured = []
     for name in AlgorithmSettings.names():

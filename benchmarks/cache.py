@@ -30,16 +30,17 @@ def measured(algorithm: str, overrides: list[str], folder: Path, steps: int) -> 
     import torch
 
     from speculators.cache.store import Store
-    from speculators.compose import compose
+    from speculators.composition.compose import compose
     from speculators.config import SpeculatorModelConfig
     from speculators.data import saved
+    from speculators.data.cached_states import cached_states
     from speculators.data.collate import collate
-    from speculators.published import speculator_dict
+    from speculators.format.published import speculator_dict
     from speculators.train import optimizer
     from speculators.train.build import build
-    from speculators.train.device import resolve, start_accelerator
+    from speculators.train.device import start_accelerator
     from speculators.train.step import Student
-    from speculators.verifier.cached import cached_states
+    from speculators.utils.device import resolve
     from speculators.verifier.facts import VerifierFacts
     from speculators.verifier.in_process import Verifier
 
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     args = parser.parse_args()
 
-    from speculators.algorithm import AlgorithmSettings
+    from speculators.settings.algorithm import AlgorithmSettings
 
     with tempfile.TemporaryDirectory() as folder:
         rows = {a: measured(a, args.overrides, Path(folder), args.steps) for a in AlgorithmSettings.names()}

@@ -44,14 +44,14 @@ def ours(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
     from transformers import LlamaConfig
 
     from speculators import SpeculatorsConfig, VerifierConfig
-    from speculators.algorithm import LossWeights
-    from speculators.data.batch import Batch
     from speculators.losses.distillation import distill
     from speculators.models.eagle3.config import Eagle3SpeculatorConfig
     from speculators.models.eagle3.model import Eagle3Speculator
     from speculators.proposals import GreedyTokenProposalConfig
-    from speculators.verifier.head import VerifierHead
-    from speculators.verifier.hidden_states import VerifierStates
+    from speculators.protocols.batch import Batch
+    from speculators.protocols.head import VerifierHead
+    from speculators.protocols.hidden_states import VerifierStates
+    from speculators.settings.algorithm import LossWeights
 
     methods = [GreedyTokenProposalConfig(speculative_tokens=args.ttt_steps)]
     config = Eagle3SpeculatorConfig(

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from speculators.lazy import lazy_names
+from speculators.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from speculators.config import SpeculatorModelConfig as SpeculatorModelConfig

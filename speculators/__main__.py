@@ -1,5 +1,5 @@
 """`python -m speculators`."""
 
-from speculators.cli import main
+from speculators.cli.main import main
 
 main()

@@ -12,9 +12,9 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from transformers import AutoConfig, PretrainedConfig
 
-from speculators.models import import_part
+from speculators.format.usage import FORMAT_VERSION, SpeculatorsConfig, VerifierConfig
 from speculators.proposals import TokenProposalConfig
-from speculators.speculators_config import FORMAT_VERSION, SpeculatorsConfig, VerifierConfig
+from speculators.utils.discovery import import_part
 from speculators.utils.pydantic_utils import PydanticClassRegistryMixin
 
 __all__ = ["FORMAT_VERSION", "LayerConfig", "SpeculatorModelConfig", "SpeculatorsConfig", "VerifierConfig"]
@@ -43,7 +43,7 @@ def read_layer_config(fallback: type[PretrainedConfig]) -> BeforeValidator:
 class SpeculatorModelConfig(PydanticClassRegistryMixin, PretrainedConfig):
     """Base of every draft's config, pydantic's and transformers' at once; `speculators_model_type` names the subclass.
 
-    Keys that no field declares are kept, as in every config of transformers; `speculators.strict` reports them.
+    Keys that no field declares are kept, as in every config of transformers; `speculators.format.strict` reports them.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="allow")

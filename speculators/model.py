@@ -9,12 +9,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from speculators.config import SpeculatorModelConfig
-from speculators.data.batch import Batch
-from speculators.decoding.drafter import Drafter
-from speculators.models import import_part
+from speculators.protocols.batch import Batch
+from speculators.protocols.drafter import Drafter
+from speculators.protocols.head import VerifierHead
+from speculators.protocols.hidden_states import VerifierStates
+from speculators.utils.discovery import import_part
 from speculators.utils.registry import ClassRegistryMixin
-from speculators.verifier.head import VerifierHead
-from speculators.verifier.hidden_states import VerifierStates
 
 
 @dataclass(frozen=True)

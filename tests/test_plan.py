@@ -12,12 +12,12 @@ import torch
 import yaml
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from speculators.algorithm import AlgorithmSettings
-from speculators.compose import compose
-from speculators.export.layout import Layout
-from speculators.plan import figures
-from speculators.published import speculator_dict
-from speculators.rehearsal import DRAFT_PASS, LARGE, LOSS, UPDATE, Ledger
+from speculators.composition.compose import compose
+from speculators.execution.memory import DRAFT_PASS, LARGE, LOSS, UPDATE, Ledger
+from speculators.execution.plan import figures
+from speculators.format.layout import Layout
+from speculators.format.published import speculator_dict
+from speculators.settings.algorithm import AlgorithmSettings
 from speculators.verifier.facts import VerifierFacts
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "plan.py"

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, create_model
 
-from speculators.run_config import RunConfig
+from speculators.settings.run_config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 CONF, PAGE = ROOT / "conf", ROOT / "docs" / "settings.md"

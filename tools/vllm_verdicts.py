@@ -36,15 +36,15 @@ def base(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     """
     import torch
 
-    from speculators.compose import compose
+    from speculators.composition.compose import compose
     from speculators.config import SpeculatorModelConfig
     from speculators.export.checklist import read_header
-    from speculators.export.layout import Layout
     from speculators.export.publish import publish
-    from speculators.published import speculator_dict
+    from speculators.format.layout import Layout
+    from speculators.format.published import speculator_dict
+    from speculators.protocols.head import VerifierHead
     from speculators.train.build import build
     from speculators.verifier.facts import VerifierFacts
-    from speculators.verifier.head import VerifierHead
 
     run = compose([*overrides, "export=none"])  # vLLM is to be asked of what this project would not export, too
     facts = VerifierFacts.read(run.verifier.name_or_path)
@@ -71,7 +71,7 @@ def write_folder(bases: Mapping[str, Any], case: Mapping[str, Any], folder: Path
         case: one of the golden file's.
         folder: is made.
     """
-    from speculators.export.layout import Layout
+    from speculators.format.layout import Layout
 
     chosen = copy.deepcopy(bases[case["base"]])
     config, native, tensors = chosen["config"], chosen["native"], chosen["tensors"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from speculators.cache import digest
+from speculators.utils import digest
 
 log = logging.getLogger(__name__)
 MANIFEST, PARTIAL = "manifest.json", ".partial"

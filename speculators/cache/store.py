@@ -13,9 +13,9 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from speculators.cache import digest
 from speculators.cache.entry import MANIFEST, Entry, NoRoom
-from speculators.run_config import CacheSettings
+from speculators.cache.settings import CacheSettings
+from speculators.utils import digest
 
 log = logging.getLogger(__name__)
 VARIABLE, DEFAULT = "SPECULATORS_CACHE", "~/.cache/speculators"

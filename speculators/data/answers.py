@@ -12,7 +12,7 @@ from speculators.cache.store import Store
 from speculators.data.prepare import Generate
 from speculators.data.ragged import flat, lists
 from speculators.decoding.generate import plain
-from speculators.run_config import RunConfig
+from speculators.settings.run_config import RunConfig
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.location import content
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from speculators.data.batch import Batch
 from speculators.data.pack import Packed
+from speculators.protocols.batch import Batch
 
 
 def collate(sequences: Sequence[Packed], slots: int) -> Batch:

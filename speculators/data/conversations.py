@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speculators.cache import digest
-from speculators.run_config import ChatData, DataSettings, HubData, JsonlData
+from speculators.settings.run_config import ChatData, DataSettings, HubData, JsonlData
+from speculators.utils import digest
 from speculators.verifier.location import local_path
 
 Message = dict[str, str]

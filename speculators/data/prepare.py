@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from speculators.data.conversations import Conversation, read
 from speculators.data.pack import Packed, pack
 from speculators.data.template import ChatTemplate, Document, TemplateRefused
-from speculators.run_config import DataSettings
+from speculators.settings.run_config import DataSettings
 
 # Greedy answers of the verifier to prompts, both as token ids.
 Generate = Callable[[list[list[int]]], list[list[int]]]

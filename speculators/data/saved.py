@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from speculators.cache import digest
 from speculators.cache.entry import Entry, NoRoom
 from speculators.cache.store import Store
 from speculators.data import conversations
@@ -18,7 +17,8 @@ from speculators.data.answers import kept_answers
 from speculators.data.prepare import DataReport, Prepared, prepare
 from speculators.data.ragged import cut, flat, lists
 from speculators.data.template import Document
-from speculators.run_config import RunConfig
+from speculators.settings.run_config import RunConfig
+from speculators.utils import digest
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.location import content
 from speculators.verifier.tokenizer import load_tokenizer

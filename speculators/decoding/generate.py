@@ -9,9 +9,9 @@ from torch import Tensor
 
 from speculators.decoding.acceptance import Acceptance
 from speculators.decoding.cache import RaggedCache
-from speculators.decoding.drafter import Context, Drafter
 from speculators.proposals import GreedyTokenProposalConfig
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.drafter import Context, Drafter
+from speculators.protocols.hidden_states import VerifierStates
 from speculators.verifier.in_process import Verifier
 
 

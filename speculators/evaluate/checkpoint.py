@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speculators.algorithm import AlgorithmSettings
 from speculators.export.checklist import check_folder
-from speculators.pin import FILE, read_pin
-from speculators.strict import read_config
+from speculators.format.strict import read_config
+from speculators.runfolder.folder import FILE
+from speculators.runfolder.run_yaml import read_pin
+from speculators.settings.algorithm import AlgorithmSettings
 
 
 def read_strictly(checkpoint: Path) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from speculators.data.prepare import prompts
 from speculators.decoding.acceptance import Acceptance
 from speculators.decoding.generate import Decoded, Decoder
 from speculators.evaluate.checkpoint import read_strictly
-from speculators.evaluate.result import EvaluationResult
 from speculators.model import SpeculatorModel
 from speculators.proposals import GreedyTokenProposalConfig, TokenProposalConfig
-from speculators.run_config import EvaluationSettings, RunConfig
-from speculators.train.device import resolve
+from speculators.runfolder.result import EvaluationResult
+from speculators.settings.run_config import EvaluationSettings, RunConfig
+from speculators.utils.device import resolve
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.tokenizer import load_tokenizer
 

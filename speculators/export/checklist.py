@@ -6,13 +6,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from speculators import strict
-from speculators.algorithm import AlgorithmSettings
 from speculators.export.engine_table import DraftTable, EngineTable, TensorRules
-from speculators.export.layout import Layout, TensorSpec
 from speculators.export.preflight import ExportPlan, as_read, chosen_table, lookup, preflight
-from speculators.finding import GRAVEST_FIRST, Finding, gravest
-from speculators.run_config import ExportSettings
+from speculators.format import strict
+from speculators.format.finding import GRAVEST_FIRST, Finding, gravest
+from speculators.format.layout import Layout, TensorSpec
+from speculators.settings.algorithm import AlgorithmSettings
+from speculators.settings.run_config import ExportSettings
 from speculators.verifier.facts import VerifierFacts
 
 Header = Mapping[str, tuple[tuple[int, ...], str]]

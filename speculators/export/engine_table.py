@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from speculators.algorithm import Strict
-from speculators.finding import Level
-from speculators.models import packages
+from speculators.format.finding import Level
+from speculators.utils.discovery import packages
+from speculators.utils.strict import Strict
 
 
 class Allowed(Strict):

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from speculators.export.layout import Layout
 from speculators.export.preflight import ExportPlan
-from speculators.run_config import RunConfig
+from speculators.format.layout import Layout
+from speculators.settings.run_config import RunConfig
 
 if TYPE_CHECKING:
-    from speculators.evaluate.result import EvaluationResult
+    from speculators.runfolder.result import EvaluationResult
 
 CARD = Template("""---
 $front

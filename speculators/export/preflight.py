@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from speculators import strict
-from speculators.algorithm import AlgorithmSettings
 from speculators.export.engine_table import DraftTable, EngineTable, LayerIds
-from speculators.export.layout import Layout
-from speculators.finding import Finding, gravest
-from speculators.run_config import ExportSettings, RunConfig
+from speculators.format import strict
+from speculators.format.finding import Finding, gravest
+from speculators.format.layout import Layout
+from speculators.settings.algorithm import AlgorithmSettings
+from speculators.settings.run_config import ExportSettings, RunConfig
 from speculators.verifier.facts import VerifierFacts
 
 LAYER = "transformer_layer_config."

@@ -12,16 +12,16 @@ from safetensors.torch import save_file
 
 from speculators.config import SpeculatorModelConfig
 from speculators.export.checklist import check_folder, check_values
-from speculators.export.layout import Layout
 from speculators.export.model_card import model_card
 from speculators.export.preflight import CannotServe, ExportPlan, plan
+from speculators.format.layout import Layout
 from speculators.model import SpeculatorModel
-from speculators.run_config import RunConfig
+from speculators.settings.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.location import SCHEME, local_path
 
 if TYPE_CHECKING:
-    from speculators.evaluate.result import EvaluationResult
+    from speculators.runfolder.result import EvaluationResult
 
 log = logging.getLogger(__name__)
 

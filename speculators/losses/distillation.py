@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from speculators.algorithm import LossWeights
-from speculators.data.batch import Batch
 from speculators.losses.divergences import DIVERGENCES
 from speculators.losses.metrics import chained, overlap
 from speculators.model import Rows
 from speculators.nn.precision import product_dtype
-from speculators.verifier.head import VerifierHead
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.head import VerifierHead
+from speculators.protocols.hidden_states import VerifierStates
+from speculators.settings.algorithm import LossWeights
 
 # Logits alive at once, the verifier's and all slots' of one chunk; about five times as many elements are in use.
 # 32 MiB in float32 make products of about 128 rows at 49,152 tokens and three slots, more are no faster on a CPU.

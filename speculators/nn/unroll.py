@@ -7,11 +7,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from speculators.data.batch import Batch
-from speculators.decoding.drafter import Choose, Context
 from speculators.nn.attention import KeyValue
 from speculators.nn.precision import product_dtype
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.drafter import Choose, Context
+from speculators.protocols.hidden_states import VerifierStates
 
 
 class Step(NamedTuple):
@@ -86,7 +86,7 @@ class ChainState:
 
 
 class ChainDrafter:
-    """Drafts one token after another; implements `speculators.decoding.drafter.Drafter`."""
+    """Drafts one token after another; implements `speculators.protocols.drafter.Drafter`."""
 
     def __init__(self, draft: Recurrent, device: torch.device) -> None:
         self.draft, self.device = draft, device

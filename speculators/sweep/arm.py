@@ -14,10 +14,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from speculators.launch import FAILED, LOG, RunFailed, at_work, done, launch, log_to
-from speculators.pin import Origin, write_pin
-from speculators.run_config import RunConfig
-from speculators.stages import weights_key
+from speculators.execution.launch import launch
+from speculators.runfolder.folder import FAILED, LOG, at_work, done
+from speculators.runfolder.keys import weights_key
+from speculators.runfolder.run_yaml import Origin, write_pin
+from speculators.settings.run_config import RunConfig
+from speculators.utils.messages import RunFailed
+from speculators.utils.process import log_to
 
 log = logging.getLogger(__name__)
 # Beside the arms of a sweep: what they train, each set of weights once; and the mark of a sweep that is to end.
@@ -89,7 +92,7 @@ def start(folder: Path, timeout: float | None, own_device: bool) -> None:
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     # By force: joblib leaves a method of its own here, which the new process would not know.
     multiprocessing.set_start_method(method, force=True)
-    multiprocessing.set_forkserver_preload(["speculators.run"])
+    multiprocessing.set_forkserver_preload(["speculators.execution.run"])
     process = multiprocessing.Process(target=_work, args=(folder, own_device), name=folder.name)
     process.start()
     try:

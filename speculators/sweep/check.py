@@ -10,17 +10,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from speculators.blame import NAME, Blame
-from speculators.complaints import WrongInput, stop
-from speculators.compose import COMPOSING, validate
-from speculators.evaluate.arms import varying
-from speculators.explain import explain
-from speculators.stages import result_key, weights_key
-from speculators.sweep.console import console
+from speculators.composition.hydra_errors import explain
+from speculators.composition.provenance import NAME, Blame
+from speculators.composition.validate import COMPOSING, validate
+from speculators.report.runs import varying
+from speculators.runfolder.keys import result_key, weights_key
 from speculators.sweep.points import CAP, points
+from speculators.sweep.table import console
+from speculators.utils.messages import WrongInput, stop
 
 if TYPE_CHECKING:
-    from speculators.run_config import RunConfig
+    from speculators.settings.run_config import RunConfig
 
 
 def check(config: DictConfig) -> None:

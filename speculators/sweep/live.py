@@ -8,9 +8,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from speculators.evaluate.arms import Arm, read
-from speculators.launch import LOG
-from speculators.sweep.results import table
+from speculators.report.runs import Arm, read
+from speculators.runfolder.folder import LOG
+from speculators.sweep.table import table
 
 # More ended arms than these would push the running ones off the screen.
 SHOWN = 10

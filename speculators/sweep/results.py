@@ -11,12 +11,12 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.table import Table
 
-from speculators.evaluate.arms import Arm, read, serve_command
-from speculators.launch import FAILED
+from speculators.report.runs import Arm, read, serve_command
+from speculators.runfolder.folder import FAILED
 from speculators.sweep.arm import STOPPED
-from speculators.sweep.console import console
+from speculators.sweep.live import start
+from speculators.sweep.table import console, table
 
 RESULTS, BEST = "results.csv", "best"
 
@@ -49,21 +49,6 @@ def _row(arm: Arm) -> dict[str, Any]:
     }
 
 
-def table(arms: Sequence[Arm]) -> Table:
-    """The arms for a terminal."""
-    shown = Table(title="Arms, best first", title_justify="left")
-    for name in ("arm", "folder", "status"):
-        shown.add_column(name, overflow="fold")
-    for name in ("objective", "acceptance", "tokens/s", "s", "GB"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    for arm in arms:
-        measured = [arm.objective, arm.result.get("acceptance_length"), arm.result.get("tokens_per_second")]
-        cells = [f"{v:.4g}" if v is not None else "-" for v in (*measured, arm.seconds, arm.memory_gb)]
-        outcome = f"{arm.status}: {arm.error}" if arm.error else arm.status
-        shown.add_row("\n".join(arm.overrides) or "-", arm.folder.name, outcome, *cells)
-    return shown
-
-
 def link_best(sweep: Path, arms: Sequence[Arm]) -> str | None:
     """Point `best` at the best arm's checkpoint; a sentence with the command that serves it, None without one."""
     best = next((arm for arm in arms if arm.objective is not None and arm.checkpoint), None)
@@ -85,8 +70,6 @@ class Results(Callback):
         (self.sweep / STOPPED).unlink(missing_ok=True)
         atexit.register(show, self.sweep)
         if sys.stdout.isatty():
-            from speculators.sweep.live import start
-
             start(self.sweep)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
@@ -105,7 +88,7 @@ class Results(Callback):
 def show(sweep: Path) -> None:
     """What came out so far."""
     # What draws is not paid for by a run that ends without a page.
-    from speculators.evaluate.report_page import PAGE, write_page
+    from speculators.report.page import PAGE, write_page
 
     arms = read(sweep)
     if not arms:

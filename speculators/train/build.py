@@ -5,7 +5,7 @@ from torch import Tensor
 
 from speculators.config import SpeculatorModelConfig
 from speculators.model import SpeculatorModel
-from speculators.verifier.head import VerifierHead
+from speculators.protocols.head import VerifierHead
 
 
 def build(

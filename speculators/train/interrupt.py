@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from speculators.launch import STOPPED_BY_SIGNAL
+from speculators.utils.process import STOPPED_BY_SIGNAL
 
 
 class Interrupted(SystemExit):

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 
-from speculators.data.batch import Batch
 from speculators.data.collate import collate
 from speculators.data.pack import Packed
 from speculators.data.prepare import Prepared
 from speculators.model import SpeculatorModel
-from speculators.run_config import RunConfig
+from speculators.protocols.batch import Batch
+from speculators.protocols.hidden_states import HiddenStates
+from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
 from speculators.train.checkpoint import Checkpoints, TrainState
-from speculators.train.device import memory_gb, start_accelerator
+from speculators.train.device import start_accelerator
 from speculators.train.interrupt import Interrupt, Interrupted
 from speculators.train.metrics import Meter, Readings
 from speculators.train.moved import check_gradients, check_moved, fingerprint
@@ -26,7 +27,7 @@ from speculators.train.progress import TrainProgress, describe
 from speculators.train.schedule import scale, set_learning_rate
 from speculators.train.step import Student
 from speculators.train.tracking import Tracking
-from speculators.verifier.hidden_states import HiddenStates
+from speculators.utils.device import memory_gb
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from speculators.run_config import TrainerSettings
+from speculators.settings.run_config import TrainerSettings
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from speculators.algorithm import AlgorithmSettings
-from speculators.data.batch import Batch
 from speculators.losses.distillation import distill
 from speculators.model import SpeculatorModel
-from speculators.verifier.hidden_states import HiddenStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.hidden_states import HiddenStates
+from speculators.settings.algorithm import AlgorithmSettings
 
 
 class Student:

@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from speculators.run_config import RunConfig
+from speculators.settings.run_config import RunConfig
 from speculators.train.metrics import Readings
 
 

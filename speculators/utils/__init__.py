@@ -1,6 +1,21 @@
-"""The registry and its pydantic form, which the published API names."""
+"""The registry and its pydantic form, which the published API names, and torch-free modules that every layer uses."""
 
-from speculators.utils.pydantic_utils import PydanticClassRegistryMixin, ReloadableBaseModel
-from speculators.utils.registry import ClassRegistryMixin
+from typing import TYPE_CHECKING
 
-__all__ = ["ClassRegistryMixin", "PydanticClassRegistryMixin", "ReloadableBaseModel"]
+from speculators.utils.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from speculators.utils.pydantic_utils import PydanticClassRegistryMixin as PydanticClassRegistryMixin
+    from speculators.utils.pydantic_utils import ReloadableBaseModel as ReloadableBaseModel
+    from speculators.utils.registry import ClassRegistryMixin as ClassRegistryMixin
+
+# Loaded at first use: most modules here need no pydantic.
+_MODULES = {
+    "ClassRegistryMixin": f"{__name__}.registry",
+    "PydanticClassRegistryMixin": f"{__name__}.pydantic_utils",
+    "ReloadableBaseModel": f"{__name__}.pydantic_utils",
+}
+
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]  loaded when they are asked for
+
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
-from speculators.data.batch import Batch
-from speculators.run_config import VerifierSettings
-from speculators.verifier.head import VerifierHead
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.head import VerifierHead
+from speculators.protocols.hidden_states import VerifierStates
 from speculators.verifier.location import local_path
+from speculators.verifier.settings import VerifierSettings
 
 
 class Verifier:

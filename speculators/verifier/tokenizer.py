@@ -2,8 +2,8 @@
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from speculators.run_config import VerifierSettings
 from speculators.verifier.location import local_path
+from speculators.verifier.settings import VerifierSettings
 
 
 def load_tokenizer(settings: VerifierSettings) -> PreTrainedTokenizerBase:

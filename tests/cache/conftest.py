@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from speculators.data.pack import Packed
 from speculators.data.template import Document
-from speculators.run_config import VerifierSettings
 from speculators.verifier.in_process import Verifier
+from speculators.verifier.settings import VerifierSettings
 
 VOCAB = 40
 

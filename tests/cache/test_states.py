@@ -16,10 +16,10 @@ import torch
 
 from speculators.cache.entry import MANIFEST, Entry
 from speculators.cache.store import LOCKS, Store
-from speculators.data.batch import Batch
+from speculators.data.cached_states import cached_states
 from speculators.data.collate import collate
-from speculators.verifier.cached import cached_states
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.hidden_states import VerifierStates
 from speculators.verifier.in_process import Verifier
 
 from .conftest import Disk, sequences, settings

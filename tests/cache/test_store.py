@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from speculators.cache.entry import MANIFEST, NoRoom
 from speculators.cache.store import LOCKS, Store
-from speculators.cli import app
-from speculators.compose import compose
+from speculators.cli.main import app
+from speculators.composition.compose import compose
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from speculators.cache.store import Store
-from speculators.verifier.cached import cached_states
+from speculators.data.cached_states import cached_states
 from speculators.verifier.in_process import Verifier
 from tests.cache.conftest import sequences, settings
 

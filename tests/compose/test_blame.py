@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from speculators.compose import WrongInput, compose, moved, pinned
-from speculators.pin import load
-from speculators.run_config import flat
+from speculators.composition.compose import compose, pinned
+from speculators.composition.moved import moved
+from speculators.runfolder.run_yaml import load
+from speculators.settings.run_config import flat
+from speculators.utils.messages import WrongInput
 
 CONF = Path(str(files("speculators.conf")))
 

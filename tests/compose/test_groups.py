@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from speculators.algorithm import AlgorithmSettings
-from speculators.compose import compose
+from speculators.composition.compose import compose
+from speculators.settings.algorithm import AlgorithmSettings
 from speculators.verifier.facts import VerifierFacts
 
 CONF = Path(str(files("speculators.conf")))

@@ -14,10 +14,12 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from speculators.compose import WrongInput, compose
-from speculators.lines import dump
-from speculators.pin import load_again, write_pin
-from speculators.run_config import RunConfig, flat
+from speculators.composition.compose import compose
+from speculators.execution.again import load_again
+from speculators.runfolder.run_yaml import write_pin
+from speculators.settings.run_config import RunConfig, flat
+from speculators.utils.messages import WrongInput
+from speculators.utils.yaml_lines import dump
 from speculators.verifier.facts import VerifierFacts
 
 BASES = (

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from speculators.compose import WrongInput, compose
+from speculators.composition.compose import compose
+from speculators.utils.messages import WrongInput
 
 LINE = "the command-line override "
 
@@ -244,7 +245,7 @@ def test_a_wrong_pin_is_refused(text: str | None, parts: list[str], tmp_path: Pa
 def test_nothing_that_needs_no_weights_imports_torch(tmp_path: Path) -> None:
     """Refusing, checking and dry runs work from config.json files alone."""
     code = (
-        "import sys\nfrom speculators.compose import WrongInput, compose\n"
+        "import sys\nfrom speculators.composition.compose import WrongInput, compose\n"
         "compose(['algorithm=eagle'])\n"
         "try:\n    compose(['algorithm.draft_vocab_size=5000'])\nexcept WrongInput:\n    pass\n"
         "sys.exit('torch' in sys.modules)"

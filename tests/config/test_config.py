@@ -42,7 +42,7 @@ def test_the_package_costs_nothing() -> None:
 def test_proposals_and_settings_are_free_of_torch() -> None:
     run_fresh(
         "import sys\nfrom speculators import GreedyTokenProposalConfig, ClassRegistryMixin\n"
-        "from speculators.algorithm import AlgorithmSettings\nassert 'eagle' in AlgorithmSettings.names()\n"
+        "from speculators.settings.algorithm import AlgorithmSettings\nassert 'eagle' in AlgorithmSettings.names()\n"
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
 

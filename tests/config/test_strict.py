@@ -13,9 +13,9 @@ from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from speculators import SpeculatorModelConfig
-from speculators.algorithm import AlgorithmSettings
-from speculators.strict import FORMAT_KEYS, problems
-from speculators.strict_layer import LAYER_KEYS, ROPE_KEYS, TRANSFORMERS_KEYS
+from speculators.format.layers import LAYER_KEYS, ROPE_KEYS, TRANSFORMERS_KEYS
+from speculators.format.strict import FORMAT_KEYS, problems
+from speculators.settings.algorithm import AlgorithmSettings
 from speculators.verifier.facts import VerifierFacts
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "upstream.json").read_text())
@@ -263,7 +263,7 @@ def test_the_keys_are_those_of_the_published_class(name: str) -> None:
 
 
 def test_strict_reading_is_free_of_torch() -> None:
-    code = "import sys, speculators.strict as s; s.problems({'speculators_model_type': 'eagle3'})"
+    code = "import sys, speculators.format.strict as s; s.problems({'speculators_model_type': 'eagle3'})"
     code += "; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

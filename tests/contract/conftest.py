@@ -13,20 +13,20 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from speculators.algorithm import AlgorithmSettings
-from speculators.compose import compose
+from speculators.composition.compose import compose
 from speculators.config import SpeculatorModelConfig
-from speculators.data.batch import Batch
 from speculators.data.collate import collate
 from speculators.data.template import Document
 from speculators.decoding.acceptance import Acceptance
-from speculators.decoding.drafter import Drafter
 from speculators.decoding.generate import Decoder, plain
+from speculators.execution.rules import broken
+from speculators.format.published import speculator_dict
 from speculators.model import Rows, SpeculatorModel
 from speculators.proposals import GreedyTokenProposalConfig
-from speculators.published import speculator_dict
-from speculators.rules import broken
-from speculators.run_config import RunConfig
+from speculators.protocols.batch import Batch
+from speculators.protocols.drafter import Drafter
+from speculators.settings.algorithm import AlgorithmSettings
+from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
 from speculators.train.build import build
 from speculators.train.step import Student

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 import speculators
-from speculators.algorithm import AlgorithmSettings
-from speculators.compose import WrongInput, compose
+from speculators.composition.compose import compose
 from speculators.config import SpeculatorModelConfig
-from speculators.published import speculator_dict
+from speculators.format.published import speculator_dict
+from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.messages import WrongInput
 from speculators.verifier.facts import VerifierFacts
 
 from .conftest import ALGORITHMS, Case

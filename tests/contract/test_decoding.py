@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from speculators.data.template import Document
-from speculators.decoding.drafter import Choose, Context, Drafter
 from speculators.decoding.generate import Decoded, plain
 from speculators.model import SpeculatorModel
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.drafter import Choose, Context, Drafter
+from speculators.protocols.hidden_states import VerifierStates
 
 from .conftest import VOCAB, Case, Overfit
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from speculators.data.batch import Batch
 from speculators.data.template import Document
 from speculators.losses.distillation import distill
 from speculators.model import Rows, SpeculatorModel
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.hidden_states import VerifierStates
 
 from .conftest import VOCAB, Case
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from speculators.export.preflight import CannotServe, plan
 from speculators.export.publish import publish
+from speculators.format.published import speculator_dict
 from speculators.model import SpeculatorModel
-from speculators.models import packages
-from speculators.published import speculator_dict
-from speculators.run_config import RunConfig
+from speculators.settings.run_config import RunConfig
+from speculators.utils.discovery import packages
 
 from .conftest import Case
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from speculators.data.batch import Batch
 from speculators.losses import distillation
 from speculators.losses.divergences import DIVERGENCES
 from speculators.model import Rows
+from speculators.protocols.batch import Batch
 
 from .conftest import VOCAB, Case, student
 

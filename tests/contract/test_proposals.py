@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from speculators.algorithm import AlgorithmSettings
-from speculators.compose import WrongInput, compose
+from speculators.composition.compose import compose
 from speculators.config import SpeculatorModelConfig
 from speculators.decoding.acceptance import Acceptance
+from speculators.format.published import speculator_dict
 from speculators.proposals import TokenProposalConfig
-from speculators.published import speculator_dict
+from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.messages import WrongInput
 from speculators.verifier.facts import VerifierFacts
 
 PROPOSALS = sorted(TokenProposalConfig.registry or {})

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from speculators.data.batch import Batch
 from speculators.model import SpeculatorModel
-from speculators.verifier.head import VerifierHead
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.head import VerifierHead
+from speculators.protocols.hidden_states import VerifierStates
 
 from .conftest import ALGORITHMS
 

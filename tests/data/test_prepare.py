@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from speculators.compose import compose
+from speculators.composition.compose import compose
 from speculators.data.collate import collate
 from speculators.data.conversations import Conversation, read
 from speculators.data.pack import pack
 from speculators.data.prepare import Prepared, prepare, prompts
 from speculators.data.template import Document
-from speculators.run_config import DataSettings
+from speculators.settings.run_config import DataSettings
 
 TALK = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}]
 SHAREGPT = [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": "Blue."}]

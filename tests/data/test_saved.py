@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from speculators.cache.store import LOCKS, Store
-from speculators.compose import compose
+from speculators.composition.compose import compose
 from speculators.data import answers, saved
 from speculators.data.prepare import Prepared, prepare
-from speculators.run_config import RunConfig
+from speculators.settings.run_config import RunConfig
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.location import local_path
 from speculators.verifier.tokenizer import load_tokenizer

@@ -10,9 +10,9 @@ import torch
 
 from speculators.config import SpeculatorModelConfig
 from speculators.model import SpeculatorModel
-from speculators.run_config import RunConfig
+from speculators.protocols.head import VerifierHead
+from speculators.settings.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
-from speculators.verifier.head import VerifierHead
 
 VOCAB, HIDDEN = 96, 64
 

@@ -15,10 +15,10 @@ from vllm_verdicts import GOLDEN as FILE
 from vllm_verdicts import VERIFIER as TINY
 from vllm_verdicts import write_folder
 
-from speculators.cli import app
+from speculators.cli.main import app
 from speculators.evaluate.checkpoint import with_its_own
 from speculators.export.checklist import judge
-from speculators.run_config import ExportSettings
+from speculators.settings.run_config import ExportSettings
 
 BASES = json.loads(FILE.read_text())["bases"]
 EXPORT = ExportSettings(target="vllm", engine_version="0.32.0", dtype="float32")
@@ -240,7 +240,7 @@ def places(value: Any) -> list[tuple[Any, ...]]:
 def test_the_command_is_free_of_torch(draft: Callable[..., Path]) -> None:
     """As a person calls it: exit codes, and neither torch nor transformers."""
     code = (
-        "import sys; from speculators.cli import main; sys.argv = ['speculators', 'check', sys.argv[1]]\n"
+        "import sys; from speculators.cli.main import main; sys.argv = ['speculators', 'check', sys.argv[1]]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    code = end.code\n"
         "loaded = [m for m in ('torch', 'transformers') if m in sys.modules]\n"
         "assert not loaded, loaded\nsys.exit(code)"

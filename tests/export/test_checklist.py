@@ -13,7 +13,7 @@ from speculators.export.checklist import check_folder, check_values
 from speculators.export.engine_table import EngineTable
 from speculators.export.publish import publish
 from speculators.model import SpeculatorModel
-from speculators.run_config import RunConfig
+from speculators.settings.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
 
 from .conftest import EAGLE, EAGLE3

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from speculators.export.layout import Layout
+from speculators.format.layout import Layout
 from speculators.model import SpeculatorModel
-from speculators.run_config import RunConfig
+from speculators.settings.run_config import RunConfig
 
 from .conftest import EAGLE, EAGLE3
 

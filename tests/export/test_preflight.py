@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from speculators.algorithm import AlgorithmSettings
 from speculators.export.engine_table import EngineTable
 from speculators.export.preflight import CannotServe, plan, preflight
-from speculators.finding import Finding
-from speculators.run_config import RunConfig
+from speculators.format.finding import Finding
+from speculators.settings.algorithm import AlgorithmSettings
+from speculators.settings.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
 
 from .conftest import EAGLE, EAGLE3
@@ -139,6 +139,6 @@ def test_an_unknown_version() -> None:
 
 
 def test_torch_stays_out() -> None:
-    code = "import sys, speculators.export.preflight, speculators.export.layout as l; l.Layout.named('eagle3'); "
+    code = "import sys, speculators.export.preflight, speculators.format.layout as l; l.Layout.named('eagle3'); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

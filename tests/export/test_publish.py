@@ -17,7 +17,7 @@ from speculators.export.model_card import model_card
 from speculators.export.preflight import CannotServe, plan
 from speculators.export.publish import publish, real_name
 from speculators.model import SpeculatorModel
-from speculators.run_config import RunConfig
+from speculators.settings.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
 
 from .conftest import EAGLE, EAGLE3

@@ -9,10 +9,11 @@ from vllm_verdict_cases import BASES
 from vllm_verdicts import GOLDEN as FILE
 from vllm_verdicts import write_folder
 
-from speculators.compose import WrongInput, compose
+from speculators.composition.compose import compose
 from speculators.config import SpeculatorModelConfig
 from speculators.export.checklist import judge
-from speculators.run_config import ExportSettings
+from speculators.settings.run_config import ExportSettings
+from speculators.utils.messages import WrongInput
 
 GOLDEN = json.loads(FILE.read_text())
 CASES = {case["name"]: case for case in GOLDEN["cases"]}

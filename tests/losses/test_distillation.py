@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from speculators.algorithm import LossWeights
-from speculators.data.batch import Batch
 from speculators.losses import distillation
 from speculators.losses.distillation import distill
 from speculators.model import Rows
-from speculators.verifier.head import VerifierHead
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.head import VerifierHead
+from speculators.protocols.hidden_states import VerifierStates
+from speculators.settings.algorithm import LossWeights
 
 
 def make(slots: int, targets: int, hidden: int, vocab: int, draft_vocab: int, own_heads: bool, seed: int = 0):

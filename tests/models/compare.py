@@ -9,10 +9,10 @@ from torch import Tensor
 from speculators.config import SpeculatorModelConfig
 from speculators.data.collate import collate
 from speculators.data.template import Document
-from speculators.decoding.drafter import Context
 from speculators.model import SpeculatorModel
-from speculators.verifier.head import VerifierHead
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.drafter import Context
+from speculators.protocols.head import VerifierHead
+from speculators.protocols.hidden_states import VerifierStates
 
 from .naive import NaiveDraft
 

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from speculators.cli import app
-from speculators.compose import WrongInput, compose, pinned
+from speculators.cli.main import app
+from speculators.composition.compose import compose, pinned
 from speculators.evaluate.checkpoint import is_trained, with_its_own
-from speculators.launch import launch
+from speculators.execution.launch import launch
+from speculators.utils.messages import WrongInput
 from speculators.verifier.in_process import Verifier
 
 FEW = ["evaluation.num_prompts=2", "evaluation.max_new_tokens=12", "launch.num_threads=1", "tracker=none"]

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from speculators import inputs
-from speculators.carry import SCHEMA_VERSION, Added, Step, carry
-from speculators.complaints import WrongInput
-from speculators.compose import compose, moved, pinned
-from speculators.pin import complete, load, load_again, place, read_pin, training_folder, write_pin
-from speculators.run_config import RunConfig, flat
+from speculators.composition.compose import compose, pinned
+from speculators.composition.moved import moved
+from speculators.execution import input_hashes
+from speculators.execution.again import load_again, place
+from speculators.runfolder.migrations import SCHEMA_VERSION, Added, Step, carry
+from speculators.runfolder.run_yaml import complete, load, read_pin, training_folder, write_pin
+from speculators.settings.run_config import RunConfig, flat
+from speculators.utils.messages import WrongInput
 
 OLD = Path(__file__).parent / "pins" / "schema_1.yaml"
 TINY = Path(str(files("speculators.assets"))) / "tiny"
@@ -232,13 +234,13 @@ def change_weights(folder: Path) -> None:
 )
 def test_other_inputs_are_refused(name: str, change: Any, setting: str, tmp_path: Path) -> None:
     """Each is found alone, by its own name, with the remedy; which works."""
-    found = inputs.hashes(local(tmp_path))
+    found = input_hashes.hashes(local(tmp_path))
     complete(tmp_path, 1, found)
-    assert inputs.hashes(read_pin(tmp_path)) == found and load(tmp_path).read == found
-    inputs.check(load(tmp_path), tmp_path)
+    assert input_hashes.hashes(read_pin(tmp_path)) == found and load(tmp_path).read == found
+    input_hashes.check(load(tmp_path), tmp_path)
     change(tmp_path / "verifier")
     with pytest.raises(WrongInput) as caught:
-        inputs.check(load(tmp_path), tmp_path)
+        input_hashes.check(load(tmp_path), tmp_path)
     (message,) = caught.value.messages
     assert message.startswith(setting) and name.replace("_", " ") in message
     assert f"remove {name} under `read` in {tmp_path / 'run.yaml'}" in message
@@ -246,14 +248,14 @@ def test_other_inputs_are_refused(name: str, change: Any, setting: str, tmp_path
     file.write_text(
         "".join(row for row in file.read_text().splitlines(True) if not row.startswith(f"  {name}: {found[name]}"))
     )
-    inputs.check(load(tmp_path), tmp_path)
+    input_hashes.check(load(tmp_path), tmp_path)
 
 
 def test_a_file_s_hash_is_sha256sum_s(tmp_path: Path) -> None:
     """Who wonders whether it is the file can ask another program."""
     run = local(tmp_path)
     printed = subprocess.run(["sha256sum", tmp_path / "data.jsonl"], capture_output=True, text=True, check=True).stdout
-    assert inputs.hashes(run)["data"] == printed.split()[0]
+    assert input_hashes.hashes(run)["data"] == printed.split()[0]
 
 
 def test_other_versions_are_said_and_no_more(tmp_path: Path) -> None:

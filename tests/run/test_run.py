@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from speculators import SpeculatorModelConfig
-from speculators.algorithm import AlgorithmSettings
-from speculators.compose import pinned
-from speculators.launch import FAILED, RunFailed, launch
-from speculators.pin import load
+from speculators.composition.compose import pinned
+from speculators.execution.launch import RunFailed, launch
+from speculators.runfolder.folder import FAILED
+from speculators.runfolder.run_yaml import load
+from speculators.settings.algorithm import AlgorithmSettings
 
 SHORT = [
     "trainer.max_steps=3",
@@ -214,7 +215,7 @@ def test_the_wheel_works_from_another_directory(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         "import speculators; print(speculators.__file__)\n"
-        "from speculators.compose import compose\n"
+        "from speculators.composition.compose import compose\n"
         "from speculators.verifier.facts import VerifierFacts\n"
         "print(VerifierFacts.read(compose(['recipe=quick']).verifier.name_or_path).vocab_size)"
     )

@@ -13,10 +13,11 @@ from filelock import FileLock
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 
-from speculators.compose import compose
-from speculators.evaluate.arms import read
-from speculators.launch import LOCK, RunFailed, launch
-from speculators.pin import write_pin
+from speculators.composition.compose import compose
+from speculators.execution.launch import RunFailed, launch
+from speculators.report.runs import read
+from speculators.runfolder.folder import LOCK
+from speculators.runfolder.run_yaml import write_pin
 
 from .browser import complaints, needs_chromium, opened, requests
 from .conftest import SHORT, command
@@ -166,7 +167,7 @@ def test_runs_of_several_places_are_compared_by_what_they_chose(tmp_path: Path) 
         (tmp_path / name / ".hydra" / "overrides.yaml").write_text("".join(f"- {o}\n" for o in overrides))
     (tmp_path / "a/one/.hydra/hydra.yaml").write_text("hydra: {runtime: {choices: {algorithm: eagle3}}}\n")
 
-    from speculators.evaluate.report_rows import ranked
+    from speculators.report.rows import ranked
 
     shown = {row.arm.name: row.settings for row in ranked(read(tmp_path / "a" / "one", tmp_path / "b"))}
     assert shown == {
@@ -195,8 +196,6 @@ def test_wrong_input_is_one_message(tmp_path: Path) -> None:
 
 def test_reading_and_drawing_need_neither_torch_nor_hydra() -> None:
     """A page is made where the results are, which may be a laptop."""
-    code = (
-        "import sys, speculators.evaluate.report_page as _; print({'torch', 'hydra', 'omegaconf'} & set(sys.modules))"
-    )
+    code = "import sys, speculators.report.page as _; print({'torch', 'hydra', 'omegaconf'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.strip() == "set()"

@@ -13,10 +13,11 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from speculators.compose import compose
-from speculators.launch import FAILED, RunFailed, launch
-from speculators.pin import read_pin, write_pin
-from speculators.stages import result_key, weights_key
+from speculators.composition.compose import compose
+from speculators.execution.launch import RunFailed, launch
+from speculators.runfolder.folder import FAILED
+from speculators.runfolder.keys import result_key, weights_key
+from speculators.runfolder.run_yaml import read_pin, write_pin
 from speculators.sweep.arm import start, take_device
 
 from .conftest import SHORT, Sweep, command, rows

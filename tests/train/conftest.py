@@ -12,7 +12,7 @@ from speculators.config import SpeculatorModelConfig
 from speculators.data.prepare import DataReport, Prepared
 from speculators.data.template import Document
 from speculators.model import SpeculatorModel
-from speculators.run_config import RunConfig
+from speculators.settings.run_config import RunConfig
 from speculators.train.build import build
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.in_process import Verifier

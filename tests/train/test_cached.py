@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from speculators.cache.store import LOCKS, Store
-from speculators.run_config import VerifierSettings
+from speculators.data.cached_states import cached_states
 from speculators.train.loop import train
-from speculators.verifier.cached import cached_states
+from speculators.verifier.settings import VerifierSettings
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from speculators.train import device
+from speculators.utils import device
 
 
 def test_auto_takes_the_best_there_is(monkeypatch):

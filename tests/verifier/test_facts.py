@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from speculators.compose import WrongInput, compose
+from speculators.composition.compose import compose
+from speculators.utils.messages import WrongInput
 from speculators.verifier.facts import VerifierFacts
 
 

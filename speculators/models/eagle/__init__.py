@@ -1,6 +1,6 @@
 """EAGLE-1: decoder layers over the verifier's last state and the next token's embedding."""
 
-from speculators.lazy import lazy_names
+from speculators.utils.lazy import lazy_names
 
 _MODULES = {"EagleSpeculator": f"{__name__}.model", "EagleSpeculatorConfig": f"{__name__}.config"}
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from speculators.data.batch import Batch
 from speculators.model import DraftOutput, Rows, SpeculatorModel
 from speculators.models.eagle.config import EagleSpeculatorConfig
 from speculators.models.eagle.loss import state_distance
@@ -14,8 +13,9 @@ from speculators.nn.decoder_layer import DecoderLayer
 from speculators.nn.rotary import Rotary
 from speculators.nn.start import start_weights
 from speculators.nn.unroll import ChainDrafter, Step, unroll
-from speculators.verifier.head import VerifierHead
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.head import VerifierHead
+from speculators.protocols.hidden_states import VerifierStates
 
 
 class _Bound:

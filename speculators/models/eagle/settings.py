@@ -4,8 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from speculators.algorithm import AlgorithmSettings, LossWeights
 from speculators.models.layer_config import DraftLayers
+from speculators.settings.algorithm import AlgorithmSettings, LossWeights
 from speculators.verifier.facts import VerifierFacts
 
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speculators.data.batch import Batch
 from speculators.model import DraftOutput, Rows, SpeculatorModel
 from speculators.models.eagle3.config import Eagle3SpeculatorConfig
 from speculators.nn.attention import Attention, KeyValue
@@ -16,8 +15,9 @@ from speculators.nn.rotary import Rotary, Rotation
 from speculators.nn.start import start_weights
 from speculators.nn.unroll import ChainDrafter, Step, unroll
 from speculators.nn.vocabulary import most_frequent, widen
-from speculators.verifier.head import VerifierHead
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.head import VerifierHead
+from speculators.protocols.hidden_states import VerifierStates
 
 
 class FirstLayer(nn.Module):

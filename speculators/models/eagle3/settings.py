@@ -4,8 +4,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from speculators.algorithm import AlgorithmSettings
 from speculators.models.layer_config import DraftLayers
+from speculators.settings.algorithm import AlgorithmSettings
 from speculators.verifier.facts import VerifierFacts
 
 

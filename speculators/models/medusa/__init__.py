@@ -1,6 +1,6 @@
 """Medusa: parallel heads on the verifier's last state."""
 
-from speculators.lazy import lazy_names
+from speculators.utils.lazy import lazy_names
 
 _MODULES = {"MedusaModel": f"{__name__}.model", "MedusaSpeculatorConfig": f"{__name__}.config"}
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speculators.decoding.drafter import Choose, Context
 from speculators.nn.vocabulary import widen
+from speculators.protocols.drafter import Choose, Context
 
 
 class MedusaDrafter:
-    """Implements `speculators.decoding.drafter.Drafter`."""
+    """Implements `speculators.protocols.drafter.Drafter`."""
 
     def __init__(self, blocks: nn.ModuleList, heads: Sequence[Tensor], kept_D: Tensor | None, vocab_size: int) -> None:
         self.blocks, self.heads, self.kept_D, self.vocab_size = blocks, heads, kept_D, vocab_size

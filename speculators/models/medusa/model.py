@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from speculators.data.batch import Batch
 from speculators.model import DraftOutput, Rows, SpeculatorModel
 from speculators.models.medusa.config import MedusaSpeculatorConfig
 from speculators.models.medusa.draft import MedusaDrafter
 from speculators.nn.vocabulary import most_frequent
-from speculators.verifier.head import VerifierHead
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.head import VerifierHead
+from speculators.protocols.hidden_states import VerifierStates
 
 
 class MedusaHead(nn.Module):

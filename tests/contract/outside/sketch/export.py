@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from speculators.export.layout import Layout, TensorSpec
+from speculators.format.layout import Layout, TensorSpec
 
 
 @Layout.register("sketch")

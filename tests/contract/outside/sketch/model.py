@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from sketch.config import SketchConfig
-from speculators.data.batch import Batch
-from speculators.decoding.drafter import Choose, Context
 from speculators.model import DraftOutput, Rows, SpeculatorModel
-from speculators.verifier.head import VerifierHead
-from speculators.verifier.hidden_states import VerifierStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.drafter import Choose, Context
+from speculators.protocols.head import VerifierHead
+from speculators.protocols.hidden_states import VerifierStates
 
 
 @SpeculatorModel.register("sketch")

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from speculators.algorithm import AlgorithmSettings
+from speculators.settings.algorithm import AlgorithmSettings
 from speculators.verifier.facts import VerifierFacts
 
 

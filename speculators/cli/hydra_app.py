@@ -1,0 +1,109 @@
+"""The command line of `python train.py`: Hydra's entry point, and the checks before a run has a folder."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, ClassVar
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from speculators.composition.compose import EntryPointGroups, origin
+from speculators.composition.hydra_errors import explain
+from speculators.composition.provenance import CONF, NAME, Blame
+from speculators.composition.validate import COMPOSING, validate
+from speculators.runfolder.folder import at_work
+from speculators.utils.messages import RunFailed, WrongInput, broken_yaml, stop
+from speculators.utils.process import STOPPED_BY_SIGNAL
+
+
+def main() -> None:
+    """The command line: `python train.py`, `speculators train`. Exits with 2 on wrong input, 1 if the run failed."""
+    # Hydra would print its errors itself, with advice (`use +key`) that is wrong for a closed set of settings.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    Plugins.instance().register(EntryPointGroups)
+    try:
+        _entry()
+    except WrongInput as error:
+        stop(error.messages)
+    except RunFailed:
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(STOPPED_BY_SIGNAL)
+    except yaml.YAMLError as error:
+        stop([broken_yaml(error)])
+    except COMPOSING as error:
+        if Check.passed:
+            print(f"the sweep ended: {error}", file=sys.stderr)
+            sys.exit(1)
+        stop([explain(error, sys.argv[1:])])
+
+
+@hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name=NAME)
+def _entry(config: DictConfig) -> float:
+    from speculators.execution.launch import launch
+    from speculators.runfolder.run_yaml import check_free, write_pin
+
+    hydra_config = HydraConfig.get()
+    folder, run = Path(hydra_config.runtime.output_dir), validate(config)
+    came_from = origin(Blame(hydra_config), run)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        from speculators.sweep.arm import run_arm
+
+        return run_arm(run, folder, came_from, hydra_config.job.num)
+    with at_work(folder):
+        # Again: of two runs that were started in the same second, one was here first.
+        check_free(run, folder)
+        write_pin(run, folder, came_from)
+        return launch(folder)
+
+
+class Check(Callback):
+    """Looks at a run before Hydra makes its folder, so that wrong input and dry runs leave nothing behind.
+
+    Attributes:
+        passed: the arms of a sweep are fine; what is raised from then on is no wrong input.
+    """
+
+    passed: ClassVar[bool] = False
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Validate; on a dry run print the plan and stop."""
+        from speculators.runfolder.run_yaml import check_free
+
+        try:
+            # Hydra turns exceptions of callbacks into warnings, and goes on; only an exit gets through.
+            run = validate(config)
+            if run.dry_run:
+                from speculators.execution.plan import print_plan
+
+                print_plan(run)
+                sys.exit(0)
+            check_free(run, Path(config.hydra.run.dir))
+        except WrongInput as error:
+            stop(error.messages)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Validate every arm before the first starts; on a dry run list them and stop."""
+        from speculators.sweep.check import check
+        from speculators.sweep.points import typed_wins
+        from speculators.sweep.study import settle
+
+        try:
+            typed_wins(config)
+            check(config)
+            settle(config)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+        Check.passed = True

@@ -1,0 +1,180 @@
+"""The `speculators` command: `train` is Hydra's, the other verbs work on what it made."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speculators.cli import cache
+
+log = logging.getLogger(__name__)
+app = typer.Typer(
+    help="Compose, check, train, measure and publish speculative-decoding draft models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(cache.app, name="cache")
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="as for train: group=option, key=value", show_default=False)
+]
+HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def main() -> None:
+    """Exits with 2 on wrong input, with 1 if a run failed."""
+    if sys.argv[1:2] == ["train"]:
+        from speculators.cli import hydra_app
+
+        sys.argv = ["speculators train", *sys.argv[2:]]
+        hydra_app.main()
+    else:
+        app()
+
+
+@app.command(add_help_option=False, context_settings=HYDRA)
+def train() -> None:
+    """Compose a run from groups and key=value, and run it; `speculators train --help` lists them."""
+
+
+@app.command()
+def run(
+    path: Annotated[Path, typer.Argument(help="a run's folder, or its run.yaml; also a copy of one")],
+    output: Annotated[Path | None, typer.Option(help="run it anew in this folder")] = None,
+) -> None:
+    """Run what a run.yaml pins: go on in its own folder, or do all of it again in another.
+
+    Every value is the pinned one. Defaults that have moved since are named, and do not reach it.
+    """
+    from speculators.composition.moved import moved
+    from speculators.execution import input_hashes
+    from speculators.execution.again import load_again, place
+    from speculators.execution.launch import launch
+    from speculators.runfolder.folder import LOG
+    from speculators.utils.messages import RunFailed, WrongInput, stop
+    from speculators.utils.process import start_log
+
+    try:
+        pin, notes = load_again(path)
+        input_hashes.check(pin, path)
+        folder = place(path, output)
+        start_log(folder / LOG)
+        for note in [*notes, *moved(pin)]:
+            log.info(note)
+        launch(folder)
+    except WrongInput as error:
+        stop(error.messages)
+    except RunFailed:
+        sys.exit(1)
+
+
+@app.command()
+def check(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="as for train; or a published folder or config.json, and export.*", show_default=False),
+    ] = None,
+) -> None:
+    """Check a run without starting it, or a published draft: the config, and what the engine makes of it.
+
+    Exits with 2 if the draft is wrong, or the engine could not serve it.
+    """
+    from speculators.composition.compose import compose
+    from speculators.execution.rules import notes
+    from speculators.export.preflight import plan
+    from speculators.format.published import speculator_dict
+    from speculators.utils.messages import WrongInput, stop
+    from speculators.verifier.facts import VerifierFacts
+
+    given = list(overrides or [])
+    if given and _is_path(given[0]):
+        _check_published(Path(given[0]), given[1:])
+        return
+    try:
+        chosen = compose(given)
+    except WrongInput as error:
+        stop(error.messages)
+    facts = VerifierFacts.read(chosen.verifier.name_or_path, chosen.verifier.revision)
+    typer.echo(plan(chosen, speculator_dict(chosen, facts), facts).summary)
+    typer.echo("\n".join(notes(chosen)), nl=bool(notes(chosen)))
+
+
+def _is_path(argument: str) -> bool:
+    # A sweep's folders have = in their names.
+    return Path(argument).exists() or ("=" not in argument and not argument.startswith("~"))
+
+
+def _check_published(path: Path, overrides: list[str]) -> None:
+    """Judge a published draft; the overrides are those of the group `export`."""
+    from speculators.composition.compose import compose
+    from speculators.export.checklist import judge
+    from speculators.utils.messages import WrongInput, stop
+
+    others = [o for o in overrides if not o.lstrip("+").startswith(("export=", "export."))]
+    if others:
+        stop([f"{o}: of a published draft, only export.target and export.engine_version are asked" for o in others])
+    try:
+        verdict = judge(path, compose(overrides).export)
+    except WrongInput as error:
+        stop(error.messages)
+    except ValueError as error:
+        stop([str(error)])
+    bad = any(finding.bad for finding in verdict.findings)
+    typer.echo(verdict.summary, err=bad)
+    if bad:
+        sys.exit(2)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="a published folder")],
+    overrides: Overrides = None,
+) -> None:
+    """Decode with a published draft and measure its acceptance length; `output=FOLDER` is where result.json goes.
+
+    Verifier, proposal, data and seed are the checkpoint's own unless given. Without `data=...` the prompts are those that
+    its training held out; with it, all of that data, and of `data=chat` those that are held out with the seed.
+    """
+    from speculators.composition.compose import compose
+    from speculators.evaluate.checkpoint import is_trained, with_its_own
+    from speculators.utils.messages import WrongInput, stop
+
+    given = list(overrides or [])
+    outputs = [o.removeprefix("output=") for o in given if o.startswith("output=")]
+    given = [o for o in given if not o.startswith("output=")]
+    try:
+        chosen = compose(with_its_own(checkpoint, given))
+        if not chosen.evaluation.num_prompts:
+            stop(["evaluation.num_prompts=0: there is nothing to evaluate; it must be at least 1"])
+        heldout = is_trained(checkpoint, given) or chosen.data.source == "chat"
+
+        from speculators.evaluate.evaluate import evaluate_checkpoint
+        from speculators.evaluate.printout import report
+
+        result = evaluate_checkpoint(checkpoint, chosen, heldout)
+    except WrongInput as error:
+        stop(error.messages)
+    except ValueError as error:
+        stop(str(error).splitlines())
+    report(result, Path(outputs[-1] if outputs else "."))
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs or of sweeps")],
+    output: Annotated[Path | None, typer.Option(help="the page; report.html in the first DIR unless given")] = None,
+) -> None:
+    """Make one self-contained HTML page of runs and sweeps, ended or not: settings, acceptance, cost, curves, failures."""
+    from speculators.report.page import PAGE, write_page
+    from speculators.report.runs import read, runs
+    from speculators.utils.messages import stop
+
+    if empty := [folder for folder in folders if not runs(folder)]:
+        stop([f"{folder}: there is no run in it; give the folder of a run, with its run.yaml, or of a sweep"
+              for folder in empty])  # fmt: skip
+    try:
+        typer.echo(write_page(read(*folders), output or folders[0] / PAGE))
+    except ValueError as error:
+        stop(str(error).splitlines())

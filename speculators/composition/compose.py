@@ -1,0 +1,108 @@
+"""Overrides to a validated run: composition by Hydra, and every mistake as one short message.
+
+`cli/hydra_app.py`, this folder and `sweep/` alone import Hydra or OmegaConf, and nothing of either leaves them. What only
+prints (--help, --cfg, completion) never gets as far as pydantic.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+import yaml
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+from speculators.composition.hydra_errors import explain
+from speculators.composition.provenance import CONF, NAME, Blame
+from speculators.composition.validate import COMPOSING, validate
+from speculators.utils.messages import WrongInput, broken_yaml
+
+if TYPE_CHECKING:
+    from speculators.runfolder.run_yaml import Origin
+    from speculators.settings.run_config import RunConfig
+
+
+def _command() -> str:
+    """A name for this command, the same when it is typed again; how it is launched is no part of it."""
+    typed = sorted(a for a in sys.argv[1:] if not a.startswith(("-m", "--multirun", "launch", "hydra/launcher")))
+    return hashlib.sha256("\n".join(typed).encode()).hexdigest()[:12]
+
+
+def _arm_name(*, _root_: DictConfig) -> str:
+    from speculators.runfolder.keys import result_key
+
+    return result_key(validate(_root_))
+
+
+# Names of folders, for conf/train.yaml. A sweep's is made once; Hydra hands what is cached to each arm.
+OmegaConf.register_new_resolver("command", _command, use_cache=True)
+OmegaConf.register_new_resolver("arm", _arm_name)
+
+
+class EntryPointGroups(SearchPathPlugin):
+    """Adds the conf packages that installed distributions name as `speculators.conf` entry points."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for entry in entry_points(group="speculators.conf"):
+            search_path.append(entry.name, f"pkg://{entry.value}")
+
+
+def compose(overrides: Sequence[str] = ()) -> "RunConfig":
+    """The run that `python train.py OVERRIDES` would start.
+
+    Args:
+        overrides: as on the command line, e.g. `["algorithm=eagle", "optimizer.lr=1e-4"]`.
+
+    Raises:
+        WrongInput: with every problem.
+    """
+    with composed(overrides) as config:
+        return validate(config)
+
+
+def pinned(overrides: Sequence[str], folder: Path) -> "RunConfig":
+    """Write the `run.yaml` that `python train.py OVERRIDES` would write.
+
+    Args:
+        overrides: as on the command line.
+        folder: of the run.
+
+    Raises:
+        WrongInput: with every problem.
+    """
+    from speculators.runfolder.run_yaml import write_pin
+
+    with composed(overrides) as config:
+        run = validate(config)
+        write_pin(run, folder, origin(Blame(config.hydra), run))
+    return run
+
+
+@contextmanager
+def composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
+    """A composed config with its `hydra` node, and Hydra initialised as long as somebody asks about it."""
+    Plugins.instance().register(EntryPointGroups)
+    with hydra.initialize_config_module(CONF, version_base="1.3"):
+        try:
+            config = hydra.compose(NAME, list(overrides), return_hydra_config=True)
+        except yaml.YAMLError as error:
+            raise WrongInput([broken_yaml(error)]) from error
+        except COMPOSING as error:
+            raise WrongInput([explain(error, overrides)]) from error
+        yield config
+
+
+def origin(blame: Blame, run: "RunConfig") -> "Origin":
+    """Where the values of a run came from."""
+    from speculators.runfolder.run_yaml import Origin
+    from speculators.settings.run_config import flat
+
+    found = {key: blame.source(key) for key in flat(run.model_dump(mode="json"))}
+    return Origin(blame.overrides, blame.searchpath, {key: str(source) for key, source in found.items() if source})

@@ -1,0 +1,124 @@
+"""What was meant by an override that Hydra refuses."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from speculators.composition.provenance import CONF, NAME, folder
+from speculators.utils.messages import nearest
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> str:
+    """Hydra's and OmegaConf's own errors, with the nearest name instead of their advice.
+
+    Args:
+        error: of composing.
+        overrides: what was composed; a --config-dir may be among them.
+    """
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    searched = _searched(overrides)
+    text = str(error.__cause__ or error) if isinstance(error.__cause__, OmegaConfBaseException) else str(error)
+    if match := re.search(r"Could not find '([^']+)'", text):
+        group, _, option = match[1].rpartition("/")
+        with _loader() as loader:
+            options = loader.get_group_options(group, config_name=NAME, overrides=_searchpath(searched))
+        return f"{group}={option}: there is no such option{nearest(option, options)} Options: {', '.join(options)}"
+    if match := re.search(r"(?:Could not override|Key) '([^']+)'", str(error)) or re.search(r"full_key: (\S+)", text):
+        key = match[1]
+        with _loader() as loader:
+            options = _options_with(key, loader, searched)
+            keys = _keys(loader, overrides, searched)
+        # A key that another option of its group has is no slip of the fingers.
+        return f"{key} is not a setting{f' here; it is one with {options}' if options else nearest(key, keys)}"
+    if text.startswith("Config group override must be"):
+        return f"a group takes the name of one of its options, and recipe and search also null: {' '.join(overrides)}"
+    return " ".join(text.split())
+
+
+def _unreadable(override: str) -> str:
+    """An override that is none in Hydra's grammar."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override} is no override; write it as key=value"
+    brackets = "close its brackets, or " if any(bracket in value for bracket in "([{") else ""
+    return f"{override}: the value cannot be read; {brackets}quote it: '{key}=\"{value}\"'"
+
+
+def _searched(overrides: Sequence[str]) -> list[str]:
+    """What was typed of where to look for options, as entries of Hydra's search path."""
+    typed = [o for o in overrides if o.startswith("hydra.searchpath=")]
+    found = [str(path) for o in OverridesParser.create().parse_overrides(typed) for path in cast(list, o.value())]
+    for flag, following in zip(overrides, [*overrides[1:], ""], strict=True):
+        name, _, value = flag.partition("=")
+        if name in ("--config-dir", "-cd"):
+            found.append(f"file://{Path(value or following).absolute()}")
+    return found
+
+
+def _searchpath(searched: Sequence[str]) -> list[str]:
+    return [f"hydra.searchpath={json.dumps(searched)}"]
+
+
+def _options_with(key: str, loader: Any, searched: Sequence[str]) -> str:
+    """Those options of a key's group that have it, as one would type them."""
+    group, *path = key.split(".")
+    places = [(s.scheme(), s.path) for s in loader.get_sources()] + [tuple(s.split("://", 1)) for s in searched]
+    roots = [root for scheme, where in places if (root := folder(scheme, where)) is not None]
+    found = []
+    for option in loader.get_group_options(group, config_name=NAME, overrides=_searchpath(searched)):
+        file = next((f for root in roots if (f := root / group / f"{option}.yaml").is_file()), None)
+        node: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file else None
+        for part in path:
+            node = node.get(part, ...) if isinstance(node, dict) else ...
+        if path and node is not ...:
+            found.append(f"{group}={option}")
+    return " or ".join(found)
+
+
+def _keys(loader: Any, overrides: Sequence[str], searched: Sequence[str]) -> list[str]:
+    """Every group, and every key of the default run with the groups that were chosen."""
+    groups = loader.list_groups("")
+    chosen = [o for o in overrides if o.partition("=")[0] in groups]
+    try:
+        config = loader.load_configuration(NAME, [*_searchpath(searched), *chosen], RunMode.RUN)
+    except HydraException:
+        config = loader.load_configuration(NAME, [], RunMode.RUN)
+    keys: list[str] = list(groups)
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, dict):
+            for name, value in node.items():
+                keys.append(f"{prefix}{name}")
+                walk(value, f"{prefix}{name}.")
+
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    tree.pop("hydra", None)
+    walk(tree, "")
+    return keys
+
+
+class _loader:
+    """A config loader of our own: after Hydra failed, it may have none to offer."""
+
+    def __enter__(self) -> Any:
+        self.running = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        self.context = hydra.initialize_config_module(CONF, version_base="1.3")
+        self.context.__enter__()
+        return GlobalHydra.instance().config_loader()
+
+    def __exit__(self, *error: Any) -> None:
+        self.context.__exit__(*error)
+        GlobalHydra.instance().hydra = self.running

@@ -1,0 +1,81 @@
+"""Validation of a composed config: values, rules, the published config, and what the chosen engine makes of it."""
+
+from typing import TYPE_CHECKING, Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
+from speculators.composition.provenance import Blame
+from speculators.utils.messages import WrongInput
+
+if TYPE_CHECKING:
+    from speculators.settings.run_config import RunConfig
+
+# What composing raises; Hydra takes a ValueError for an override that is no option's name.
+COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
+
+
+def validate(config: DictConfig) -> "RunConfig":
+    """A composed config, checked whole: values, published config, and what the chosen engine makes of it.
+
+    Raises:
+        WrongInput: with every problem, each blamed on who set the value.
+    """
+    from pydantic import ValidationError
+
+    from speculators.execution.rules import broken
+    from speculators.settings.run_config import RunConfig
+    from speculators.utils.messages import complaints, key_of, set_by
+
+    # In a job Hydra keeps its own node apart.
+    blame = Blame(config.hydra if "hydra" in config else HydraConfig.get())
+    own = without_hydra(config)
+    unresolved = [f"{m}{set_by(blame(key))}" for key, m in _unresolved(own)]
+    if unresolved:
+        raise WrongInput(unresolved)
+    composed: Any = OmegaConf.to_container(own, resolve=True)
+    try:
+        run = RunConfig.model_validate(composed)
+        problems = broken(run)
+    except ValidationError as error:
+        raise WrongInput(complaints(error, composed, blame)) from error
+    except ValueError as error:
+        raise WrongInput([str(error) + set_by(blame(key_of(error)))]) from error
+    if problems:
+        raise WrongInput([f"{p}{set_by(blame(p.key))}" for p in problems])
+    return run
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A composed config without its `hydra` node."""
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    tree.pop("hydra", None)
+    return cast(DictConfig, OmegaConf.create(tree))
+
+
+def _unresolved(config: DictConfig) -> list[tuple[str, str]]:
+    """Keys without a value, and a message for each: mandatory ones that nobody gave, and interpolations to nothing."""
+    found: list[tuple[str, str]] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for name in list(node) if isinstance(node, DictConfig) else range(len(node)):
+            key = f"{prefix}{name}"
+            if OmegaConf.is_missing(node, name):
+                found.append((key, f"{key} must be given, e.g. {key}=..."))
+                continue
+            try:
+                value = node[name]
+            except InterpolationToMissingValueError:
+                continue  # the key that it leads to has its own message
+            except OmegaConfBaseException as error:
+                reason = str(error).splitlines()[0]
+                typed = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
+                found.append((key, f"{key}={typed}: {reason[:1].lower()}{reason[1:]}"))
+                continue
+            if OmegaConf.is_config(value) and not OmegaConf.is_interpolation(node, name):
+                walk(value, f"{key}.")
+
+    walk(config, "")
+    return found

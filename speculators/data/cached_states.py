@@ -1,0 +1,182 @@
+"""The verifier's hidden states, computed once and read from disk by every run that trains on the same sequences.
+
+An entry holds a set of shards for the state after the final norm and one for each layer, so that a draft that reads
+other layers adds only those. Each sequence goes through the verifier alone: what is stored depends on nothing else.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from speculators.cache.entry import Entry, NoRoom
+from speculators.cache.store import Store, gb
+from speculators.data.collate import collate
+from speculators.data.pack import Packed
+from speculators.protocols.batch import Batch
+from speculators.protocols.head import VerifierHead
+from speculators.protocols.hidden_states import VerifierStates
+from speculators.verifier.in_process import Verifier
+from speculators.verifier.location import content
+from speculators.verifier.settings import VerifierSettings
+
+log = logging.getLogger(__name__)
+# Sequences of a shard: 2048 tokens of 4096 numbers in bfloat16 make 268 MB.
+SHARD = 16
+# Shards of one run that are open at a time; a process has some 65,000 mappings.
+OPEN = 4096
+LAST = "last"
+# Seconds between two lines about the progress.
+EVERY = 10.0
+
+
+class CachedStates:
+    """States read from an entry of the cache; implements `HiddenStates`.
+
+    Args:
+        entry: holds a shard of every part for all sequences.
+        places: number of each sequence in the entry, by its `fingerprint`.
+        verifier: its embedding and head are used as they are.
+    """
+
+    def __init__(self, entry: Entry, places: dict[bytes, int], verifier: Verifier) -> None:
+        self.head: VerifierHead = verifier.head
+        self.device: torch.device = verifier.device
+        self._entry, self._places = entry, places
+        self._open = lru_cache(OPEN)(_mapped)
+
+    def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
+        """States of a batch on the host, which consists of the entry's sequences; zero at padding."""
+        places = [self._places[key] for key in fingerprints(batch)]
+        return VerifierStates(
+            last_BTH=self._read([LAST], places),
+            aux_BTA=self._read([part_of(i) for i in layer_ids], places) if layer_ids else None,
+        )
+
+    def _read(self, parts: Sequence[str], places: Sequence[int]) -> Tensor:
+        rows = [torch.cat([self._state(part, place) for part in parts], dim=-1) for place in places]
+        states = pad_sequence(rows, batch_first=True)
+        states = states.pin_memory() if self.device.type == "cuda" else states
+        return states.to(self.device, non_blocking=True)
+
+    def _state(self, part: str, place: int) -> Tensor:
+        """[T, H] of one sequence, mapped from the file."""
+        return self._open(self._entry.path(shard_of(part, place))).get_tensor(str(place))
+
+
+@contextmanager
+def cached_states(
+    store: Store, settings: VerifierSettings, verifier: Verifier, sequences: Sequence[Packed], layer_ids: Sequence[int]
+) -> Iterator[CachedStates]:
+    """States of some sequences; what of them the cache lacks is computed first.
+
+    Args:
+        store: the cache.
+        settings: what the verifier is.
+        verifier: computes.
+        sequences: every sequence that will be asked for.
+        layer_ids: every layer that will be asked for.
+
+    Raises:
+        ValueError: there is no room for them.
+    """
+    keys = [fingerprints(collate([sequence], slots=1))[0] for sequence in sequences]
+    made_of = {
+        "verifier": content(settings.name_or_path, settings.revision, weights=True),
+        "dtype": str(verifier.model.dtype),
+        "sequences": sha256(b"".join(keys)).hexdigest(),
+        "transformers": version("transformers"),
+    }
+    about = f"{sum(map(_length, sequences)):,} tokens of {settings.name_or_path}"
+    with store.use("states", made_of, about) as entry:
+        try:
+            extract(store, entry, verifier, sequences, layer_ids)
+        except NoRoom as error:
+            raise ValueError(f"data.hidden_states=cache: {error}; or set data.hidden_states=online") from error
+        yield CachedStates(entry, {key: place for place, key in enumerate(keys)}, verifier)
+
+
+def extract(
+    store: Store, entry: Entry, verifier: Verifier, sequences: Sequence[Packed], layer_ids: Sequence[int]
+) -> None:
+    """Run the verifier over the sequences of every shard that is not there.
+
+    Raises:
+        NoRoom: before anything is computed, or where the disk was filled meanwhile; finished shards stay.
+    """
+    layers = {LAST: None} | {part_of(i): i for i in layer_ids}
+    starts = range(0, len(sequences), SHARD)
+    names = [shard_of(part, start) for start in starts for part in layers]
+    # Whoever lacks nothing does not wait for who adds other layers.
+    if not entry.missing(names):
+        return
+    with entry.writing():
+        missing = set(entry.missing(names))
+        if not missing:
+            return
+        lacking = {start: [p for p in layers if shard_of(p, start) in missing] for start in starts}
+        width = verifier.head.head_VH.shape[1] * verifier.model.dtype.itemsize
+        sizes = {s: width * len(lacking[s]) * sum(map(_length, sequences[s : s + SHARD])) for s in starts}
+        need, done, said = sum(sizes.values()), 0, time.monotonic()
+        log.info("hidden states: %s to write, %s free in %s", gb(need), gb(store.free), store.folder)
+        store.make_room(need)
+        entry.begin(sorted(missing))
+        for start in (s for s in starts if lacking[s]):
+            entry.add(_computed(verifier, sequences, start, {p: layers[p] for p in lacking[start]}))
+            done += sizes[start]
+            if time.monotonic() - said > EVERY:
+                said = time.monotonic()
+                log.info("hidden states: %s of %s written", gb(done), gb(need))
+
+
+def _computed(
+    verifier: Verifier, sequences: Sequence[Packed], start: int, layers: dict[str, int | None]
+) -> dict[str, bytes]:
+    """The shards of some parts for the sequences from `start`."""
+    layer_ids = [i for i in layers.values() if i is not None]
+    states: dict[str, dict[str, Tensor]] = {part: {} for part in layers}
+    for place, sequence in enumerate(sequences[start : start + SHARD], start=start):
+        found = verifier(collate([sequence], slots=1), layer_ids)
+        aux = [] if found.aux_BTA is None else found.aux_BTA[0].chunk(len(layer_ids), dim=-1)
+        by_layer = {None: found.last_BTH[0]} | dict(zip(layer_ids, aux, strict=True))
+        for part, layer_id in layers.items():
+            states[part][str(place)] = by_layer[layer_id].contiguous().cpu()
+    return {shard_of(part, start): save(tensors) for part, tensors in states.items()}
+
+
+def fingerprints(batch: Batch) -> list[bytes]:
+    """A hash of each sequence of a batch on the host: its tokens and where its documents begin."""
+    lengths = (batch.document_BT >= 0).sum(1).tolist()
+    return [
+        sha256(batch.token_BT[b, :n].numpy().tobytes() + batch.position_BT[b, :n].numpy().tobytes()).digest()
+        for b, n in enumerate(lengths)
+    ]
+
+
+def part_of(layer_id: int) -> str:
+    """Name of the states entering a layer."""
+    return f"layer_{layer_id:03d}"
+
+
+def shard_of(part: str, place: int) -> str:
+    """File of a part that holds the sequence at a place."""
+    return f"{part}-{place // SHARD:06d}.safetensors"
+
+
+def _length(sequence: Packed) -> int:
+    return sum(len(document.tokens) for document in sequence)
+
+
+def _mapped(path: Path) -> Any:
+    return safe_open(path, framework="pt")

@@ -1,0 +1,71 @@
+"""What a person sees of an evaluation: a table, a plot and result.json."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from speculators.runfolder.result import RESULT, EvaluationResult
+
+PLOT, TEXTS = "acceptance.png", "generations.jsonl"
+
+
+def report(result: EvaluationResult, folder: Path) -> None:
+    """Print a result and write it into a folder.
+
+    Args:
+        result: of an evaluation.
+        folder: gets result.json, acceptance.png and generations.jsonl (token ids of each prompt and its text).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    values = asdict(result)
+    pairs = zip(values.pop("prompts"), values.pop("tokens"), strict=True)
+    (folder / RESULT).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    lines = [json.dumps({"prompt": prompt, "tokens": tokens}) + "\n" for prompt, tokens in pairs]
+    (folder / TEXTS).write_text("".join(lines), encoding="utf-8")
+    plot(result, folder / PLOT)
+    Console().print(table(result))
+
+
+def table(result: EvaluationResult) -> Table:
+    """A result as a table."""
+    same = {True: "yes", False: "no", None: "not compared: lossy or sampled"}[result.matches_plain_decoding]
+    ties = f", with {result.ties} ties" if result.ties else ""
+    ratio = result.tokens_per_second / result.plain_tokens_per_second
+    shown = Table(title="Evaluation by decoding", show_header=False, title_justify="left")
+    shown.add_column(style="bold")
+    shown.add_column()
+    shown.add_row("acceptance length", f"{result.acceptance_length:.2f} of at most {result.speculative_tokens + 1}")
+    shown.add_row("accepted at position", "  ".join(f"{k:.2f}" for k in result.acceptance_per_position))
+    shown.add_row("same text as plain decoding", f"{same}{ties}")
+    shown.add_row(
+        "tokens/s",
+        f"{result.tokens_per_second:.0f}, plain {result.plain_tokens_per_second:.0f} (ratio {ratio:.2f}, "
+        "in this unoptimised loop)",
+    )
+    shown.add_row("measured on", f"{result.num_prompts} prompts, {result.generated:,} tokens")
+    return shown
+
+
+def plot(result: EvaluationResult, file: Path) -> None:
+    """A bar for each drafted position, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    positions = range(1, result.speculative_tokens + 1)
+    bars = axes.bar(positions, result.acceptance_per_position, color="#3b6ea5")
+    axes.bar_label(bars, fmt="%.2f", fontsize=8)
+    axes.set(
+        xlabel="position in the draft",
+        ylabel="share of drafts accepted so far",
+        ylim=(0, 1.08),
+        title=f"acceptance length {result.acceptance_length:.2f}",
+    )
+    axes.set_xticks(list(positions))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=150)

@@ -1,0 +1,52 @@
+"""A run.yaml that is to be run again. Torch-free."""
+
+import shutil
+from pathlib import Path
+
+from speculators.execution.rules import broken
+from speculators.runfolder.folder import FILE
+from speculators.runfolder.run_yaml import Pin, read
+from speculators.utils.messages import WrongInput, key_of, set_by
+
+
+def place(path: Path, output: Path | None = None) -> Path:
+    """The folder in which a pin is run.
+
+    Args:
+        path: a run's folder, or the `run.yaml` itself; a sound one.
+        output: another folder, which gets a copy; None runs it where it is.
+
+    Raises:
+        WrongInput: there is a run, or the pin is a published draft's.
+    """
+    file = path / FILE if path.is_dir() else path
+    if output is not None:
+        if (output / FILE).exists():
+            raise WrongInput([f"--output={output}: there is a run already; name a new folder"])
+        output.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, output / FILE)
+        return output
+    if (file.parent / "config.json").exists():
+        raise WrongInput([f"{file}: it lies in a published draft; name a folder to run it in with --output=FOLDER"])
+    if file.name != FILE:
+        raise WrongInput([f"{file}: a run's folder holds a {FILE}; name a folder to run it in with --output=FOLDER"])
+    return file.parent
+
+
+def load_again(path: Path) -> tuple[Pin, list[str]]:
+    """A pin that is to be run again: an edited one must obey the rules between settings, too.
+
+    Returns:
+        The pin, and a line for each thing that an earlier schema called otherwise or had not.
+
+    Raises:
+        WrongInput: as `load`, or a rule is broken.
+    """
+    pin, notes, blame = read(path)
+    try:
+        problems = [f"{problem}{set_by(blame(f'run.{problem.key}'))}" for problem in broken(pin.run)]
+    except ValueError as error:
+        problems = [f"{error}{set_by(blame(f'run.{key_of(error)}'))}"]
+    if problems:
+        raise WrongInput(problems)
+    return pin, notes

@@ -1,0 +1,147 @@
+"""What a run read besides its settings, as hashes: other data or another tokenizer must not pass for the same run.
+
+Torch-free until something is hashed.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speculators.runfolder.folder import FILE
+from speculators.runfolder.run_yaml import Pin
+from speculators.settings.run_config import DataSettings, HubData, JsonlData, RunConfig
+from speculators.utils.messages import WrongInput
+from speculators.verifier.location import config_file, local_path
+from speculators.verifier.settings import VerifierSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from speculators.model import SpeculatorModel
+
+# Blocks of a file of weights that stand for all of it: 64 of 4 KiB see every retrained tensor and cost no time.
+BLOCKS, BLOCK = 64, 4096
+
+
+def hashes(run: RunConfig) -> dict[str, str]:
+    """What can be known before anything is computed.
+
+    Args:
+        run: names data and verifier.
+
+    Returns:
+        SHA-256 of the data, of the verifier's weights (on the Hub the commit), of its tokenizer and chat template.
+
+    Raises:
+        ValueError: something is not there.
+    """
+    from speculators.verifier.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(run.verifier)
+    return {
+        "data": _data(run.data),
+        "verifier": _verifier(run.verifier),
+        "tokenizer": _tokenizer(tokenizer, run.verifier),
+        "chat_template": _hash([json.dumps(tokenizer.chat_template).encode()]),
+    }
+
+
+def vocabulary_map(model: "SpeculatorModel") -> dict[str, str]:
+    """SHA-256 of the tokens that a draft has, which the data decides; nothing for one with the whole vocabulary."""
+    if model.kept_D is None:
+        return {}
+    kept_D = model.kept_D.cpu().numpy()
+    # As offsets, like the published d2t.
+    return {"vocabulary_map": _hash([(kept_D - range(len(kept_D))).tobytes()])}
+
+
+def check(pin: Pin, path: Path) -> None:
+    """Look whether a pinned run would still read what it read.
+
+    Args:
+        pin: that of the run; without hashes there is nothing to compare.
+        path: its file or folder, for the message.
+
+    Raises:
+        WrongInput: it would not; a message for each thing that changed or is gone.
+    """
+    if pin.read:
+        try:
+            now = hashes(pin.run)
+        except (OSError, ValueError) as error:
+            raise WrongInput([str(error)]) from error
+        _compare(pin, now, path)
+
+
+def check_vocabulary(pin: Pin, model: "SpeculatorModel", folder: Path) -> None:
+    """Look whether a fresh draft has the vocabulary that the pinned one had; WrongInput if not."""
+    # Who took one of these out of the pin wants another map as well.
+    if {"data", "tokenizer", "chat_template"} <= pin.read.keys():
+        _compare(pin, vocabulary_map(model), folder)
+
+
+def _compare(pin: Pin, now: Mapping[str, str], path: Path) -> None:
+    file = path / FILE if path.is_dir() else path
+    changed = [name for name in now if name in pin.read and now[name] != pin.read[name]]
+    if changed:
+        raise WrongInput([_changed(name, pin.read[name], now[name], pin.run, file) for name in changed])
+
+
+def _changed(name: str, was: str, now: str, run: RunConfig, file: Path) -> str:
+    data = f"data.path={run.data.path}" if isinstance(run.data, JsonlData) else f"data.source={run.data.source}"
+    key = data if name in ("data", "vocabulary_map") else f"verifier.name_or_path={run.verifier.name_or_path}"
+    revision = f" with verifier.revision={was.removeprefix('commit ')}" if was.startswith("commit ") else ""
+    return (
+        f"{key}: the {name.replace('_', ' ')} is not the one that the run was pinned with ({was[:19]}, now {now[:19]}); "
+        f"bring that back{revision}, compose a new run, or remove {name} under `read` in {file} to take what is there now"
+    )
+
+
+def _hash(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        # A part's length keeps it apart from the next.
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _data(settings: DataSettings) -> str:
+    """The file's hash; of a data set of the Hub, that of its rows, which is the same on every machine."""
+    from speculators.data.conversations import content, from_hub
+
+    if isinstance(settings, HubData):
+        return _hash(json.dumps(row, sort_keys=True, default=str).encode() for row in from_hub(settings))
+    return content(settings)
+
+
+def _verifier(settings: VerifierSettings) -> str:
+    """A folder's config.json, and of its weights the headers, the sizes and blocks that lie evenly in them."""
+    config = config_file(settings.name_or_path, settings.revision)
+    if not Path(local_path(settings.name_or_path)).is_dir():
+        return f"commit {config.parent.name}"  # the Hub's cache: .../snapshots/COMMIT/config.json
+    weights = sorted([*config.parent.glob("*.safetensors"), *config.parent.glob("*.bin")])
+    return _hash([config.read_bytes(), *(block for file in weights for block in _blocks(file))])
+
+
+def _blocks(file: Path) -> Iterable[bytes]:
+    size = file.stat().st_size
+    yield size.to_bytes(8, "little")
+    with file.open("rb") as opened:
+        if file.suffix == ".safetensors":
+            yield opened.read(min(int.from_bytes(opened.read(8), "little"), size))
+        for i in range(BLOCKS):
+            opened.seek(i * max(size - BLOCK, 0) // (BLOCKS - 1))
+            yield opened.read(BLOCK)
+
+
+def _tokenizer(tokenizer: "PreTrainedTokenizerBase", settings: VerifierSettings) -> str:
+    """The files of its vocabulary, and its special tokens; not the object, which says the same in many ways."""
+    from transformers.utils.hub import cached_file
+
+    names = sorted(name for name in set(tokenizer.vocab_files_names.values()) if isinstance(name, str))
+    where, revision = local_path(settings.name_or_path), settings.revision
+    found = [cached_file(where, n, revision=revision, _raise_exceptions_for_missing_entries=False) for n in names]
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return _hash([json.dumps(special, sort_keys=True).encode(), *(Path(f).read_bytes() for f in found if f)])

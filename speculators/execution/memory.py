@@ -1,0 +1,260 @@
+"""A run rehearsed: its own code on tensors without values, so that what it would allocate is counted and nothing is loaded.
+
+The verifier, the draft, the loss, the optimizers and the drafter are the run's. Whatever an algorithm allocates is
+counted for that reason alone; no formula knows it.
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+
+from speculators.config import SpeculatorModelConfig
+from speculators.losses import distillation
+from speculators.model import SpeculatorModel
+from speculators.protocols.batch import Batch
+from speculators.protocols.drafter import Context
+from speculators.settings.run_config import RunConfig
+from speculators.train import optimizer
+from speculators.train.step import Student
+from speculators.verifier.in_process import Verifier
+from speculators.verifier.location import local_path
+
+# Parts of memory, in the order in which they are shown.
+VERIFIER, DRAFT, STATE, GRADIENTS = "verifier's weights", "draft's weights", "optimizer state", "gradients"
+VERIFIER_PASS, DRAFT_PASS, LOSS = "verifier's pass", "draft's pass", "loss and backward pass"
+UPDATE, DECODING, COPY = "update", "decoding: caches and logits", "copy of weights"
+WORKING = (VERIFIER_PASS, DRAFT_PASS, LOSS, UPDATE, DECODING)
+# glibc gives blocks of this size and more back to the system as soon as they are freed (DEFAULT_MMAP_THRESHOLD_MAX).
+LARGE = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The fullest moment of one phase of a run.
+
+    Attributes:
+        phase: what the run does.
+        parts: bytes alive, by part.
+        small: bytes of `WORKING` parts in blocks under 32 MiB, which glibc keeps after they are freed.
+    """
+
+    phase: str
+    parts: dict[str, int]
+    small: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes alive."""
+        return sum(self.parts.values())
+
+
+class Ledger(TorchDispatchMode):
+    """While entered, counts the bytes of every storage that an operation makes, until it is freed.
+
+    Attributes:
+        part: what new storages are booked on.
+        phase: whose fullest moment is kept; None keeps none.
+        moments: the fullest moment of each phase.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.phase = VERIFIER, None
+        self.moments: dict[str, Moment] = {}
+        self._booked: dict[int, tuple[int, str]] = {}
+        self._parts: dict[str, int] = {}
+        self._small = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def] # torch's signature
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor):
+                self._enter(leaf.untyped_storage())
+        return made
+
+    def parts(self) -> dict[str, int]:
+        """Bytes alive now, by part."""
+        return {part: size for part, size in self._parts.items() if size}
+
+    def rebook(self, tensor: Tensor, part: str) -> None:
+        """Book a tensor's storage on another part."""
+        key = tensor.untyped_storage()._cdata
+        size, before = self._booked[key]
+        self._add(size, before, -1)
+        self._booked[key] = size, part
+        self._add(size, part, 1)
+
+    @contextmanager
+    def during(self, phase: str | None, part: str) -> Iterator[None]:
+        """Keep the fullest moment of `phase`, and book on `part` first."""
+        before = self.phase, self.part
+        self.phase, self.part = phase, part
+        yield
+        self.phase, self.part = before
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._booked:
+            return
+        self._booked[key] = size, self.part
+        weakref.finalize(storage, self._leave, key)
+        self._add(size, self.part, 1)
+        if self.phase and sum(self._parts.values()) > (m.total if (m := self.moments.get(self.phase)) else 0):
+            self.moments[self.phase] = Moment(self.phase, self.parts(), self._small)
+
+    def _leave(self, key: int) -> None:
+        self._add(*self._booked.pop(key), -1)
+
+    def _add(self, size: int, part: str, sign: int) -> None:
+        self._parts[part] = self._parts.get(part, 0) + sign * size
+        if size < LARGE and part in WORKING:
+            self._small += sign * size
+
+
+def rehearse(
+    run: RunConfig,
+    config: SpeculatorModelConfig,
+    running: str,
+    stored: str | None,
+    batch: Batch,
+    prompt: int,
+    on_cpu: bool,
+) -> list[Moment]:
+    """The phases of a run, in order, each at its fullest.
+
+    Args:
+        run: what it was told.
+        config: the published config.
+        running: dtype that the verifier runs in.
+        stored: dtype of its checkpoint; None if it does not say.
+        batch: of the size of the largest micro-batch; only its shapes matter.
+        prompt: tokens of the longest prompt that is decoded.
+        on_cpu: False counts for an accelerator, whose loss takes larger chunks.
+    """
+    settings = run.verifier
+    shape = AutoConfig.from_pretrained(
+        local_path(settings.name_or_path), revision=settings.revision, trust_remote_code=settings.trust_remote_code
+    )
+    # accelerate keeps one state a process and refuses another precision or device.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        cpu=True, mixed_precision="bf16" if run.precision == "bf16" else "no", device_placement=False
+    )
+    with _chunks(on_cpu), FakeTensorMode() as fake, Ledger() as ledger:
+        model = AutoModelForCausalLM.from_config(
+            shape, dtype=getattr(torch, running), trust_remote_code=settings.trust_remote_code
+        )
+        verifier = Verifier(model)
+        ledger.part = DRAFT
+        draft = SpeculatorModel.for_config(config)(config)
+        batch = replace(batch, **{f.name: fake.from_tensor(getattr(batch, f.name)) for f in fields(batch)})
+        _training(run, verifier, draft, batch, accelerator, ledger)
+        if run.evaluation.num_prompts:
+            _decoding(run, verifier, draft, prompt, ledger)
+        weights = ledger.parts()
+    before = _loading(weights[VERIFIER], running, stored) if on_cpu else []
+    return [*before, *ledger.moments.values(), *(_export(run, draft, weights) if on_cpu else [])]
+
+
+def _training(
+    run: RunConfig, verifier: Verifier, draft: SpeculatorModel, batch: Batch, accelerator: Accelerator, ledger: Ledger
+) -> None:
+    """Two steps, for the second one has the optimizer state; then what checks that every tensor has moved."""
+
+    trainable = [p for p in draft.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.register_post_accumulate_grad_hook(lambda p: ledger.rebook(p.grad, GRADIENTS))  # type: ignore[arg-type]
+    draft.train()
+    student = Student(draft, verifier, run.algorithm, accelerator)
+    optimizers = optimizer.build(draft, run.optimizer)
+    for _ in range(2):
+        with (
+            ledger.during("training", VERIFIER_PASS),
+            _booked(verifier.decoder, ledger, VERIFIER_PASS, DRAFT_PASS),
+            _booked(draft, ledger, DRAFT_PASS, LOSS),
+        ):
+            # From the second micro-batch on there are gradients to add to.
+            student.learn([batch] * min(run.trainer.gradient_accumulation_steps, 2))
+            ledger.part = UPDATE
+            student.update(optimizers, run.trainer.max_grad_norm)
+        for state in (s for o in optimizers for p in o.state.values() for s in p.values() if isinstance(s, Tensor)):
+            ledger.rebook(state, STATE)
+    with ledger.during("checking", COPY):
+        # As in train/moved.py: a tensor and its squares in float64.
+        largest = max(trainable, key=Tensor.numel)
+        wide = largest.detach().double()
+        wide.square()
+
+
+@contextmanager
+def _booked(module: nn.Module, ledger: Ledger, inside: str, behind: str) -> Iterator[None]:
+    """Book on `inside` while a module computes, on `behind` afterwards."""
+    hooks = (
+        module.register_forward_pre_hook(lambda *_: setattr(ledger, "part", inside)),
+        module.register_forward_hook(lambda *_: setattr(ledger, "part", behind)),
+    )
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
+def _decoding(run: RunConfig, verifier: Verifier, draft: SpeculatorModel, prompt: int, ledger: Ledger) -> None:
+    """The prompts, and a last round in which every text is as long as it gets."""
+    settings, K = run.evaluation, run.proposal.model_dump()["speculative_tokens"]
+    B = min(settings.num_prompts, settings.batch_size)
+    drafter = draft.eval().drafter(verifier.head)
+
+    def read(width: int, past: int, cache: DynamicCache, memory: object) -> None:
+        token_BT = torch.zeros(B, width, dtype=torch.int64)
+        valid_BL = torch.ones(B, past + width, dtype=torch.bool)
+        states = verifier.states(token_BT, token_BT, draft.layer_ids, valid_BL, cache)
+        # The prompts' last state alone has logits; a round's have them all, and in float32 for the ties.
+        logits_BPV = verifier.head.logits(states.last_BTH if past else states.last_BTH[:, -1:]).float()
+        context = Context(token_BT, states, token_BT, valid_BL[:, past:])
+        drafter.propose(memory, context, K, lambda logits_BV: logits_BV.argmax(-1))
+        del logits_BPV
+
+    with torch.no_grad():
+        with ledger.during("evaluation", DECODING):
+            read(prompt, 0, DynamicCache(), drafter.start(B))
+        cache, memory = DynamicCache(), drafter.start(B)
+        with ledger.during(None, DECODING):
+            read(prompt + settings.max_new_tokens, 0, cache, memory)
+        with ledger.during("evaluation", DECODING):
+            read(K + 1, prompt + settings.max_new_tokens, cache, memory)
+
+
+def _loading(verifier: int, running: str, stored: str | None) -> list[Moment]:
+    """The verifier's weights, and its file mapped into memory while they are read."""
+    file = verifier * getattr(torch, stored or running).itemsize // getattr(torch, running).itemsize
+    return [Moment("loading", {VERIFIER: verifier, COPY: file})]
+
+
+def _export(run: RunConfig, draft: SpeculatorModel, weights: dict[str, int]) -> list[Moment]:
+    """Weights of another dtype are all there before the file is written."""
+    if run.export.dtype == "float32":
+        return []
+    half = 2 * sum(t.numel() for t in draft.state_dict().values() if t.is_floating_point())
+    return [Moment("export", {VERIFIER: weights[VERIFIER], DRAFT: weights[DRAFT], COPY: half})]
+
+
+@contextmanager
+def _chunks(on_cpu: bool) -> Iterator[None]:
+    """Tensors without values live on the CPU, where the loss takes smaller chunks than an accelerator's."""
+    before = distillation.CPU_CHUNK_ELEMENTS
+    if not on_cpu:
+        distillation.CPU_CHUNK_ELEMENTS = distillation.ACCELERATOR_CHUNK_ELEMENTS
+    try:
+        yield
+    finally:
+        distillation.CPU_CHUNK_ELEMENTS = before

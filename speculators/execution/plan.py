@@ -1,0 +1,212 @@
+"""What a dry run shows: the published dict on stdout; on stderr the composed config, and what the run would take.
+
+docs/plan.md has the formula of every figure. No weights are loaded: data and tokenizer are read, all else is counted on
+tensors without values.
+"""
+
+import platform
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from speculators.format.published import speculator_dict
+from speculators.settings.run_config import RunConfig
+from speculators.utils.yaml_lines import dump
+from speculators.verifier.facts import VerifierFacts
+
+if TYPE_CHECKING:
+    from speculators.config import SpeculatorModelConfig
+    from speculators.data.prepare import Prepared
+    from speculators.execution.memory import Moment
+    from speculators.protocols.batch import Batch
+    from speculators.train.order import Order
+
+# What glibc's heap holds beyond the working tensors in it, over their bytes: 0.5 to 0.7 in benchmarks/results/plan.md.
+HEAP_SLACK = 0.6
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of a run.
+
+    Attributes:
+        device: `cpu` or the kind of accelerator; counts resident memory of the process there, allocated bytes here.
+        phases: bytes at each phase's fullest moment.
+        parts: bytes by part in the fullest phase.
+    """
+
+    device: str
+    phases: dict[str, int]
+    parts: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """Bytes."""
+        return sum(self.parts.values())
+
+
+def print_plan(run: RunConfig) -> None:
+    """Print what a run would publish and what it would take.
+
+    Args:
+        run: validated, its verifier's config.json can be had.
+    """
+    facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
+    published = speculator_dict(run, facts)
+    print("# the run, composed", dump(run.model_dump(mode="json")), sep="\n", file=sys.stderr, flush=True)
+    print(dump(published), end="", flush=True)
+    lines = figures(run, published, facts)
+    width = max(len(name) for name, _ in lines)
+    print("\n# what it would take", *(f"{n:<{width}}  {v}".rstrip() for n, v in lines), sep="\n", file=sys.stderr)
+
+
+def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> list[tuple[str, str]]:
+    """Every figure, with a name and in words.
+
+    Args:
+        run: what it was told.
+        published: its published config.
+        facts: the verifier's.
+    """
+    # All that a run imports is imported here, for its libraries are a part of the memory.
+    import matplotlib.backends.backend_agg  # noqa: F401
+    import torch
+
+    import speculators.execution.run  # noqa: F401
+    from speculators.config import SpeculatorModelConfig
+    from speculators.model import SpeculatorModel
+    from speculators.train.order import Order
+
+    config = SpeculatorModelConfig.from_dict(published)
+    with torch.device("meta"):
+        draft = SpeculatorModel.for_config(config)(config)
+    total = sum(p.numel() for p in draft.parameters())
+    trainable = sum(p.numel() for p in draft.parameters() if p.requires_grad)
+    lines = [("parameters of the draft", f"{total:,}, {trainable:,} of them trained")]
+
+    prepared, reason = read_data(run, facts)
+    if prepared is None:
+        lines.append(("data, steps, states", f"unknown: {reason}"))
+    else:
+        report, order = prepared.report, Order(len(prepared.train), run.seed, run.trainer)
+        size = states_bytes(run, facts, prepared, len(draft.layer_ids) + 1)
+        lines += [
+            ("data", str(report)),
+            ("optimizer steps", f"{order.steps:,} of {order.per_step} sequences"),
+            ("tokens seen", f"{tokens_seen(prepared, order):,}"),
+            ("verifier's states", f"{gigabytes(size)} on disk, if cached"),
+        ]
+        if run.data.regenerate:
+            lines.append(("  estimated", "by the answers as they are; data.regenerate=true will replace them"))
+    try:
+        memory = peak_memory(run, config, facts, prepared)
+    except Exception as error:
+        # A verifier of any kind, Python of its own included, computes without values here; a plan need not fail for it.
+        return [*lines, ("memory", f"unknown: the verifier cannot be rehearsed ({type(error).__name__}: {error})")]
+    what = "resident" if memory.device == "cpu" else "allocated"
+    lines.append((f"peak memory ({memory.device})", f"{gigabytes(memory.peak)} {what}"))
+    lines += [(f"  {part}", gigabytes(size)) for part, size in memory.parts.items()]
+    if memory.device == "cpu" and run.precision == "bf16":
+        # oneDNN compiles a kernel for each shape and keeps it: measured, docs/plan.md.
+        lines.append(("  not counted", "the CPU's bfloat16 kernels, kept for every shape: some 0.5 GB"))
+    lines.append(("  by phase", ", ".join(f"{phase} {gigabytes(size)}" for phase, size in memory.phases.items())))
+    return lines
+
+
+def read_data(run: RunConfig, facts: VerifierFacts) -> "tuple[Prepared | None, str]":
+    """The data as training reads it, answers not regenerated; None and the reason where it cannot be had."""
+    from speculators.data.prepare import prepare
+    from speculators.verifier.tokenizer import load_tokenizer
+
+    try:
+        return prepare(run.data, load_tokenizer(run.verifier), facts.vocab_size, run.seed), ""
+    except (ValueError, OSError) as error:
+        return None, str(error).splitlines()[0]
+
+
+def tokens_seen(prepared: "Prepared", order: "Order") -> int:
+    """Tokens of all steps: whole epochs, and the share of the last one, its sequences taken as equally long."""
+    sequences = min(order.steps * order.per_step, order.sequences * order.trainer.epochs)
+    return round(prepared.report.train_tokens * sequences / order.sequences)
+
+
+def states_bytes(run: RunConfig, facts: VerifierFacts, prepared: "Prepared", layers: int) -> int:
+    """Bytes of the verifier's states of all training and held-out tokens.
+
+    Args:
+        run: dtype and device.
+        facts: hidden size.
+        prepared: the data.
+        layers: states a token: those that the draft reads, and the last, which the loss reads.
+    """
+    import torch
+
+    tokens = sum(len(d.tokens) for side in (prepared.train, prepared.heldout) for sequence in side for d in sequence)
+    return tokens * layers * facts.hidden_size * getattr(torch, running_dtype(run, facts)).itemsize
+
+
+def running_dtype(run: RunConfig, facts: VerifierFacts) -> str:
+    """dtype that the verifier runs in, on the run's device."""
+    from speculators.verifier.in_process import run_dtype
+
+    named = run_dtype(run.verifier, device_kind(run) == "cpu")
+    return (facts.dtype or "float32") if named == "auto" else named
+
+
+def device_kind(run: RunConfig) -> str:
+    """`cpu`, or the kind of accelerator that was asked for, be it here or not."""
+    from speculators.utils.device import resolve
+
+    return resolve("auto").type if run.device == "auto" else run.device.split(":")[0]
+
+
+def peak_memory(
+    run: RunConfig, config: "SpeculatorModelConfig", facts: VerifierFacts, prepared: "Prepared | None"
+) -> Memory:
+    """Memory of the fullest phase.
+
+    Args:
+        run: what it was told.
+        config: the published config.
+        facts: the verifier's.
+        prepared: the data; None takes full batches of answers alone, and prompts that fill a sequence.
+    """
+    import psutil
+
+    from speculators.execution.memory import rehearse
+
+    device = device_kind(run)
+    on_cpu = device == "cpu"
+    # Libraries, tokenizer and data are in this process as they would be in the run's.
+    resident = psutil.Process().memory_info().rss if on_cpu else 0
+    prompts = [len(p) for p in prepared.prompts[: run.evaluation.num_prompts]] if prepared else []
+    prompt = max(prompts, default=run.data.max_length)
+    moments = rehearse(
+        run, config, running_dtype(run, facts), facts.dtype, largest_batch(run, prepared), prompt, on_cpu
+    )
+    slack = HEAP_SLACK if on_cpu and platform.libc_ver()[0] == "glibc" else 0.0
+
+    def parts(moment: "Moment") -> dict[str, int]:
+        extra = {"libraries and data": resident, "kept by the C library": round(slack * moment.small)}
+        return {part: size for part, size in (extra | moment.parts).items() if size}
+
+    totals = {m.phase: sum(parts(m).values()) for m in moments}
+    fullest = max(moments, key=lambda m: totals[m.phase])
+    return Memory(device, totals, parts(fullest))
+
+
+def largest_batch(run: RunConfig, prepared: "Prepared | None") -> "Batch":
+    """The fullest sequences of the training data as one micro-batch."""
+    from speculators.data.collate import collate
+    from speculators.data.template import Document
+
+    size, slots, length = run.trainer.batch_size, run.algorithm.slots, run.data.max_length
+    if prepared is None:
+        return collate([[Document([0] * length, [True] * length)]] * size, slots)
+    fullest = sorted(prepared.train, key=lambda s: sum(len(d.tokens) for d in s), reverse=True)
+    return collate(fullest[:size], slots)
+
+
+def gigabytes(size: float) -> str:
+    """Bytes in words."""
+    return f"{size / 1e9:.2f} GB" if size < 1e11 else f"{size / 1e9:,.0f} GB"

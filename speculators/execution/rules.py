@@ -1,0 +1,157 @@
+"""Rules between the settings of a run, and between them and the verifier, in the keys that a person types. Torch-free."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from speculators.export.preflight import CannotServe, plan
+from speculators.format import strict
+from speculators.format.published import speculator_dict
+from speculators.settings.run_config import RunConfig, flat
+from speculators.verifier.facts import VerifierFacts
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A rule that a run breaks.
+
+    Attributes:
+        key: dotted, as it is typed.
+        value: what stands there.
+        reason: the rule and the remedy.
+    """
+
+    key: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value!r}: {self.reason}"
+
+
+def broken(run: RunConfig) -> list[Broken]:
+    """Every rule that a valid run breaks.
+
+    Args:
+        run: its values are right by themselves.
+
+    Raises:
+        ValueError: the verifier's config.json cannot be had.
+    """
+    facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
+    return [
+        *drafts_what_it_can(run),
+        *acceptance_is_read(run),
+        *best_step_is_measured(run),
+        *each_process_has_its_device(run),
+        *follows_the_groups(run),
+        *data_fits_verifier(run, facts),
+        *published_is_sound(run, facts),
+    ]
+
+
+def notes(run: RunConfig) -> list[str]:
+    """What is allowed and worth knowing."""
+    tokens, slots = _speculative_tokens(run), run.algorithm.slots
+    if run.algorithm.recurrent and tokens > slots:
+        return [
+            f"proposal.speculative_tokens={tokens}: the draft is trained {slots} tokens ahead; "
+            "those beyond are drafted by going on"
+        ]
+    return []
+
+
+def drafts_what_it_can(run: RunConfig) -> Iterator[Broken]:
+    """A draft that is not recurrent has no more tokens to give than slots."""
+    tokens, slots = _speculative_tokens(run), run.algorithm.slots
+    if not run.algorithm.recurrent and tokens > slots:
+        reason = f"a {run.algorithm.name} draft of these settings drafts at most {slots}"
+        yield Broken("proposal.speculative_tokens", tokens, reason)
+
+
+def acceptance_is_read(run: RunConfig) -> Iterator[Broken]:
+    """A setting of the proposal that something else makes void is a misunderstanding."""
+    proposal = run.proposal.model_dump()
+    k, tolerance = proposal.get("verifier_accept_k", 1), proposal.get("accept_tolerance", 0)
+    if k == 1 and tolerance > 0:
+        reason = "has no effect with proposal.verifier_accept_k=1; raise that, or leave this at 0"
+        yield Broken("proposal.accept_tolerance", tolerance, reason)
+    if k > 1 and run.evaluation.temperature > 0:
+        reason = "has no effect while sampling; set evaluation.temperature=0, or leave this at 1"
+        yield Broken("proposal.verifier_accept_k", k, reason)
+
+
+def best_step_is_measured(run: RunConfig) -> Iterator[Broken]:
+    """Keeping the best step needs more than one measured."""
+    if run.trainer.keep_best and run.trainer.eval_every is None:
+        reason = "has no effect with only the last step measured; set trainer.eval_every"
+        yield Broken("trainer.keep_best", True, reason)
+
+
+def each_process_has_its_device(run: RunConfig) -> Iterator[Broken]:
+    """A numbered device is one process's."""
+    if run.launch.mode == "torchrun" and ":" in run.device:
+        reason = (
+            f"launch=torchrun would have all processes share it; with {run.device.split(':')[0]} each takes its own"
+        )
+        yield Broken("device", run.device, reason)
+
+
+def follows_the_groups(run: RunConfig) -> Iterator[Broken]:
+    """The `speculator` node is what conf/train.yaml makes of the groups; an override or an edited pin could differ."""
+    derived = {
+        "speculators_model_type": run.algorithm.name,
+        "speculators_config": {
+            "algorithm": run.algorithm.name,
+            "default_proposal_method": run.proposal.proposal_type,
+            "proposal_methods": [run.proposal.model_dump()],
+            "verifier": {"name_or_path": run.verifier.name_or_path},
+        },
+    }
+    chosen, derived = flat(run.speculator.model_dump()), flat(derived)
+    for key in dict.fromkeys([*chosen, *derived]):
+        value, due = chosen.get(key), derived.get(key)
+        if value != due:
+            reason = f"it follows algorithm, proposal and verifier, which make it {due!r}; change those, and here as they say"
+            yield Broken(f"speculator.{key}", value, reason)
+
+
+def data_fits_verifier(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:
+    """A document may be as long as a packed sequence, and the verifier must know its last position."""
+    if run.data.max_length > facts.max_position_embeddings:
+        reason = f"the verifier goes no further than {facts.max_position_embeddings} tokens"
+        yield Broken("data.max_length", run.data.max_length, reason)
+
+
+def published_is_sound(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:
+    """The published config obeys its format, fits the verifier, and is what the engine that was asked for serves."""
+    published = speculator_dict(run, facts)
+    found = [(p.key, p.value, p.reason) for p in strict.problems(published, facts)]
+    try:
+        plan(run, published, facts)
+    except CannotServe as error:
+        engine = f"{run.export.target} {run.export.engine_version}"
+        bad = [f for f in error.findings if f.bad and f.key not in {key for key, *_ in found}]
+        found += [(f.key, f.value, f"{engine} cannot serve this: {f.reason}") for f in bad]
+    for key, value, reason in found:
+        yield Broken(*_typed(key, value, run), reason)
+
+
+def _typed(key: str, value: Any, run: RunConfig) -> tuple[str, Any]:
+    """The key that a person typed for one of the published config, and its value."""
+    settings = run.algorithm.model_dump()
+    head, _, rest = key.partition(".")
+    last = key.rpartition(".")[2]
+    if key.startswith("speculators_config.proposal_methods[0]."):
+        return f"proposal.{last}", value
+    if key in ("speculators_model_type", "speculators_config.algorithm"):
+        return "algorithm.name", value
+    if head in settings:
+        return f"algorithm.{head}" + (f".{rest}" if rest else ""), value
+    if head == "transformer_layer_config" and last in settings:
+        return f"algorithm.{last}", value
+    return "verifier.name_or_path", run.verifier.name_or_path
+
+
+def _speculative_tokens(run: RunConfig) -> int:
+    return run.proposal.model_dump()["speculative_tokens"]  # every method has it; the base class need not

@@ -1,0 +1,113 @@
+"""What a published folder holds for one algorithm: tensors by name, and an engine's native config. Torch-free."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from speculators.format.layers import MOST
+from speculators.utils.discovery import import_part
+from speculators.utils.registry import ClassRegistryMixin
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of `model.safetensors`.
+
+    Attributes:
+        shape: its sizes; a linear weight is [out, in].
+        kind: `float` is any floating dtype; the other two are exact.
+        required: False where an engine takes the verifier's tensor if this one is absent.
+    """
+
+    shape: tuple[int, ...]
+    kind: Literal["float", "int64", "bool"] = "float"
+    required: bool = True
+
+
+class Layout(ClassRegistryMixin):
+    """Base of every algorithm's layout; `models/<name>/export.py` registers the one called `<name>`."""
+
+    registry: ClassVar[dict[str, type["Layout"]] | None] = None
+
+    # What the model card calls the method, and where it is described.
+    title: ClassVar[str]
+    paper: ClassVar[str]
+
+    @classmethod
+    def tensors(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec]:
+        """All tensors that the folder may hold; any other name is an error.
+
+        Args:
+            config: the published config as a plain dict.
+        """
+        raise NotImplementedError(f"{cls.__name__} does not say which tensors it stores")
+
+    @classmethod
+    def described(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec] | None:
+        """`tensors` of a config that may hold anything; None where it describes none.
+
+        Args:
+            config: a published config of any types; what is wrong with each key is for `speculators.format.strict` to say.
+        """
+        layer = config.get("transformer_layer_config")
+        counts = [v for c in (config, layer) if isinstance(c, Mapping) for k, v in c.items() if k.startswith("num_")]
+        if any(isinstance(count, int) and count > MOST for count in counts):
+            return None
+        try:
+            specs = cls.tensors(config)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
+            return None
+        sizes = [size for spec in specs.values() for size in spec.shape]
+        return specs if all(isinstance(size, int) and size >= 0 for size in sizes) else None
+
+    @classmethod
+    def native(cls, config: Mapping[str, Any], engine: str) -> dict[str, Any] | None:
+        """`config.json` of the engine's native format; None where the published format is what the engine reads.
+
+        Args:
+            config: the published config as a plain dict.
+            engine: name of the engine, as in `AlgorithmSettings.engines`.
+        """
+        return None
+
+    @classmethod
+    def named(cls, name: str) -> type["Layout"]:
+        """The layout registered as `name`; KeyError if there is none."""
+        import_part("export")
+        return (cls.registry or {})[name]
+
+
+def decoder_layer(layer: Mapping[str, Any], attention_input: int, input_norm: bool = True) -> dict[str, TensorSpec]:
+    """Tensors of one llama or qwen3 decoder layer, without a prefix.
+
+    Args:
+        layer: `transformer_layer_config` as a plain dict.
+        attention_input: width that q, k and v project from.
+        input_norm: whether the layer normalises its input.
+    """
+    hidden, inner = layer["hidden_size"], layer["intermediate_size"]
+    heads, kv_heads = layer["num_attention_heads"], layer["num_key_value_heads"]
+    head_dim = layer.get("head_dim") or hidden // heads
+    shapes: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (hidden,)} if input_norm else {}
+    outputs = {"q_proj": heads * head_dim, "k_proj": kv_heads * head_dim, "v_proj": kv_heads * head_dim}
+    shapes |= {f"self_attn.{name}.weight": (width, attention_input) for name, width in outputs.items()}
+    shapes["self_attn.o_proj.weight"] = (hidden, heads * head_dim)
+    shapes["post_attention_layernorm.weight"] = (hidden,)
+    shapes |= {f"mlp.{name}.weight": (inner, hidden) for name in ("gate_proj", "up_proj")}
+    shapes["mlp.down_proj.weight"] = (hidden, inner)
+    is_qwen3 = layer.get("model_type") == "qwen3"
+    if is_qwen3:
+        shapes |= {f"self_attn.{name}.weight": (head_dim,) for name in ("q_norm", "k_norm")}
+    if layer.get("attention_bias"):
+        shapes |= {f"self_attn.{name}.bias": (width,) for name, width in outputs.items()}
+        if not is_qwen3:  # engines give qwen3's o_proj no bias, whatever the config says
+            shapes["self_attn.o_proj.bias"] = (hidden,)
+    if layer.get("mlp_bias") and not is_qwen3:
+        shapes |= {f"mlp.{name}.bias": (inner,) for name in ("gate_proj", "up_proj")}
+        shapes["mlp.down_proj.bias"] = (hidden,)
+    return {name: TensorSpec(shape) for name, shape in shapes.items()}
+
+
+def prefixed(prefix: str, tensors: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    """The same tensors, each name after `prefix`."""
+    return {prefix + name: spec for name, spec in tensors.items()}

@@ -1,0 +1,18 @@
+"""The dict that `SpeculatorModelConfig.from_dict` gets: what was chosen, and what the verifier determines. Torch-free."""
+
+from typing import Any
+
+from speculators.settings.run_config import RunConfig
+from speculators.verifier.facts import VerifierFacts
+
+
+def speculator_dict(run: RunConfig, facts: VerifierFacts) -> dict[str, Any]:
+    """A run's published config as a plain dict.
+
+    Args:
+        run: its `speculator` node names type, proposal and verifier.
+        facts: the verifier's sizes and class.
+    """
+    chosen = run.speculator.model_dump()
+    chosen["speculators_config"]["verifier"]["architectures"] = list(facts.architectures)
+    return chosen | run.algorithm.published(facts)

@@ -1,0 +1,245 @@
+"""One self-contained HTML page about a run, or about many: it asks nothing of anywhere. Torch-free."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from speculators.report import figures
+from speculators.report.rows import COLOURS, OTHERS, Row, Training, ranked, short, trainings
+from speculators.report.runs import Arm, serve_command
+from speculators.runfolder.folder import FILE
+
+PAGE = "report.html"
+# Of a traceback; what was called first is rarely what went wrong.
+LINES = 25
+ACCEPTANCE = "acceptance length"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, what the figures below it show, and the figures by the name of their element."""
+
+    title: str
+    note: str
+    figures: list[tuple[str, Markup]]
+
+    @property
+    def legend(self) -> bool:
+        """Whether colours need names: in the table and on the axes of the settings they have them."""
+        return "settings" not in dict(self.figures)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What some arms died of: the last line, the end of one traceback."""
+
+    error: str
+    end: str
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of arms, under the group that its name belongs to."""
+
+    name: str
+    group: str = ""
+    right: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: what is shown, what it is sorted by, its class."""
+
+    text: str
+    value: Any
+    style: str = "right"
+
+
+def write_page(arms: Sequence[Arm], file: Path) -> Path:
+    """Write the page, about 5 MB of which nearly all is plotly.js.
+
+    Args:
+        arms: at least one, sorted; of a single one the page is a run's.
+        file: is replaced; its folder is made.
+
+    Raises:
+        ValueError: an arm's run.yaml is broken; the message names it.
+    """
+    own = ranked(arms)
+    trained = trainings(own)
+    one = own[0] if len(own) == 1 else None
+    objectives = {row.run["evaluation"]["objective"].replace("_", " ") for row in own}
+    objective = objectives.pop() if len(objectives) == 1 else "objective"
+    template = Environment(autoescape=True, trim_blocks=True).from_string(
+        (files("speculators.report") / "report.html").read_text(encoding="utf-8")
+    )
+    page = template.render(
+        title=_title(own),
+        summary=_summary(own),
+        best=_best(own[0], objective, {} if one else own[0].settings),
+        one=one,
+        pinned=(one.arm.folder / FILE).read_text(encoding="utf-8") if one else "",
+        failures=_failures(own),
+        columns=_columns(own[0], objective),
+        table=[(row, _cells(row, objective)) for row in own],
+        legend=[row for row in own if row.colour != OTHERS] if not one else [],
+        coloured=f"The best {len(COLOURS)} have a colour each." if len(own) > len(COLOURS) else "",
+        sections=_sections(own, trained, objective),
+        shared=trained if len(trained) < len(own) else [],
+        footer=f"speculators-hydra {version('speculators-hydra')}, {datetime.now():%Y-%m-%d %H:%M}",
+        plotly=Markup(get_plotlyjs()),
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+def _title(rows: Sequence[Row]) -> str:
+    """A run's folder, or the one that all arms are in."""
+    folder, name = rows[0].arm.folder.absolute(), Path(rows[0].arm.name)
+    return folder.name if len(rows) == 1 else folder.parents[len(name.parts) - 1].name
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    counts = Counter(row.arm.status for row in rows)
+    if len(rows) == 1:
+        run = rows[0].run
+        return f"{run['algorithm']['name']} for {run['verifier']['name_or_path']}, {rows[0].arm.status}"
+    return f"{len(rows)} arms: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, Any] | None:
+    """What the first row came to, under its settings; None if nothing was measured."""
+    result, arm = row.arm.result, row.arm
+    if not result:
+        return None
+    same = {True: "yes", False: "no", None: "not compared"}[result["matches_plain_decoding"]]
+    limit = result["speculative_tokens"] + 1
+    tiles = [(ACCEPTANCE, f"{result['acceptance_length']:.2f} of at most {limit}")]
+    if objective != ACCEPTANCE:
+        tiles.insert(0, (objective, f"{result['objective']:.4g}"))
+    tiles += settings.items()
+    tiles.append(("tokens/s, of plain decoding", f"{_ratio(result):.2f}"))
+    tiles.append(("same text", same))
+    if row.parameters is not None:
+        tiles.append(("draft", f"{row.parameters / 1e6:.1f} M parameters"))
+    checkpoint = arm.checkpoint
+    command = serve_command(arm, checkpoint.resolve()) if checkpoint else None
+    return {"tiles": tiles, "checkpoint": checkpoint, "command": command}
+
+
+def _ratio(result: dict[str, Any]) -> float:
+    return result["tokens_per_second"] / result["plain_tokens_per_second"]
+
+
+def _failures(rows: Sequence[Row]) -> list[Failure]:
+    """Arms that died of the same thing together."""
+    by_error: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.arm.status == "failed":
+            by_error.setdefault(row.arm.error, []).append(row)
+    return [
+        Failure(error, "\n".join(own[0].arm.traceback.splitlines()[-LINES:]), own) for error, own in by_error.items()
+    ]
+
+
+def _columns(row: Row, objective: str) -> list[Column]:
+    settings = [Column(key.rpartition(".")[2], key.rpartition(".")[0], right=False) for key in row.settings]
+    measured = [] if objective == ACCEPTANCE else [Column(objective)]
+    rest = ["tokens/s", "of plain", "same text", "s", "GB", "M param."]
+    return [
+        Column("#", right=False),
+        *measured,
+        Column(ACCEPTANCE),
+        *settings,
+        Column("status", right=False),
+        *map(Column, rest),
+        Column("folder", right=False),
+    ]
+
+
+def _cells(row: Row, objective: str) -> list[Cell]:
+    """The cells of `_columns`."""
+    arm, result = row.arm, row.arm.result
+    same = {True: "yes", False: "no", None: "–"}[result.get("matches_plain_decoding")]
+    return [
+        Cell(str(row.number), row.number, ""),
+        *([] if objective == ACCEPTANCE else [_number(arm.objective, ".4g")]),
+        _number(result.get("acceptance_length"), ".3f"),
+        *(Cell(short(value, 28) or "–", value, "") for value in row.settings.values()),
+        Cell(arm.status, arm.status, arm.status.split()[0]),
+        _number(result.get("tokens_per_second"), ".0f"),
+        _number(_ratio(result) if result else None, ".2f"),
+        Cell(same, same, "right no" if same == "no" else "right"),
+        _number(arm.seconds, ".0f"),
+        _number(arm.memory_gb, ".2f"),
+        _number(None if row.parameters is None else row.parameters / 1e6, ".2f"),
+        Cell(arm.name, arm.name, ""),
+    ]
+
+
+def _number(value: float | None, form: str) -> Cell:
+    return Cell("–", "") if value is None else Cell(format(value, form), value)
+
+
+def _sections(rows: Sequence[Row], trained: Sequence[Training], objective: str) -> list[Section]:
+    """All sections that have something to show."""
+    seconds = {row.number: training.seconds for training in trained for row in training.rows}
+    first = figures.curve(trained, lambda r: r["accuracy"][0], "accuracy of the first token")
+    accuracy = first if len(rows) > 1 else figures.slots(trained[0])
+    found = [
+        _section(
+            "Settings",
+            "An axis for each setting that varies; each line is an arm. Drag over an axis to keep the arms that cross "
+            "it there, double-click to keep all again.",
+            {"settings": figures.settings(rows, objective)},
+        ),
+        _section(
+            "Which draft to serve",
+            "Up and to the left is better; the dotted line joins the arms that no other beats in both. A pass drafts and "
+            "verifies, as timed by the evaluation on this machine; a draft above the diagonal is faster than none.",
+            {
+                "pass_cost": figures.cost(rows, lambda row: row.pass_cost, "time of a pass, in plain steps", even=True),
+                "parameters": figures.cost(
+                    rows, lambda row: row.parameters and row.parameters / 1e6, "parameters of the draft, M"
+                ),
+                "seconds": figures.cost(rows, lambda row: seconds[row.number], "seconds of training"),
+            },
+        ),
+        _section(
+            "Acceptance by position",
+            "Of all drafts, the share whose first k tokens were accepted. Acceptance length is 1 plus their sum.",
+            {"positions": figures.positions(rows)},
+        ),
+        _section(
+            "Training",
+            "Solid is training, dotted with markers the held-out data. Losses of different algorithms are different sums.",
+            {
+                "loss": figures.curve(trained, lambda r: r["loss"], "loss"),
+                "accuracy": accuracy,
+                "estimate": figures.curve(trained, lambda r: r["acceptance"], "acceptance length, estimated"),
+            },
+        ),
+    ]
+    return [section for section in found if section.figures]
+
+
+def _section(title: str, note: str, drawn: Mapping[str, go.Figure | None]) -> Section:
+    """A section of the figures that there are, by the name of their element."""
+    return Section(title, note, [(name, _json(figure)) for name, figure in drawn.items() if figure is not None])
+
+
+def _json(figure: go.Figure) -> Markup:
+    """A figure inside a script element, which a `<` could end."""
+    return Markup((figure.to_json() or "").replace("<", "\\u003c"))

@@ -1,0 +1,146 @@
+"""Arms as a page shows them: ranked, coloured, with what each chose and what its draft costs. Torch-free."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from speculators.report.runs import Arm, pinned
+
+# Tableau's ten: told apart on white and on black. The best arms have a colour each, the same in every figure.
+COLOURS = (
+    "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#eeca3b", "#ff9da6", "#9d755d", "#7f7fd5",
+)  # fmt: skip
+OTHERS = "#9aa3ad"
+# Beyond so many arms those without a colour of their own stand back.
+CROWD = 30
+# More points than pixels only make the page heavy.
+POINTS = 300
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm with its place in the page.
+
+    Attributes:
+        number: from 1, the best first.
+        colour, opacity: of everything that shows it.
+        settings: value by key, for each key that some arm overrides and not all alike.
+        run: what it was told, as its run.yaml has it.
+        training: the folder that it trains in, resolved; other arms may share it.
+        parameters: floating-point numbers of the published draft; None before it is published.
+    """
+
+    arm: Arm
+    number: int
+    colour: str
+    opacity: float
+    settings: dict[str, str]
+    run: dict[str, Any]
+    training: Path
+    parameters: int | None
+
+    @property
+    def label(self) -> str:
+        """What it chose, in few words."""
+        return " ".join(short(value, 16) for value in self.settings.values())
+
+    @property
+    def pass_cost(self) -> float | None:
+        """Time of one pass that drafts and verifies, over that of plainly decoding one token; None if not measured."""
+        result = self.arm.result
+        if not result:
+            return None
+        return result["acceptance_length"] * result["plain_tokens_per_second"] / result["tokens_per_second"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The readings of one training, and the arms that it trained for.
+
+    Attributes:
+        rows: never empty, the best first.
+        train, heldout: readings by kind, thinned to `POINTS`.
+    """
+
+    rows: list[Row]
+    train: list[dict[str, Any]]
+    heldout: list[dict[str, Any]]
+
+    @property
+    def seconds(self) -> float | None:
+        """Time spent in training steps; None before anything was logged."""
+        return self.train[-1].get("seconds") if self.train else None
+
+
+def ranked(arms: Sequence[Arm]) -> list[Row]:
+    """Rows of arms that are sorted, the best first.
+
+    Raises:
+        ValueError: an arm's run.yaml is broken; the message names it.
+    """
+    keys = list(dict.fromkeys(key for arm in arms for key in arm.chosen))
+    found = []
+    for i, arm in enumerate(arms):
+        pin = pinned(arm.folder)
+        settings = {key: arm.chosen[key] if key in arm.chosen else _untouched(arm, pin["run"], key) for key in keys}
+        coloured = i < len(COLOURS) and arm.objective is not None
+        look = (COLOURS[i], 1.0) if coloured else (OTHERS, 0.3 if len(arms) > CROWD else 1.0)
+        training = (arm.folder / pin.get("training", ".")).resolve()
+        found.append(Row(arm, i + 1, *look, settings, pin["run"], training, _parameters(arm.checkpoint)))
+    return found
+
+
+def trainings(rows: Sequence[Row]) -> list[Training]:
+    """The trainings of all rows, each once, in the order of their best arms."""
+    shared: dict[Path, list[Row]] = {}
+    for row in rows:
+        shared.setdefault(row.training, []).append(row)
+    return [Training(own, *_readings(folder / "metrics.jsonl")) for folder, own in shared.items()]
+
+
+def short(text: str, length: int) -> str:
+    """A long text, its end kept: paths differ there."""
+    return text if len(text) <= length else "…" + text[-length + 1 :]
+
+
+def _untouched(arm: Arm, run: dict[str, Any], key: str) -> str:
+    """What an arm has at a key that only others override: its option of a group, or its value."""
+    file = arm.folder / ".hydra" / "hydra.yaml"
+    choices = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["runtime"]["choices"] if file.exists() else {}
+    if key in choices:
+        return str(choices[key])
+    node: Any = run
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return "" if node is None or isinstance(node, dict) else str(node)
+
+
+def _parameters(checkpoint: Path | None) -> int | None:
+    from safetensors import safe_open
+
+    if checkpoint is None:
+        return None
+    with safe_open(checkpoint / "model.safetensors", framework="np") as file:
+        slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - it is no dict
+        return sum(_product(s.get_shape()) for s in slices if "F" in s.get_dtype())
+
+
+def _product(shape: Sequence[int]) -> int:
+    return shape[0] * _product(shape[1:]) if shape else 1
+
+
+def _readings(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Readings of `train` and of `heldout`; a line that is still being written is left out."""
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
+    found = [json.loads(line) for line in lines]
+    return _thin([r for r in found if r["kind"] == "train"]), _thin([r for r in found if r["kind"] == "heldout"])
+
+
+def _thin(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most `POINTS` of them, evenly, the last among them."""
+    stride = -(-len(readings) // POINTS) or 1
+    return readings[::-1][::stride][::-1]

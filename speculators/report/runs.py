@@ -1,0 +1,156 @@
+"""What runs came to, read from their folders: a single run is an arm too. Torch-free, and free of Hydra."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from speculators.runfolder.folder import DONE, FAILED, FILE, running
+from speculators.runfolder.result import RESULT, EvaluationResult
+
+NEEDED = {field.name for field in fields(EvaluationResult)} - {"prompts", "tokens"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run's folder, read.
+
+    Attributes:
+        folder: of the run.
+        name: the folder's path below what all arms that were read together share.
+        overrides: those of its overrides that are not every arm's.
+        status: `done`, `failed`, `running`, or `cut off`.
+        result: contents of result.json; empty if there is none.
+        seconds, memory_gb: of the process that ended it; a training that another arm did is not in them.
+        traceback: of the failure.
+    """
+
+    folder: Path
+    name: str
+    overrides: list[str]
+    status: str
+    result: dict[str, Any]
+    seconds: float | None
+    memory_gb: float | None
+    traceback: str
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """Value by key of the overrides."""
+        return dict(o.lstrip("+~").split("=", 1) for o in self.overrides if "=" in o)
+
+    @property
+    def objective(self) -> float | None:
+        """What evaluation.objective named; None where nothing was measured."""
+        return self.result.get("objective")
+
+    @property
+    def error(self) -> str:
+        """Last line of the traceback."""
+        return self.traceback.rpartition("\n")[2]
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The published folder."""
+        folder = self.folder / "checkpoint"
+        return folder if self.status == "done" and folder.is_dir() else None
+
+
+def read(*folders: Path) -> list[Arm]:
+    """All arms, the best first, those without a result last.
+
+    Args:
+        folders: each a run's, or a sweep's with its arms inside; one without a run is left out.
+
+    Raises:
+        ValueError: a file of a run's folder is broken; the message names it.
+    """
+    found = list(dict.fromkeys(run for folder in folders for run in runs(folder)))
+    if not found:
+        return []
+    shared = Path(os.path.commonpath([folder.absolute().parent for folder in found]))
+    names = [folder.absolute().relative_to(shared).as_posix() for folder in found]
+    own = varying([_overrides(folder) for folder in found])
+    arms = [_arm(folder, name, overrides) for folder, name, overrides in zip(found, names, own, strict=True)]
+    return sorted(arms, key=lambda arm: (arm.objective is None, -(arm.objective or 0), arm.overrides))
+
+
+def runs(folder: Path) -> list[Path]:
+    """The folder itself if it is a run's, else the runs' in it."""
+    if (folder / FILE).is_file():
+        return [folder]
+    return sorted(file.parent for file in folder.glob(f"*/{FILE}") if not file.parent.is_symlink())
+
+
+def varying(arms: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each arm's overrides those that are not the same in all arms."""
+    shared = set(arms[0]).intersection(*arms) if len(arms) > 1 else set()
+    return [[o for o in arm if o not in shared] for arm in arms]
+
+
+def pinned(folder: Path) -> dict[str, Any]:
+    """A run.yaml as it is, of whatever version: results outlive the settings that made them.
+
+    Raises:
+        ValueError: it is broken; the message names it.
+    """
+    file = folder / FILE
+    try:
+        pin = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: broken YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(pin, dict) or "run" not in pin:
+        raise ValueError(f"{file}: it pins no run; it must have a key `run`")
+    return pin
+
+
+def serve_command(arm: Arm, checkpoint: Path) -> str | None:
+    """The command that serves an arm's draft; None if it is made for no engine.
+
+    Args:
+        arm: with a checkpoint.
+        checkpoint: where that is, as the command names it.
+    """
+    from speculators.export.engine_table import EngineTable
+    from speculators.settings.algorithm import AlgorithmSettings
+
+    run = pinned(arm.folder)["run"]
+    algorithm, export = run["algorithm"]["name"], run["export"]
+    engines = AlgorithmSettings.named(algorithm).engines
+    if not engines or export["target"] == "none":
+        return None
+    engine = EngineTable.read(engines[0], export["engine_version"])
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    verifier = config["speculators_config"]["verifier"]["name_or_path"]
+    return engine.serve_command(algorithm, str(checkpoint), verifier, run["proposal"]["speculative_tokens"])
+
+
+def _overrides(folder: Path) -> list[str]:
+    file = folder / ".hydra" / "overrides.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else []
+
+
+def _arm(folder: Path, name: str, overrides: list[str]) -> Arm:
+    failed, done, result = folder / FAILED, folder / DONE, folder / RESULT
+    if failed.exists():
+        return Arm(folder, name, overrides, "failed", {}, None, None, failed.read_text(encoding="utf-8").strip())
+    if not done.exists():
+        return Arm(folder, name, overrides, "running" if running(folder) else "cut off", {}, None, None, "")
+    ended = _object(done, {"seconds", "memory_gb"})
+    measured = _object(result, NEEDED) if result.exists() else {}
+    return Arm(folder, name, overrides, "done", measured, ended["seconds"], ended["memory_gb"], "")
+
+
+def _object(file: Path, keys: set[str]) -> dict[str, Any]:
+    """A file that holds a JSON object with at least these keys."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: broken JSON: {error}; `speculators run {file.parent}` writes it anew") from error
+    if missing := sorted(keys - set(found) if isinstance(found, dict) else keys):
+        raise ValueError(f"{file}: it has no {missing[0]}; `speculators run {file.parent}` writes it anew")
+    return found

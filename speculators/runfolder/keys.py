@@ -1,0 +1,34 @@
+"""Which settings decide what: a name for the weights that training gives, and one for all that a run gives. Torch-free."""
+
+from pathlib import Path
+from typing import Any
+
+from speculators.settings.run_config import RunConfig
+from speculators.utils import digest
+from speculators.verifier.location import local_path
+
+WEIGHTS = ("seed", "precision", "algorithm", "verifier", "data", "optimizer", "schedule", "trainer")
+RESULT = (*WEIGHTS, "proposal", "evaluation", "export")
+# Of `trainer`, what is only written more or less often. Device, threads, tracker, launch and cache decide nothing either.
+WRITTEN = {"trainer": {"log_every", "save_every", "keep_last"}}
+
+
+def weights_key(run: RunConfig) -> str:
+    """The same for runs that train the same weights."""
+    return _hash(run, WEIGHTS)
+
+
+def result_key(run: RunConfig) -> str:
+    """The same for runs that end with the same checkpoint and the same evaluation."""
+    return _hash(run, RESULT)
+
+
+def _hash(run: RunConfig, groups: tuple[str, ...]) -> str:
+    """12 hexadecimal digits of the groups' settings, and of the data where that is a file."""
+    settings: dict[str, Any] = run.model_dump(mode="json", include=set(groups), exclude=WRITTEN)
+    if run.launch.mode == "torchrun":
+        settings["processes"] = run.launch.num_processes  # each adds its sequences to a step
+    file = Path(local_path(settings["data"].get("path") or ""))
+    if file.is_file():
+        settings["data"]["sha256"] = digest.of_file(file)
+    return digest.of_words(settings)[:12]

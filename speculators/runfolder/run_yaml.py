@@ -1,0 +1,219 @@
+"""`run.yaml`: a run, pinned. Every value resolved, so that no default that moves later reaches it. Torch-free."""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from speculators.runfolder.folder import FILE, at_work, running
+from speculators.runfolder.keys import WEIGHTS, weights_key
+from speculators.runfolder.migrations import SCHEMA_VERSION, carry
+from speculators.settings.run_config import RunConfig, flat
+from speculators.utils.messages import Blame, WrongInput, broken_yaml, complaints, set_by
+from speculators.utils.strict import Strict
+from speculators.utils.yaml_lines import Lines, dump
+
+# Those that can change a bit of the weights or a token of the data.
+PACKAGES = (
+    "accelerate", "datasets", "hydra-core", "numpy", "omegaconf", "pydantic", "safetensors", "tokenizers", "torch",
+    "transformers",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a run was composed.
+
+    Attributes:
+        overrides: as they were typed.
+        searchpath: folders and packages of options that the command line added, as `file://...` or `pkg://...`.
+        sources: dotted key -> where its value came from.
+    """
+
+    overrides: list[str]
+    searchpath: list[str]
+    sources: dict[str, str]
+
+
+class Pin(Strict):
+    """The contents of a `run.yaml`."""
+
+    schema_version: int
+    speculators_hydra: str = Field(description="version of this package")
+    git: dict[str, str] = Field(description="commits, with -dirty after them if files had changed")
+    python: str
+    packages: dict[str, str] = Field(description="versions")
+    training: str = Field(description="where the weights are trained, relative to the run's folder")
+    overrides: list[str] | None = Field(description="as they were typed; null if nobody recorded them")
+    searchpath: list[str] = Field(description="folders and packages of options that the command line added")
+    run: RunConfig
+    sources: dict[str, str] = Field(description="dotted key of `run` -> where its value came from")
+    # What only the job knows; its first start appends it.
+    threads: int | None = Field(default=None, description="CPU threads of torch")
+    read: dict[str, str] = Field(default={}, description="hashes of what the run read")
+
+    def drift(self, threads: int) -> list[str]:
+        """A line for each thing that differs from when the run was pinned and may change a bit of the result."""
+        now = _environment()
+        pairs: list[tuple[str, Any, Any]] = [
+            ("code", self.git.get("package"), now["git"].get("package")),
+            *((n, was, now[n]) for n, was in (("speculators_hydra", self.speculators_hydra), ("python", self.python))),
+            *((name, was, now["packages"].get(name)) for name, was in self.packages.items()),
+            ("threads", self.threads, threads),
+        ]
+        return [f"{n}: pinned {a}, now {b}; bits may differ" for n, a, b in pairs if None not in (a, b) and a != b]
+
+
+def write_pin(run: RunConfig, folder: Path, origin: Origin | None = None, training: str = ".") -> Path:
+    """Write `folder/run.yaml`; an existing one is replaced.
+
+    Args:
+        run: what was composed.
+        folder: of the run.
+        origin: how; None if nobody knows.
+        training: where the weights are trained, relative to `folder`: runs that differ in nothing else share it.
+    """
+    pin = Pin(
+        schema_version=SCHEMA_VERSION,
+        **_environment(),
+        training=training,
+        overrides=origin.overrides if origin else None,
+        searchpath=origin.searchpath if origin else [],
+        run=run,
+        sources=origin.sources if origin else {},
+    )
+    (folder / training).mkdir(parents=True, exist_ok=True)
+    _replace(folder / FILE, dump(pin.model_dump(mode="json", exclude={"threads", "read"})))
+    return folder / FILE
+
+
+def check_free(run: RunConfig, folder: Path) -> None:
+    """Look whether a folder is this run's to begin or to go on with: no other run's weights are in it, or in the making.
+
+    Raises:
+        WrongInput: they are.
+    """
+    in_the_making = running(folder) and not at_work(folder).is_locked
+    if not (folder / FILE).is_file() or not (in_the_making or any((folder / "checkpoints").glob("*"))):
+        return
+    there = load(folder).run
+    if weights_key(there) != weights_key(run):
+        now, then = (flat(r.model_dump(mode="json", include=set(WEIGHTS))) for r in (run, there))
+        differing = [key for key in now if now[key] != then.get(key, ...)]
+        raise WrongInput(
+            [
+                f"hydra.run.dir={folder}: another run is there, with another {', '.join(differing) or 'file of data'}; "
+                f"name a new folder, or go on with that run: speculators run {folder}"
+            ]
+        )
+
+
+def complete(folder: Path, threads: int, read: dict[str, str]) -> None:
+    """Append what the job found to a run.yaml that lacks it: nothing above is written anew, so lines stay where they are.
+
+    Args:
+        folder: of the run.
+        threads: CPU threads of torch.
+        read: hashes.
+    """
+    file = folder / FILE
+    found = {"threads": threads, "read": read}
+    _replace(file, file.read_text(encoding="utf-8").rstrip("\n") + "\n" + dump(found))
+
+
+def training_folder(folder: Path) -> Path:
+    """Where the run of a folder with a sound run.yaml trains."""
+    shared = folder / load(folder).training
+    # Alone in another folder, a sweep's arm trains for itself.
+    return shared if shared.is_dir() else folder
+
+
+def read_pin(path: Path) -> RunConfig:
+    """The run that a folder, or a `run.yaml` itself, pins; WrongInput as for `load`."""
+    return load(path).run
+
+
+def load(path: Path) -> Pin:
+    """The pin in a folder, or the `run.yaml` itself.
+
+    Raises:
+        WrongInput: there is none, or it is broken; a message a problem, with its line.
+    """
+    return read(path)[0]
+
+
+def read(path: Path) -> tuple[Pin, list[str], Blame]:
+    """A pin, what was carried forward, and what finds the line of a key."""
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise WrongInput([f"{path}: there is no {FILE}; give a run's folder, or a {FILE}"])
+    try:
+        lines = Lines(file.read_text(encoding="utf-8"))
+        pin: Any = lines.value()
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WrongInput([broken_yaml(error, file)]) from error
+    if not isinstance(pin, dict) or not isinstance(pin.get("run"), dict):
+        raise WrongInput([f"{file}: it pins no run; it must have a key `run` with the values of one"])
+
+    def blame(key: str) -> str:
+        return f"{file}:{lines.find(key.split('.')).line}"
+
+    schema = pin.get("schema_version")
+    if type(schema) is not int or not 1 <= schema <= SCHEMA_VERSION:
+        known = f"1 to {SCHEMA_VERSION} are known; a newer one needs a newer version of this package"
+        raise WrongInput([f"schema_version={schema!r}: {known}{set_by(blame('schema_version'))}"])
+    notes = [f"{file}: {note}" for note in carry(pin)]
+    return _validated(pin, blame), notes, blame
+
+
+def _validated(pin: dict[str, Any], blame: Blame) -> Pin:
+    complain = partial(complaints, missing_remedy="a pin has every value; compose the run anew, or add it")
+    messages = []
+    # Apart, for a run's keys are named as they are typed, and the file's own as they stand in it.
+    try:
+        pin["run"] = RunConfig.model_validate(pin["run"])
+    except ValidationError as error:
+        messages += complain(error, pin["run"], lambda key: blame(f"run.{key}"))
+        del pin["run"]
+    try:
+        return Pin.model_validate(pin)
+    except ValidationError as error:
+        messages += [m for m in complain(error, pin, blame) if not m.startswith("run is missing")]
+    raise WrongInput(messages)
+
+
+def _environment() -> dict[str, Any]:
+    """What a run's bits may depend on besides its values; keys of `Pin`."""
+    here = Path(__file__).parents[2]
+    # An installed package may lie inside somebody's repository without being part of it.
+    folders = {"package": here if (here / ".git").exists() else None, "working_directory": Path.cwd()}
+    commits = {name: commit for name, folder in folders.items() if folder and (commit := _commit(folder))}
+    return {
+        "speculators_hydra": version("speculators-hydra"),
+        "git": commits,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit that a folder's files are of; None if that is not known."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = file.with_name(f"{file.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)

@@ -1,0 +1,78 @@
+"""What one algorithm chose to be told: the strict settings that `conf/algorithm/<name>.yaml` fills. Torch-free."""
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticUndefined
+
+from speculators.utils.discovery import import_part
+from speculators.utils.registry import ClassRegistryMixin
+from speculators.utils.strict import Strict
+from speculators.verifier.facts import VerifierFacts
+
+
+class LossWeights(Strict):
+    """Weights of the divergences between the verifier's next-token distribution p and the draft's q; at least one > 0."""
+
+    kl: float = Field(ge=0, description="forward Kullback-Leibler divergence KL(p || q)")
+    ce: float = Field(ge=0, description="cross entropy with the verifier's most likely token")
+    tv: float = Field(ge=0, description="total variation, one minus the chance that a drafted token is accepted")
+
+    @model_validator(mode="after")
+    def check_some_weight(self) -> "LossWeights":
+        if not any(self.model_dump().values()):
+            raise ValueError("at least one weight must be above zero, or nothing is trained")
+        return self
+
+
+class AlgorithmSettings(ClassRegistryMixin, Strict):
+    """Base of every algorithm's settings; `models/<name>/settings.py` registers the one called `<name>`."""
+
+    registry: ClassVar[dict[str, type["AlgorithmSettings"]] | None] = None
+
+    name: str = Field(description="the algorithm; its folder in speculators/models and its file in conf/algorithm")
+    loss: LossWeights = Field(description="weights of the divergences")
+    slot_decay: float = Field(gt=0, le=1, description="slot s weighs slot_decay ** (s - 1) in the loss")
+
+    # Engines that can serve this algorithm, best first: what `export.target=auto` chooses from.
+    engines: ClassVar[tuple[str, ...]] = ()
+    # Keys of the published config: the model of those that are chosen too, and the names of those that nobody chooses.
+    published_fields: ClassVar[type[BaseModel]] = BaseModel
+    derived_keys: ClassVar[tuple[str, ...]] = ("transformer_layer_config",)
+    # Whether drafting more tokens than slots were trained is possible (a recurrent draft) or not (one head a slot).
+    recurrent: ClassVar[bool] = False
+
+    @classmethod
+    def __pydantic_init_subclass__(cls) -> None:
+        """Defaults serve reading a published config alone: a run's settings say everything."""
+        for field in cls.model_fields.values():
+            field.default = PydanticUndefined
+        cls.model_rebuild(force=True)
+
+    @property
+    def slots(self) -> int:
+        """How many tokens ahead the draft is trained to predict, >= 1."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many slots it trains")
+
+    def published(self, facts: VerifierFacts) -> dict[str, Any]:
+        """The algorithm's own fields of the published config.
+
+        Args:
+            facts: what the verifier's config.json says; sizes that nobody chose come from it.
+
+        Returns:
+            Keys of the algorithm's `SpeculatorModelConfig` subclass, `speculators_config` aside.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what it publishes")
+
+    @classmethod
+    def named(cls, name: str) -> type["AlgorithmSettings"]:
+        """The settings class registered as `name`; KeyError if there is none."""
+        import_part("settings")
+        return (cls.registry or {})[name]
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """All registered algorithm names, sorted."""
+        import_part("settings")
+        return sorted(cls.registry or {})

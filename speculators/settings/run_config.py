@@ -1,0 +1,225 @@
+"""RunConfig: all that one run was told, composed by Hydra and validated here. Torch-free; every default lives in conf/."""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    WrapValidator,
+)
+from pydantic import ValidatorFunctionWrapHandler as Handler
+from pydantic_core import InitErrorDetails
+
+from speculators.cache.settings import CacheSettings
+from speculators.proposals import TokenProposalConfig
+from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.strict import Fraction, PositiveInt, Strict
+from speculators.verifier.settings import VerifierSettings
+
+
+class DataSettings(Strict):
+    """What every source of conversations shares."""
+
+    max_length: int = Field(ge=16, description="tokens of a packed sequence; a longer conversation is cut")
+    max_conversations: PositiveInt | None = Field(description="use the first so many after shuffling; null is all")
+    heldout_fraction: float = Field(gt=0, lt=1, description="share of the prompts kept from training, for evaluation")
+    regenerate: bool = Field(description="replace each answer by the verifier's own")
+    regenerate_max_new_tokens: PositiveInt = Field(description="tokens of a regenerated answer")
+    hidden_states: Literal["online", "cache"] = Field(
+        description="the verifier's states: computed in every step, or once, on disk, for all runs"
+    )
+
+
+class ChatData(DataSettings):
+    """The embedded conversations: greedy answers of the embedded verifier."""
+
+    source: Literal["chat"]
+
+
+class JsonlData(DataSettings):
+    """A file of conversations, one JSON object a line, in ShareGPT's or OpenAI's form."""
+
+    source: Literal["jsonl"]
+    path: str = Field(min_length=1, description="the file")
+
+
+class HubData(DataSettings):
+    """A data set of the Hub, read by `datasets`."""
+
+    source: Literal["hub"]
+    name: str = Field(min_length=1, description="data set id")
+    subset: str | None = Field(description="configuration of the data set")
+    split: str = Field(min_length=1, description="split to read")
+    revision: str | None = Field(description="branch, tag or commit")
+
+
+class AdamW(Strict):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    name: Literal["adamw"]
+    lr: float = Field(gt=0, lt=1, description="peak learning rate")
+    # YAML has lists alone.
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
+    ]
+    eps: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+
+
+class Muon(Strict):
+    """Muon for matrices (Jordan et al. 2024), AdamW for embeddings, heads and norms."""
+
+    name: Literal["muon"]
+    lr: float = Field(gt=0, lt=1, description="peak learning rate of the matrices")
+    momentum: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    adamw_lr: float = Field(gt=0, lt=1, description="peak learning rate of what is no matrix")
+
+
+class ScheduleSettings(Strict):
+    """Learning rate over the steps: linear warm-up, then `name` down to min_lr_ratio of the peak."""
+
+    name: Literal["linear", "cosine", "constant"]
+    warmup_ratio: Fraction = Field(description="share of all steps spent warming up")
+    min_lr_ratio: Fraction = Field(description="last learning rate over the peak")
+
+
+class TrainerSettings(Strict):
+    """The loop: how long, how much at once, what is kept."""
+
+    epochs: PositiveInt = Field(description="passes over the training data")
+    max_steps: PositiveInt | None = Field(description="stop after so many optimizer steps; null is all epochs")
+    batch_size: PositiveInt = Field(description="packed sequences of data.max_length tokens per device and pass")
+    gradient_accumulation_steps: PositiveInt
+    max_grad_norm: float = Field(gt=0, description="gradients are clipped to this norm")
+    log_every: PositiveInt = Field(description="steps between two lines of metrics")
+    eval_every: PositiveInt | None = Field(description="steps between two held-out losses; null is only at the end")
+    save_every: PositiveInt | None = Field(
+        description="steps between two resumable checkpoints; null is only at the end"
+    )
+    keep_last: PositiveInt = Field(description="resumable checkpoints kept")
+    keep_best: bool = Field(description="publish the step with the best held-out acceptance estimate, not the last")
+
+
+class EvaluationSettings(Strict):
+    """Decoding with the draft on held-out prompts."""
+
+    objective: Literal["acceptance_length", "tokens_per_second", "speedup"] = Field(
+        description="what a sweep maximises; speedup is modelled from cost_ratio"
+    )
+    cost_ratio: float = Field(
+        ge=0, description="time of drafting one token over time of one verifier pass, for the speedup"
+    )
+    num_prompts: int = Field(ge=0, description="prompts decoded; 0 leaves the evaluation out")
+    max_new_tokens: PositiveInt = Field(description="tokens generated per prompt")
+    batch_size: PositiveInt = Field(description="prompts decoded side by side")
+    temperature: float = Field(ge=0, description="0 is greedy")
+    tie_epsilon: float = Field(
+        ge=0, description="a divergence from plain decoding is a tie if the top two logits lie so close"
+    )
+
+
+class ExportSettings(Strict):
+    """What the checkpoint is written for."""
+
+    target: Literal["auto", "vllm", "none"] = Field(description="engine; auto is the first that serves the algorithm")
+    engine_version: str = Field(min_length=1, description="version of the engine that preflight checks against")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(description="dtype of the published weights")
+
+
+class TrackerSettings(Strict):
+    """Where metrics go besides metrics.jsonl; the names are accelerate's."""
+
+    name: Literal[
+        "none", "tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "aim", "dvclive", "swanlab", "trackio"
+    ]
+    project: str = Field(min_length=1)
+
+
+class LaunchSettings(Strict):
+    """How the run's process is started."""
+
+    mode: Literal["process", "inline", "torchrun"] = Field(
+        description="arms of a sweep each in a process of its own, or all in one; or each run in several processes"
+    )
+    num_processes: PositiveInt | None = Field(description="processes of a torchrun run; null is one an accelerator")
+    timeout: float | None = Field(gt=0, description="seconds after which an arm is stopped; null waits for ever")
+    on_failure: Literal["continue", "stop"] = Field(description="what a sweep does after an arm failed")
+    num_threads: PositiveInt | None = Field(description="CPU threads of torch; null leaves torch's own choice")
+
+
+class SpeculatorChoice(Strict):
+    """What a person chose of the published config; made of interpolations only, so it always agrees with the groups."""
+
+    speculators_model_type: str
+    speculators_config: dict[str, Any]
+
+
+def _by_name(value: Any, handler: Handler) -> AlgorithmSettings:
+    if not isinstance(value, dict):
+        return handler(value)
+    name = value.get("name")
+    if name not in AlgorithmSettings.names():
+        raise ValueError(f"algorithm.name: {name!r} is no algorithm; there are {', '.join(AlgorithmSettings.names())}")
+    return AlgorithmSettings.named(name).model_validate(value)
+
+
+def _exact(value: Any, handler: Handler) -> TokenProposalConfig:
+    """A published proposal may have other keys, fewer, or "3" for 3, without a word; a run's may not."""
+    proposal = handler(value)
+    if not isinstance(value, dict):
+        return proposal
+    fields = type(proposal).model_fields
+    problems = [InitErrorDetails(type="extra_forbidden", loc=(k,), input=value[k]) for k in value if k not in fields]
+    problems += [InitErrorDetails(type="missing", loc=(k,), input=value) for k in fields if k not in value]
+    if problems:
+        raise ValidationError.from_exception_data("proposal", problems)
+    return type(proposal).model_validate(value, strict=True)
+
+
+def flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """A nested dict's values by their dotted keys; a list is a value, unless it holds dicts."""
+
+    def walk(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        for name, value in items:
+            if isinstance(value, dict) or isinstance(value, list) and any(isinstance(v, dict) for v in value):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    return dict(walk(tree, ""))
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu|npu)(:\d+)?", name):
+        raise ValueError("should be auto, cpu, mps, cuda, xpu, npu, or one of several as cuda:N")
+    return name
+
+
+class RunConfig(Strict):
+    """One run, whole: what Hydra composed, what `run.yaml` pins, what `run(folder)` obeys."""
+
+    seed: int = Field(ge=0, lt=2**32)
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        description="auto, the best there is; cpu, mps, cuda, xpu, npu, or one of several as cuda:N"
+    )
+    precision: Literal["fp32", "bf16"] = Field(description="bf16 computes under autocast; weights stay fp32")
+    dry_run: bool = Field(description="print the plan and stop")
+    algorithm: Annotated[SerializeAsAny[AlgorithmSettings], WrapValidator(_by_name)]
+    proposal: Annotated[SerializeAsAny[TokenProposalConfig], WrapValidator(_exact)]
+    verifier: VerifierSettings
+    data: Annotated[ChatData | JsonlData | HubData, Field(discriminator="source")]
+    optimizer: Annotated[AdamW | Muon, Field(discriminator="name")]
+    schedule: ScheduleSettings
+    trainer: TrainerSettings
+    evaluation: EvaluationSettings
+    export: ExportSettings
+    cache: CacheSettings
+    tracker: TrackerSettings
+    launch: LaunchSettings
+    speculator: SpeculatorChoice

@@ -1,0 +1,121 @@
+"""What is wrong with a run, in the words that its author typed. Torch-free, and free of Hydra and pydantic."""
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+# Where a key's value came from, e.g. `conf/recipe/x.yaml:6`; None if nobody knows.
+Blame = Callable[[str], str | None]
+
+
+class WrongInput(Exception):
+    """What was asked for cannot be run; each message names a key, its value and the remedy."""
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        super().__init__("\n".join(messages))
+        self.messages = list(messages)
+
+
+class RunFailed(Exception):
+    """A run that was started did not end well; the reason is printed, and stands in its folder's FAILED."""
+
+
+def stop(messages: Sequence[str]) -> NoReturn:
+    """Print what is wrong and exit with 2."""
+    problems = "1 problem" if len(messages) == 1 else f"{len(messages)} problems"
+    print(f"{problems}; nothing was started:", *(f"  {m}" for m in messages), sep="\n", file=sys.stderr)
+    sys.exit(2)
+
+
+def broken_yaml(error: Exception, file: object = "") -> str:
+    """One line for PyYAML's several.
+
+    Args:
+        error: what PyYAML raised.
+        file: that it read, where the error does not say so.
+    """
+    return f"{file}{': ' if file else ''}broken YAML: {' '.join(str(error).split())}"
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`; did you mean X?`, or a full stop where no word is near."""
+    close = get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else "."
+
+
+def complaints(
+    error: "ValidationError", composed: dict[str, Any], blame: Blame, missing_remedy: str = "its group file must set it"
+) -> list[str]:
+    """One message a problem: the key, the value, what is allowed, and who set it.
+
+    Args:
+        error: of `RunConfig`.
+        composed: what was validated.
+        blame: finds who set a key.
+        missing_remedy: what to do about a key that is not there.
+    """
+    messages = []
+    missing = [_typed(problem["loc"], composed)[0] for problem in error.errors() if problem["type"] == "missing"]
+    for problem in error.errors():
+        key, siblings = _typed(problem["loc"], composed)
+        # What is missing is what a misspelt key beside it was meant to be.
+        prefix = key.rpartition(".")[0]
+        siblings += [m.rpartition(".")[2] for m in missing if m.rpartition(".")[0] == prefix]
+        # A rule between the keys of a group begins with the one to blame.
+        first = problem["msg"].removeprefix("Value error, ").split()[0].rstrip(":,")
+        if isinstance(problem["input"], dict) and first in problem["input"]:
+            key = f"{key}.{first}"
+        messages.append(_message(key, siblings, problem, missing_remedy) + set_by(blame(key)))
+    return list(dict.fromkeys(messages))
+
+
+def key_of(error: Exception) -> str:
+    """The dotted key that a message begins with."""
+    return re.split("[:=]", str(error), maxsplit=1)[0]
+
+
+def set_by(source: str | None) -> str:
+    """The line that follows a message whose value somebody set."""
+    return f"\n    set by {source}" if source else ""
+
+
+def _typed(loc: Sequence[int | str], composed: Any) -> tuple[str, list[str]]:
+    """The dotted key as it was typed, and the keys beside it.
+
+    pydantic puts a union's tag into a location; only what the composed run has there was typed.
+    """
+    node: Any = composed
+    parts: list[str] = []
+    for i, part in enumerate(loc):
+        if isinstance(node, dict) and part in node or isinstance(node, list) and isinstance(part, int):
+            if i < len(loc) - 1 or isinstance(node, dict):
+                siblings = [str(k) for k in node] if isinstance(node, dict) else []
+            parts.append(str(part))
+            node = (node[int(part)] if int(part) < len(node) else None) if isinstance(node, list) else node[part]
+        elif i == len(loc) - 1:
+            siblings = [str(k) for k in node] if isinstance(node, dict) else []
+            parts.append(str(part))
+        # else: a union's tag
+    return ".".join(parts), [s for s in siblings if not parts or s != parts[-1]] if parts else []
+
+
+def _message(key: str, siblings: Sequence[str], problem: Any, missing_remedy: str) -> str:
+    prefix, _, last = key.rpartition(".")
+    match problem["type"]:
+        case "extra_forbidden":
+            options = [f"{prefix}.{s}" if prefix else s for s in siblings]
+            return f"{key} is not a setting{nearest(key, options)}"
+        case "missing":
+            return f"{key} is missing: {missing_remedy}"
+        case _:
+            text = problem["msg"].removeprefix("Value error, ")
+            if text.startswith(f"{last}:") or text.startswith(key):
+                return text
+            value = problem["input"]
+            shown = "" if isinstance(value, dict) else f" (got {value!r})"
+            return f"{key}: {text[:1].lower()}{text[1:]}{shown}"

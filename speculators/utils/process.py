@@ -1,0 +1,30 @@
+"""What processes of a run share: exit codes, which of them speaks, logging. Torch-free."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+STOPPED_BY_SIGNAL = 130  # exit code
+
+
+def first_process() -> bool:
+    """Whether this process speaks and writes for a run: under torchrun, only its first one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def start_log(log_file: Path) -> None:
+    """Show what happens, and keep it with the time in a log file, as Hydra does for a run that it starts."""
+    file = logging.FileHandler(log_file, encoding="utf-8")
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    screen = logging.StreamHandler(sys.stdout)
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    log_to(file, screen)
+
+
+def log_to(*handlers: logging.Handler) -> None:
+    """Send what a run says to handlers, and of other packages and processes only what is worth a warning."""
+    level = logging.INFO if first_process() else logging.WARNING
+    logging.basicConfig(level=level, handlers=handlers, force=True)
+    for noisy in ("accelerate", "matplotlib", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
