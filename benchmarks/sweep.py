@@ -1,8 +1,8 @@
-"""What a sweep costs beside its arms, and that its arms share what they can: the table of results/sweep.md.
+"""What a sweep costs beside its trials, and that its trials share what they can: the table of results/sweep.md.
 
     python benchmarks/sweep.py > benchmarks/results/sweep.md
 
-Twelve short arms on the embedded verifier; the price of the sweep is its wall time less what the arms' own processes
+Twelve short trials on the embedded verifier; the price of the sweep is its wall time less what the trials' own processes
 measured, and what is counted is read from the folders.
 """
 
@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ARMS = ["algorithm=eagle,medusa", "proposal.speculative_tokens=1,2,3", "evaluation.max_new_tokens=8,16"]
+TRIALS = ["algorithm=eagle,medusa", "proposal.speculative_tokens=1,2,3", "evaluation.max_new_tokens=8,16"]
 SHORT = ["trainer.max_steps=10", "data.max_conversations=120", "evaluation.num_prompts=4", "tracker=none"]
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     """Run it and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         sweep, cache = Path(folder) / "sweep", Path(folder) / "cache"
-        command = [sys.executable, "-m", "speculators", "train", "-m", *ARMS, *SHORT, "data.hidden_states=cache"]
+        command = [sys.executable, "-m", "speculators", "train", "-m", *TRIALS, *SHORT, "data.hidden_states=cache"]
         command += [f"hydra.sweep.dir={sweep}", f"cache.dir={cache}"]
         start = time.monotonic()
         subprocess.run(command, check=True, stdout=sys.stderr, cwd=folder)
@@ -32,15 +32,15 @@ def main() -> None:
             rows = list(csv.DictReader(file))
         own = sum(float(row["seconds"]) for row in rows)
         manifests = [json.loads(file.read_text()) for file in cache.glob("states-*/manifest.json")]
-        print(f"# {len(rows)} arms\n")
-        print(f"`{' '.join(ARMS)}`, {os.cpu_count()} CPU cores.\n")
+        print(f"# {len(rows)} trials\n")
+        print(f"`{' '.join(TRIALS)}`, {os.cpu_count()} CPU cores.\n")
         print("| | |\n|---|--:|")
-        print(f"| arms done | {sum(row['status'] == 'done' for row in rows)} |")
+        print(f"| trials done | {sum(row['status'] == 'done' for row in rows)} |")
         print(f"| trainings | {len(list((sweep / 'trainings').iterdir()))} |")
         print(f"| extractions of the verifier's states | {sum(m['extractions'] for m in manifests)} |")
         print(f"| whole sweep, s | {wall:.1f} |")
-        print(f"| in its arms, s | {own:.1f} |")
-        print(f"| an arm, beside what it does itself, s | {(wall - own) / len(rows):.2f} |")
+        print(f"| in its trials, s | {own:.1f} |")
+        print(f"| a trial, beside what it does itself, s | {(wall - own) / len(rows):.2f} |")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ WIDTH, HEIGHT, SCALE = 1180, 1445, 2
 
 
 def main(page: Path, image: Path) -> None:
-    """Write `image`, a PNG of 256 colours; those of single arms are few pixels, so the widest spread is taken."""
+    """Write `image`, a PNG of 256 colours; those of single trials are few pixels, so the widest spread is taken."""
     with tempfile.TemporaryDirectory() as profile:
         shot = Path(profile) / "shot.png"
         command = ["chromium", *FLAGS, f"--user-data-dir={profile}/profile", "--virtual-time-budget=5000"]

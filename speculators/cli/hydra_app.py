@@ -55,9 +55,9 @@ def _entry(config: DictConfig) -> float:
     folder, run = Path(hydra_config.runtime.output_dir), validate(config)
     came_from = origin(Blame(hydra_config), run)
     if hydra_config.mode == RunMode.MULTIRUN:
-        from speculators.sweep.arm import run_arm
+        from speculators.sweep.trial import run_trial
 
-        return run_arm(run, folder, came_from, hydra_config.job.num)
+        return run_trial(run, folder, came_from, hydra_config.job.num)
     with at_work(folder):
         # Again: of two runs that were started in the same second, one was here first.
         check_free(run, folder)
@@ -69,7 +69,7 @@ class Check(Callback):
     """Looks at a run before Hydra makes its folder, so that wrong input and dry runs leave nothing behind.
 
     Attributes:
-        passed: the arms of a sweep are fine; what is raised from then on is no wrong input.
+        passed: the trials of a sweep are fine; what is raised from then on is no wrong input.
     """
 
     passed: ClassVar[bool] = False
@@ -94,7 +94,7 @@ class Check(Callback):
             sys.exit(1)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Validate every arm before the first starts; on a dry run list them and stop."""
+        """Validate every trial before the first starts; on a dry run list them and stop."""
         from speculators.sweep.check import check
         from speculators.sweep.points import typed_wins
         from speculators.sweep.study import settle

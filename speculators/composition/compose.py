@@ -35,15 +35,15 @@ def _command() -> str:
     return hashlib.sha256("\n".join(typed).encode()).hexdigest()[:12]
 
 
-def _arm_name(*, _root_: DictConfig) -> str:
+def _trial_name(*, _root_: DictConfig) -> str:
     from speculators.runfolder.keys import result_key
 
     return result_key(validate(_root_))
 
 
-# Names of folders, for conf/train.yaml. A sweep's is made once; Hydra hands what is cached to each arm.
+# Names of folders, for conf/train.yaml. A sweep's is made once; Hydra hands what is cached to each trial.
 OmegaConf.register_new_resolver("command", _command, use_cache=True)
-OmegaConf.register_new_resolver("arm", _arm_name)
+OmegaConf.register_new_resolver("trial", _trial_name)
 
 
 class EntryPointGroups(SearchPathPlugin):

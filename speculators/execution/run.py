@@ -87,7 +87,7 @@ def run(folder: Path) -> float:
     # 4. training
     training = training_folder(folder)
     training.mkdir(parents=True, exist_ok=True)
-    # Another arm of a sweep may be training the same weights: it is waited for, and nothing is left to train then.
+    # Another trial of a sweep may be training the same weights: it is waited for, and nothing is left to train then.
     with ExitStack() as stack:
         if first:
             stack.enter_context(FileLock(training / "training.lock"))

@@ -137,7 +137,7 @@ class EngineTable(Strict):
     )
 
     @classmethod
-    @cache  # every arm of a sweep asks
+    @cache  # every trial of a sweep asks
     def read(cls, engine: str, version: str) -> "EngineTable":
         """The table of one engine version.
 

@@ -15,7 +15,7 @@ Reading = Callable[[dict[str, Any]], float]
 
 
 def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
-    """Parallel coordinates: an axis for each setting that varies and one for the objective, a line for each arm.
+    """Parallel coordinates: an axis for each setting that varies and one for the objective, a line for each trial.
 
     Made of plain lines and not of plotly's own kind, which needs a GPU, says nothing of the line under the pointer and
     cannot follow the page into the dark.
@@ -25,14 +25,14 @@ def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
         objective: its name.
 
     Returns:
-        None where fewer than two arms were measured, or none of their settings varies.
+        None where fewer than two trials were measured, or none of their settings varies.
     """
-    measured = [row for row in rows if row.arm.objective is not None]
+    measured = [row for row in rows if row.trial.objective is not None]
     keys = [key for key in rows[0].settings if len({row.settings[key] for row in measured}) > 1]
     if not keys:
         return None
     axes = [_axis(key, [row.settings[key] for row in measured]) for key in keys]
-    axes.append(_axis(objective, [str(row.arm.objective) for row in measured]))
+    axes.append(_axis(objective, [str(row.trial.objective) for row in measured]))
     traces = [
         go.Scatter(
             x=list(range(len(axes))),
@@ -65,19 +65,19 @@ def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
 
 
 def cost(rows: Sequence[Row], of: Callable[[Row], float | None], title: str, even: bool = False) -> go.Figure | None:
-    """Acceptance length against a cost, with the front: the arms that no other beats in both.
+    """Acceptance length against a cost, with the front: the trials that no other beats in both.
 
     Args:
         rows: at least one.
-        of: an arm's cost; None leaves it out.
+        of: a trial's cost; None leaves it out.
         title: of the cost.
         even: draw where the draft takes as long as it saves, if the cost is that of a pass.
 
     Returns:
-        None where no two arms differ in the cost.
+        None where no two trials differ in the cost.
     """
-    points = sorted((c, -row.arm.result["acceptance_length"], row.number, row) for row in rows
-                    if row.arm.result and (c := of(row)) is not None)  # fmt: skip
+    points = sorted((c, -row.trial.result["acceptance_length"], row.number, row) for row in rows
+                    if row.trial.result and (c := of(row)) is not None)  # fmt: skip
     if len({x for x, *_ in points}) < 2:
         return None
     front: list[tuple[float, float]] = []
@@ -111,13 +111,13 @@ def cost(rows: Sequence[Row], of: Callable[[Row], float | None], title: str, eve
 
 
 def positions(rows: Sequence[Row]) -> go.Figure | None:
-    """Share of drafts accepted up to each drafted position: bars for one arm, lines for several; None without any."""
-    measured = [row for row in rows if row.arm.result]
+    """Share of drafts accepted up to each drafted position: bars for one trial, lines for several; None without any."""
+    measured = [row for row in rows if row.trial.result]
     if not measured:
         return None
     traces: list[Any] = []
     for row in reversed(measured):
-        shares = row.arm.result["acceptance_per_position"]
+        shares = row.trial.result["acceptance_per_position"]
         places = list(range(1, len(shares) + 1))
         if len(rows) == 1:
             traces.append(
@@ -144,7 +144,7 @@ def curve(trainings: Sequence[Training], of: Reading, title: str) -> go.Figure |
     """A reading over the steps: a line for training, dots for the held-out data; None if nothing was logged.
 
     Args:
-        trainings: each is drawn once, in the colour of its best arm.
+        trainings: each is drawn once, in the colour of its best trial.
         of: takes the number out of a reading.
         title: of the reading.
     """
@@ -179,7 +179,7 @@ def _learning(training: Training, of: Reading, colour: str) -> list[go.Scatter]:
 def _line(
     colour: str, rows: Sequence[Row], x: list[int], y: list[float], dash: str, mode: str, hover: str
 ) -> go.Scatter:
-    """A line of one or more arms."""
+    """A line of one or more trials."""
     return go.Scatter(
         x=x,
         y=[_rounded(value) for value in y],
@@ -218,14 +218,14 @@ def _write(figure: go.Figure, x: float, y: float, text: str, left: str, top: str
 
 
 def _named(*rows: Row) -> str:
-    """Which arms something is of, for the pointer: one with its settings, several with those that they share."""
+    """Which trials something is of, for the pointer: one with its settings, several with those that they share."""
     first = rows[0]
     shared = {k: v for k, v in first.settings.items() if all(row.settings[k] == v for row in rows)}
     numbers = ", ".join(f"#{row.number}" for row in rows[:12]) + (" ..." if len(rows) > 12 else "")
-    lines = [f"<b>{numbers}</b> {escape(first.arm.name) if len(rows) == 1 else ''}"]
+    lines = [f"<b>{numbers}</b> {escape(first.trial.name) if len(rows) == 1 else ''}"]
     lines += [f"{escape(key)} = {escape(short(value, 60))}" for key, value in shared.items()]
-    if len(rows) == 1 and first.arm.result:
-        lines.append(f"acceptance length {first.arm.result['acceptance_length']:.3f}")
+    if len(rows) == 1 and first.trial.result:
+        lines.append(f"acceptance length {first.trial.result['acceptance_length']:.3f}")
     return "<br>".join(lines)
 
 
@@ -263,5 +263,5 @@ def _broken(key: str) -> str:
 
 
 def _rounded(value: float) -> float:
-    """To five digits: a page of 200 arms holds many."""
+    """To five digits: a page of 200 trials holds many."""
     return float(f"{value:.5g}")

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from speculators.report import figures
 from speculators.report.rows import COLOURS, OTHERS, Row, Training, ranked, short, trainings
-from speculators.report.runs import Arm, serve_command
+from speculators.report.runs import Trial, serve_command
 from speculators.runfolder.folder import FILE
 
 PAGE = "report.html"
@@ -41,7 +41,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Failure:
-    """What some arms died of: the last line, the end of one traceback."""
+    """What some trials died of: the last line, the end of one traceback."""
 
     error: str
     end: str
@@ -50,7 +50,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of arms, under the group that its name belongs to."""
+    """A column of the table of trials, under the group that its name belongs to."""
 
     name: str
     group: str = ""
@@ -66,17 +66,17 @@ class Cell:
     style: str = "right"
 
 
-def write_page(arms: Sequence[Arm], file: Path) -> Path:
+def write_page(trials: Sequence[Trial], file: Path) -> Path:
     """Write the page, about 5 MB of which nearly all is plotly.js.
 
     Args:
-        arms: at least one, sorted; of a single one the page is a run's.
+        trials: at least one, sorted; of a single one the page is a run's.
         file: is replaced; its folder is made.
 
     Raises:
-        ValueError: an arm's run.yaml is broken; the message names it.
+        ValueError: a trial's run.yaml is broken; the message names it.
     """
-    own = ranked(arms)
+    own = ranked(trials)
     trained = trainings(own)
     one = own[0] if len(own) == 1 else None
     objectives = {row.run["evaluation"]["objective"].replace("_", " ") for row in own}
@@ -89,7 +89,7 @@ def write_page(arms: Sequence[Arm], file: Path) -> Path:
         summary=_summary(own),
         best=_best(own[0], objective, {} if one else own[0].settings),
         one=one,
-        pinned=(one.arm.folder / FILE).read_text(encoding="utf-8") if one else "",
+        pinned=(one.trial.folder / FILE).read_text(encoding="utf-8") if one else "",
         failures=_failures(own),
         columns=_columns(own[0], objective),
         table=[(row, _cells(row, objective)) for row in own],
@@ -106,22 +106,22 @@ def write_page(arms: Sequence[Arm], file: Path) -> Path:
 
 
 def _title(rows: Sequence[Row]) -> str:
-    """A run's folder, or the one that all arms are in."""
-    folder, name = rows[0].arm.folder.absolute(), Path(rows[0].arm.name)
+    """A run's folder, or the one that all trials are in."""
+    folder, name = rows[0].trial.folder.absolute(), Path(rows[0].trial.name)
     return folder.name if len(rows) == 1 else folder.parents[len(name.parts) - 1].name
 
 
 def _summary(rows: Sequence[Row]) -> str:
-    counts = Counter(row.arm.status for row in rows)
+    counts = Counter(row.trial.status for row in rows)
     if len(rows) == 1:
         run = rows[0].run
-        return f"{run['algorithm']['name']} for {run['verifier']['name_or_path']}, {rows[0].arm.status}"
-    return f"{len(rows)} arms: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+        return f"{run['algorithm']['name']} for {run['verifier']['name_or_path']}, {rows[0].trial.status}"
+    return f"{len(rows)} trials: " + ", ".join(f"{count} {status}" for status, count in counts.items())
 
 
 def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, Any] | None:
     """What the first row came to, under its settings; None if nothing was measured."""
-    result, arm = row.arm.result, row.arm
+    result, trial = row.trial.result, row.trial
     if not result:
         return None
     same = {True: "yes", False: "no", None: "not compared"}[result["matches_plain_decoding"]]
@@ -134,8 +134,8 @@ def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, An
     tiles.append(("same text", same))
     if row.parameters is not None:
         tiles.append(("draft", f"{row.parameters / 1e6:.1f} M parameters"))
-    checkpoint = arm.checkpoint
-    command = serve_command(arm, checkpoint.resolve()) if checkpoint else None
+    checkpoint = trial.checkpoint
+    command = serve_command(trial, checkpoint.resolve()) if checkpoint else None
     return {"tiles": tiles, "checkpoint": checkpoint, "command": command}
 
 
@@ -144,13 +144,13 @@ def _ratio(result: dict[str, Any]) -> float:
 
 
 def _failures(rows: Sequence[Row]) -> list[Failure]:
-    """Arms that died of the same thing together."""
+    """Trials that died of the same thing together."""
     by_error: dict[str, list[Row]] = {}
     for row in rows:
-        if row.arm.status == "failed":
-            by_error.setdefault(row.arm.error, []).append(row)
+        if row.trial.status == "failed":
+            by_error.setdefault(row.trial.error, []).append(row)
     return [
-        Failure(error, "\n".join(own[0].arm.traceback.splitlines()[-LINES:]), own) for error, own in by_error.items()
+        Failure(error, "\n".join(own[0].trial.traceback.splitlines()[-LINES:]), own) for error, own in by_error.items()
     ]
 
 
@@ -171,21 +171,21 @@ def _columns(row: Row, objective: str) -> list[Column]:
 
 def _cells(row: Row, objective: str) -> list[Cell]:
     """The cells of `_columns`."""
-    arm, result = row.arm, row.arm.result
+    trial, result = row.trial, row.trial.result
     same = {True: "yes", False: "no", None: "–"}[result.get("matches_plain_decoding")]
     return [
         Cell(str(row.number), row.number, ""),
-        *([] if objective == ACCEPTANCE else [_number(arm.objective, ".4g")]),
+        *([] if objective == ACCEPTANCE else [_number(trial.objective, ".4g")]),
         _number(result.get("acceptance_length"), ".3f"),
         *(Cell(short(value, 28) or "–", value, "") for value in row.settings.values()),
-        Cell(arm.status, arm.status, arm.status.split()[0]),
+        Cell(trial.status, trial.status, trial.status.split()[0]),
         _number(result.get("tokens_per_second"), ".0f"),
         _number(_ratio(result) if result else None, ".2f"),
         Cell(same, same, "right no" if same == "no" else "right"),
-        _number(arm.seconds, ".0f"),
-        _number(arm.memory_gb, ".2f"),
+        _number(trial.seconds, ".0f"),
+        _number(trial.memory_gb, ".2f"),
         _number(None if row.parameters is None else row.parameters / 1e6, ".2f"),
-        Cell(arm.name, arm.name, ""),
+        Cell(trial.name, trial.name, ""),
     ]
 
 
@@ -201,13 +201,13 @@ def _sections(rows: Sequence[Row], trained: Sequence[Training], objective: str) 
     found = [
         _section(
             "Settings",
-            "An axis for each setting that varies; each line is an arm. Drag over an axis to keep the arms that cross "
+            "An axis for each setting that varies; each line is a trial. Drag over an axis to keep the trials that cross "
             "it there, double-click to keep all again.",
             {"settings": figures.settings(rows, objective)},
         ),
         _section(
             "Which draft to serve",
-            "Up and to the left is better; the dotted line joins the arms that no other beats in both. A pass drafts and "
+            "Up and to the left is better; the dotted line joins the trials that no other beats in both. A pass drafts and "
             "verifies, as timed by the evaluation on this machine; a draft above the diagonal is faster than none.",
             {
                 "pass_cost": figures.cost(rows, lambda row: row.pass_cost, "time of a pass, in plain steps", even=True),

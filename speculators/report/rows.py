@@ -1,4 +1,4 @@
-"""Arms as a page shows them: ranked, coloured, with what each chose and what its draft costs. Torch-free."""
+"""Trials as a page shows them: ranked, coloured, with what each chose and what its draft costs. Torch-free."""
 
 import json
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from typing import Any
 
 import yaml
 
-from speculators.report.runs import Arm, pinned
+from speculators.report.runs import Trial, pinned
 
-# Tableau's ten: told apart on white and on black. The best arms have a colour each, the same in every figure.
+# Tableau's ten: told apart on white and on black. The best trials have a colour each, the same in every figure.
 COLOURS = (
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#eeca3b", "#ff9da6", "#9d755d", "#7f7fd5",
 )  # fmt: skip
 OTHERS = "#9aa3ad"
-# Beyond so many arms those without a colour of their own stand back.
+# Beyond so many trials those without a colour of their own stand back.
 CROWD = 30
 # More points than pixels only make the page heavy.
 POINTS = 300
@@ -23,18 +23,18 @@ POINTS = 300
 
 @dataclass(frozen=True)
 class Row:
-    """An arm with its place in the page.
+    """A trial with its place in the page.
 
     Attributes:
         number: from 1, the best first.
         colour, opacity: of everything that shows it.
-        settings: value by key, for each key that some arm overrides and not all alike.
+        settings: value by key, for each key that some trial overrides and not all alike.
         run: what it was told, as its run.yaml has it.
-        training: the folder that it trains in, resolved; other arms may share it.
+        training: the folder that it trains in, resolved; other trials may share it.
         parameters: floating-point numbers of the published draft; None before it is published.
     """
 
-    arm: Arm
+    trial: Trial
     number: int
     colour: str
     opacity: float
@@ -51,7 +51,7 @@ class Row:
     @property
     def pass_cost(self) -> float | None:
         """Time of one pass that drafts and verifies, over that of plainly decoding one token; None if not measured."""
-        result = self.arm.result
+        result = self.trial.result
         if not result:
             return None
         return result["acceptance_length"] * result["plain_tokens_per_second"] / result["tokens_per_second"]
@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Training:
-    """The readings of one training, and the arms that it trained for.
+    """The readings of one training, and the trials that it trained for.
 
     Attributes:
         rows: never empty, the best first.
@@ -76,26 +76,28 @@ class Training:
         return self.train[-1].get("seconds") if self.train else None
 
 
-def ranked(arms: Sequence[Arm]) -> list[Row]:
-    """Rows of arms that are sorted, the best first.
+def ranked(trials: Sequence[Trial]) -> list[Row]:
+    """Rows of trials that are sorted, the best first.
 
     Raises:
-        ValueError: an arm's run.yaml is broken; the message names it.
+        ValueError: a trial's run.yaml is broken; the message names it.
     """
-    keys = list(dict.fromkeys(key for arm in arms for key in arm.chosen))
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.chosen))
     found = []
-    for i, arm in enumerate(arms):
-        pin = pinned(arm.folder)
-        settings = {key: arm.chosen[key] if key in arm.chosen else _untouched(arm, pin["run"], key) for key in keys}
-        coloured = i < len(COLOURS) and arm.objective is not None
-        look = (COLOURS[i], 1.0) if coloured else (OTHERS, 0.3 if len(arms) > CROWD else 1.0)
-        training = (arm.folder / pin.get("training", ".")).resolve()
-        found.append(Row(arm, i + 1, *look, settings, pin["run"], training, _parameters(arm.checkpoint)))
+    for i, trial in enumerate(trials):
+        pin = pinned(trial.folder)
+        settings = {
+            key: trial.chosen[key] if key in trial.chosen else _untouched(trial, pin["run"], key) for key in keys
+        }
+        coloured = i < len(COLOURS) and trial.objective is not None
+        look = (COLOURS[i], 1.0) if coloured else (OTHERS, 0.3 if len(trials) > CROWD else 1.0)
+        training = (trial.folder / pin.get("training", ".")).resolve()
+        found.append(Row(trial, i + 1, *look, settings, pin["run"], training, _parameters(trial.checkpoint)))
     return found
 
 
 def trainings(rows: Sequence[Row]) -> list[Training]:
-    """The trainings of all rows, each once, in the order of their best arms."""
+    """The trainings of all rows, each once, in the order of their best trials."""
     shared: dict[Path, list[Row]] = {}
     for row in rows:
         shared.setdefault(row.training, []).append(row)
@@ -107,9 +109,9 @@ def short(text: str, length: int) -> str:
     return text if len(text) <= length else "…" + text[-length + 1 :]
 
 
-def _untouched(arm: Arm, run: dict[str, Any], key: str) -> str:
-    """What an arm has at a key that only others override: its option of a group, or its value."""
-    file = arm.folder / ".hydra" / "hydra.yaml"
+def _untouched(trial: Trial, run: dict[str, Any], key: str) -> str:
+    """What a trial has at a key that only others override: its option of a group, or its value."""
+    file = trial.folder / ".hydra" / "hydra.yaml"
     choices = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["runtime"]["choices"] if file.exists() else {}
     if key in choices:
         return str(choices[key])

@@ -1,4 +1,4 @@
-"""What runs came to, read from their folders: a single run is an arm too. Torch-free, and free of Hydra."""
+"""Status and results of runs, read from their folders. Free of torch and Hydra."""
 
 import json
 import os
@@ -16,16 +16,16 @@ NEEDED = {field.name for field in fields(EvaluationResult)} - {"prompts", "token
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One run's folder, read.
+class Trial:
+    """One run, of a sweep or alone, as read from its folder.
 
     Attributes:
         folder: of the run.
-        name: the folder's path below what all arms that were read together share.
-        overrides: those of its overrides that are not every arm's.
+        name: the folder's path below what all trials that were read together share.
+        overrides: those of its overrides that are not every trial's.
         status: `done`, `failed`, `running`, or `cut off`.
         result: contents of result.json; empty if there is none.
-        seconds, memory_gb: of the process that ended it; a training that another arm did is not in them.
+        seconds, memory_gb: of the process that ended it; a training that another trial did is not in them.
         traceback: of the failure.
     """
 
@@ -60,11 +60,11 @@ class Arm:
         return folder if self.status == "done" and folder.is_dir() else None
 
 
-def read(*folders: Path) -> list[Arm]:
-    """All arms, the best first, those without a result last.
+def read(*folders: Path) -> list[Trial]:
+    """All trials, the best first, those without a result last.
 
     Args:
-        folders: each a run's, or a sweep's with its arms inside; one without a run is left out.
+        folders: each a run's, or a sweep's with its trials inside; one without a run is left out.
 
     Raises:
         ValueError: a file of a run's folder is broken; the message names it.
@@ -75,8 +75,8 @@ def read(*folders: Path) -> list[Arm]:
     shared = Path(os.path.commonpath([folder.absolute().parent for folder in found]))
     names = [folder.absolute().relative_to(shared).as_posix() for folder in found]
     own = varying([_overrides(folder) for folder in found])
-    arms = [_arm(folder, name, overrides) for folder, name, overrides in zip(found, names, own, strict=True)]
-    return sorted(arms, key=lambda arm: (arm.objective is None, -(arm.objective or 0), arm.overrides))
+    trials = [_trial(folder, name, overrides) for folder, name, overrides in zip(found, names, own, strict=True)]
+    return sorted(trials, key=lambda trial: (trial.objective is None, -(trial.objective or 0), trial.overrides))
 
 
 def runs(folder: Path) -> list[Path]:
@@ -86,10 +86,10 @@ def runs(folder: Path) -> list[Path]:
     return sorted(file.parent for file in folder.glob(f"*/{FILE}") if not file.parent.is_symlink())
 
 
-def varying(arms: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Of each arm's overrides those that are not the same in all arms."""
-    shared = set(arms[0]).intersection(*arms) if len(arms) > 1 else set()
-    return [[o for o in arm if o not in shared] for arm in arms]
+def varying(trials: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each trial's overrides those that are not the same in all trials."""
+    shared = set(trials[0]).intersection(*trials) if len(trials) > 1 else set()
+    return [[o for o in trial if o not in shared] for trial in trials]
 
 
 def pinned(folder: Path) -> dict[str, Any]:
@@ -108,17 +108,17 @@ def pinned(folder: Path) -> dict[str, Any]:
     return pin
 
 
-def serve_command(arm: Arm, checkpoint: Path) -> str | None:
-    """The command that serves an arm's draft; None if it is made for no engine.
+def serve_command(trial: Trial, checkpoint: Path) -> str | None:
+    """The command that serves a trial's draft; None if it is made for no engine.
 
     Args:
-        arm: with a checkpoint.
+        trial: with a checkpoint.
         checkpoint: where that is, as the command names it.
     """
     from speculators.export.engine_table import EngineTable
     from speculators.settings.algorithm import AlgorithmSettings
 
-    run = pinned(arm.folder)["run"]
+    run = pinned(trial.folder)["run"]
     algorithm, export = run["algorithm"]["name"], run["export"]
     engines = AlgorithmSettings.named(algorithm).engines
     if not engines or export["target"] == "none":
@@ -134,15 +134,15 @@ def _overrides(folder: Path) -> list[str]:
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
-def _arm(folder: Path, name: str, overrides: list[str]) -> Arm:
+def _trial(folder: Path, name: str, overrides: list[str]) -> Trial:
     failed, done, result = folder / FAILED, folder / DONE, folder / RESULT
     if failed.exists():
-        return Arm(folder, name, overrides, "failed", {}, None, None, failed.read_text(encoding="utf-8").strip())
+        return Trial(folder, name, overrides, "failed", {}, None, None, failed.read_text(encoding="utf-8").strip())
     if not done.exists():
-        return Arm(folder, name, overrides, "running" if running(folder) else "cut off", {}, None, None, "")
+        return Trial(folder, name, overrides, "running" if running(folder) else "cut off", {}, None, None, "")
     ended = _object(done, {"seconds", "memory_gb"})
     measured = _object(result, NEEDED) if result.exists() else {}
-    return Arm(folder, name, overrides, "done", measured, ended["seconds"], ended["memory_gb"], "")
+    return Trial(folder, name, overrides, "done", measured, ended["seconds"], ended["memory_gb"], "")
 
 
 def _object(file: Path, keys: set[str]) -> dict[str, Any]:

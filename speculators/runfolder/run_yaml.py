@@ -131,7 +131,7 @@ def complete(folder: Path, threads: int, read: dict[str, str]) -> None:
 def training_folder(folder: Path) -> Path:
     """Where the run of a folder with a sound run.yaml trains."""
     shared = folder / load(folder).training
-    # Alone in another folder, a sweep's arm trains for itself.
+    # Alone in another folder, a sweep's trial trains for itself.
     return shared if shared.is_dir() else folder
 
 

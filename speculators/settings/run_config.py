@@ -144,11 +144,11 @@ class LaunchSettings(Strict):
     """How the run's process is started."""
 
     mode: Literal["process", "inline", "torchrun"] = Field(
-        description="arms of a sweep each in a process of its own, or all in one; or each run in several processes"
+        description="trials of a sweep each in a process of its own, or all in one; or each run in several processes"
     )
     num_processes: PositiveInt | None = Field(description="processes of a torchrun run; null is one an accelerator")
-    timeout: float | None = Field(gt=0, description="seconds after which an arm is stopped; null waits for ever")
-    on_failure: Literal["continue", "stop"] = Field(description="what a sweep does after an arm failed")
+    timeout: float | None = Field(gt=0, description="seconds after which a trial is stopped; null waits for ever")
+    on_failure: Literal["continue", "stop"] = Field(description="what a sweep does after a trial failed")
     num_threads: PositiveInt | None = Field(description="CPU threads of torch; null leaves torch's own choice")
 
 

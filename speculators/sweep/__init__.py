@@ -1,1 +1,1 @@
-"""What a multirun adds to runs: checked points, arms in processes of their own, shared trainings, results."""
+"""What a multirun adds to runs: checked points, trials in processes of their own, shared trainings, results."""

@@ -1,4 +1,4 @@
-"""Every arm of a sweep, composed and checked before the first of them starts, and listed on a dry run."""
+"""Every trial of a sweep, composed and checked before the first of them starts, and listed on a dry run."""
 
 import json
 import sys
@@ -24,38 +24,38 @@ if TYPE_CHECKING:
 
 
 def check(config: DictConfig) -> None:
-    """Stop with every problem of every arm; on a dry run show the arms and stop.
+    """Stop with every problem of every trial; on a dry run show the trials and stop.
 
     Args:
         config: composed for a multirun, with its `hydra` node.
     """
     try:
-        arms, more = points(config)
+        trials, more = points(config)
     except COMPOSING as error:
         stop([explain(error, Blame(config.hydra).overrides)])
     loader = GlobalHydra.instance().config_loader()
-    # Hydra's own overrides are every arm's; hydra.searchpath says where to look for options.
+    # Hydra's own overrides are every trial's; hydra.searchpath says where to look for options.
     own: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
     searched = [f"hydra.searchpath={json.dumps(Blame(config.hydra).searchpath)}"]
     messages, runs = [], []
-    for i, (arm, differing) in enumerate(zip(arms, varying(arms), strict=True)):
+    for i, (trial, differing) in enumerate(zip(trials, varying(trials), strict=True)):
         try:
-            runs.append(validate(loader.load_configuration(NAME, [*own, *arm], RunMode.RUN)))
+            runs.append(validate(loader.load_configuration(NAME, [*own, *trial], RunMode.RUN)))
         except WrongInput as error:
-            messages += [f"arm {i} ({' '.join(differing)}): {m}" for m in error.messages]
+            messages += [f"trial {i} ({' '.join(differing)}): {m}" for m in error.messages]
         except COMPOSING as error:
-            messages.append(f"arm {i} ({' '.join(differing)}): {explain(error, [*searched, *arm])}")
-    if messages := messages or alike(runs, varying(arms)):
+            messages.append(f"trial {i} ({' '.join(differing)}): {explain(error, [*searched, *trial])}")
+    if messages := messages or alike(runs, varying(trials)):
         stop(messages)
     if more:
-        print(f"more than {CAP} arms: only the first {CAP} were checked", file=sys.stderr)
+        print(f"more than {CAP} trials: only the first {CAP} were checked", file=sys.stderr)
     if any(run.dry_run for run in runs):
-        show(runs, varying(arms))
+        show(runs, varying(trials))
         sys.exit(0)
 
 
 def alike(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> list[str]:
-    """One message for each arm that would end like an earlier one, whose folder it would share."""
+    """One message for each trial that would end like an earlier one, whose folder it would share."""
     first: dict[str, int] = {}
     messages = []
     for i, run in enumerate(runs):
@@ -63,17 +63,17 @@ def alike(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> li
         if earlier != i:
             own, other = " ".join(differing[i]), " ".join(differing[earlier])
             why = "" if own == other else f" and {other} decide no result"
-            messages.append(f"arm {i} is the same as arm {earlier}: {own}{why}")
+            messages.append(f"trial {i} is the same as trial {earlier}: {own}{why}")
     return messages
 
 
 def show(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> None:
-    """The arms as a table: what each is, and which of them share a training."""
+    """The trials as a table: what each is, and which of them share a training."""
     trainings = {key: n for n, key in enumerate(dict.fromkeys(weights_key(run) for run in runs))}
     shared = "1 training" if len(trainings) == 1 else f"{len(trainings)} trainings"
-    table = Table(title=f"{len(runs)} arms, {shared}", title_justify="left")
-    for name in ("arm", "overrides", "folder", "training"):
-        table.add_column(name, justify="right" if name in ("arm", "training") else "left", overflow="fold")
+    table = Table(title=f"{len(runs)} trials, {shared}", title_justify="left")
+    for name in ("trial", "overrides", "folder", "training"):
+        table.add_column(name, justify="right" if name in ("trial", "training") else "left", overflow="fold")
     for i, (run, overrides) in enumerate(zip(runs, differing, strict=True)):
         own = " ".join(o for o in overrides if not o.startswith("dry_run"))
         table.add_row(str(i), own, result_key(run), str(trainings[weights_key(run)]))

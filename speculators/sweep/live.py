@@ -8,11 +8,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from speculators.report.runs import Arm, read
+from speculators.report.runs import Trial, read
 from speculators.runfolder.folder import LOG
 from speculators.sweep.table import table
 
-# More ended arms than these would push the running ones off the screen.
+# More ended trials than these would push the running ones off the screen.
 SHOWN = 10
 
 
@@ -20,7 +20,7 @@ def start(folder: Path) -> None:
     """Show a sweep's table below what is logged, until the process ends.
 
     Args:
-        folder: of the sweep; its arms' folders are read again and again, whichever process they run in.
+        folder: of the sweep; its trials' folders are read again and again, whichever process they run in.
     """
     live = Live(get_renderable=lambda: picture(folder), refresh_per_second=1, transient=True)
     live.start()
@@ -28,20 +28,20 @@ def start(folder: Path) -> None:
 
 
 def picture(folder: Path) -> Group:
-    """Arms that run, each with the last line of its log, above the best of those that ended."""
+    """Trials that run, each with the last line of its log, above the best of those that ended."""
     found = read(folder)
-    running = [arm for arm in found if arm.status == "running"]
-    ended = [arm for arm in found if arm.status in ("done", "failed")]
+    running = [trial for trial in found if trial.status == "running"]
+    ended = [trial for trial in found if trial.status in ("done", "failed")]
     now = Table(title=f"Running, {len(ended)} ended", title_justify="left")
-    now.add_column("arm", overflow="fold")
+    now.add_column("trial", overflow="fold")
     now.add_column("now", overflow="ellipsis", no_wrap=True)
-    for arm in running:
-        now.add_row(" ".join(arm.overrides), Text(_last_line(arm)))
+    for trial in running:
+        now.add_row(" ".join(trial.overrides), Text(_last_line(trial)))
     return Group(table(ended[:SHOWN]), now) if ended else Group(now)
 
 
-def _last_line(arm: Arm) -> str:
-    """What the arm said last."""
-    file = arm.folder / LOG
+def _last_line(trial: Trial) -> str:
+    """What the trial said last."""
+    file = trial.folder / LOG
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     return lines[-1] if lines else "starting"

@@ -26,7 +26,7 @@ def typed_wins(config: DictConfig) -> None:
 
 
 def points(config: DictConfig) -> tuple[list[list[str]], bool]:
-    """The overrides of each arm, in the order in which Hydra's own sweeper starts them.
+    """The overrides of each trial, in the order in which Hydra's own sweeper starts them.
 
     A continuous interval of another sweeper is stood for by its two ends.
 
@@ -34,7 +34,7 @@ def points(config: DictConfig) -> tuple[list[list[str]], bool]:
         config: composed for a multirun, with its `hydra` node.
 
     Returns:
-        The overrides of at most `CAP` arms, and whether there are more.
+        The overrides of at most `CAP` trials, and whether there are more.
     """
     own = OmegaConf.to_container(config.hydra.sweeper).get("params") or {}  # type: ignore[union-attr]
     typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)

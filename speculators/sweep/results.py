@@ -1,4 +1,4 @@
-"""What came out of a sweep's arms: results.csv, a table sorted by the objective, `best`."""
+"""What came out of a sweep's trials: results.csv, a table sorted by the objective, `best`."""
 
 import atexit
 import csv
@@ -12,18 +12,18 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from speculators.report.runs import Arm, read, serve_command
+from speculators.report.runs import Trial, read, serve_command
 from speculators.runfolder.folder import FAILED
-from speculators.sweep.arm import STOPPED
 from speculators.sweep.live import start
 from speculators.sweep.table import console, table
+from speculators.sweep.trial import STOPPED
 
 RESULTS, BEST = "results.csv", "best"
 
 
-def write(sweep: Path, arms: Sequence[Arm]) -> None:
-    """`results.csv`, a row an arm; replaced whole, for arms of several processes end when they like."""
-    rows = [_row(arm) for arm in arms]
+def write(sweep: Path, trials: Sequence[Trial]) -> None:
+    """`results.csv`, a row a trial; replaced whole, for trials of several processes end when they like."""
+    rows = [_row(trial) for trial in trials]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     part = sweep / f"{RESULTS}.{os.getpid()}"
     with part.open("w", newline="", encoding="utf-8") as file:
@@ -33,25 +33,25 @@ def write(sweep: Path, arms: Sequence[Arm]) -> None:
     part.replace(sweep / RESULTS)
 
 
-def _row(arm: Arm) -> dict[str, Any]:
+def _row(trial: Trial) -> dict[str, Any]:
     """An override a column, then what came out."""
     return {
-        "arm": arm.folder.name,
-        **arm.chosen,
-        "status": arm.status,
-        "objective": arm.objective,
-        "acceptance_length": arm.result.get("acceptance_length"),
-        "tokens_per_second": arm.result.get("tokens_per_second"),
-        "seconds": arm.seconds,
-        "memory_gb": arm.memory_gb,
-        "checkpoint": str(arm.checkpoint or ""),
-        "error": arm.error,
+        "trial": trial.folder.name,
+        **trial.chosen,
+        "status": trial.status,
+        "objective": trial.objective,
+        "acceptance_length": trial.result.get("acceptance_length"),
+        "tokens_per_second": trial.result.get("tokens_per_second"),
+        "seconds": trial.seconds,
+        "memory_gb": trial.memory_gb,
+        "checkpoint": str(trial.checkpoint or ""),
+        "error": trial.error,
     }
 
 
-def link_best(sweep: Path, arms: Sequence[Arm]) -> str | None:
-    """Point `best` at the best arm's checkpoint; a sentence with the command that serves it, None without one."""
-    best = next((arm for arm in arms if arm.objective is not None and arm.checkpoint), None)
+def link_best(sweep: Path, trials: Sequence[Trial]) -> str | None:
+    """Point `best` at the best trial's checkpoint; a sentence with the command that serves it, None without one."""
+    best = next((trial for trial in trials if trial.objective is not None and trial.checkpoint), None)
     if best is None or best.checkpoint is None:
         return None
     link = sweep / BEST
@@ -65,7 +65,7 @@ class Results(Callback):
     """Keeps a sweep's results.csv up to date, and shows the table as it grows and at the end, however that comes."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before the first arm, after all were checked."""
+        """Before the first trial, after all were checked."""
         self.sweep, self.started = Path(config.hydra.sweep.dir), time.time()
         (self.sweep / STOPPED).unlink(missing_ok=True)
         atexit.register(show, self.sweep)
@@ -73,14 +73,14 @@ class Results(Callback):
             start(self.sweep)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
-        """After each arm."""
+        """After each trial."""
         if config.hydra.mode.name == "MULTIRUN":
             sweep = Path(config.hydra.sweep.dir)
             write(sweep, read(sweep))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """After the last; exits with 1 if an arm failed, for some sweepers take a failure for a result."""
-        failed = [arm.folder / FAILED for arm in read(self.sweep) if arm.status == "failed"]
+        """After the last; exits with 1 if a trial failed, for some sweepers take a failure for a result."""
+        failed = [trial.folder / FAILED for trial in read(self.sweep) if trial.status == "failed"]
         if any(file.stat().st_mtime >= self.started for file in failed):
             sys.exit(1)
 
@@ -90,12 +90,12 @@ def show(sweep: Path) -> None:
     # What draws is not paid for by a run that ends without a page.
     from speculators.report.page import PAGE, write_page
 
-    arms = read(sweep)
-    if not arms:
+    trials = read(sweep)
+    if not trials:
         return
-    write(sweep, arms)
+    write(sweep, trials)
     shown = console()
-    shown.print(table(arms))
-    shown.print(f"{sweep / RESULTS}\n{write_page(arms, sweep / PAGE)}", soft_wrap=True)
-    if (best := link_best(sweep, arms)) is not None:
+    shown.print(table(trials))
+    shown.print(f"{sweep / RESULTS}\n{write_page(trials, sweep / PAGE)}", soft_wrap=True)
+    if (best := link_best(sweep, trials)) is not None:
         shown.print(best, soft_wrap=True)

@@ -11,7 +11,7 @@ ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 def settle(config: DictConfig) -> None:
     """Set up an Optuna sweeper; any other is left alone.
 
-    An objective is maximised, a failed arm is no reason to stop, the study is in the sweep's folder, and trials that an
+    An objective is maximised, a failed trial is no reason to stop, the study is in the sweep's folder, and trials that an
     earlier call ended count. Those that it was cut off in come first.
 
     Args:
@@ -25,7 +25,7 @@ def settle(config: DictConfig) -> None:
     with read_write(config):
         sweeper.direction = "maximize"
         if config.hydra.launcher._target_ == ONE_BY_ONE:
-            sweeper.n_jobs = 1  # asking for several arms at once would only hide what the first taught
+            sweeper.n_jobs = 1  # asking for several trials at once would only hide what the first taught
         sweeper.max_failure_rate = sweeper.max_failure_rate or 1.0
         sweeper.study_name = sweeper.study_name or "speculators"
         sweeper.storage = sweeper.storage or f"sqlite:///{(folder / 'study.db').absolute()}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from speculators.report.runs import Arm
+from speculators.report.runs import Trial
 
 
 def console() -> Console:
@@ -14,16 +14,16 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=140)
 
 
-def table(arms: Sequence[Arm]) -> Table:
-    """The arms for a terminal."""
-    shown = Table(title="Arms, best first", title_justify="left")
-    for name in ("arm", "folder", "status"):
+def table(trials: Sequence[Trial]) -> Table:
+    """The trials for a terminal."""
+    shown = Table(title="Trials, best first", title_justify="left")
+    for name in ("trial", "folder", "status"):
         shown.add_column(name, overflow="fold")
     for name in ("objective", "acceptance", "tokens/s", "s", "GB"):
         shown.add_column(name, justify="right", no_wrap=True)
-    for arm in arms:
-        measured = [arm.objective, arm.result.get("acceptance_length"), arm.result.get("tokens_per_second")]
-        cells = [f"{v:.4g}" if v is not None else "-" for v in (*measured, arm.seconds, arm.memory_gb)]
-        outcome = f"{arm.status}: {arm.error}" if arm.error else arm.status
-        shown.add_row("\n".join(arm.overrides) or "-", arm.folder.name, outcome, *cells)
+    for trial in trials:
+        measured = [trial.objective, trial.result.get("acceptance_length"), trial.result.get("tokens_per_second")]
+        cells = [f"{v:.4g}" if v is not None else "-" for v in (*measured, trial.seconds, trial.memory_gb)]
+        outcome = f"{trial.status}: {trial.error}" if trial.error else trial.status
+        shown.add_row("\n".join(trial.overrides) or "-", trial.folder.name, outcome, *cells)
     return shown

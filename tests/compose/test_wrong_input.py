@@ -168,9 +168,9 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["seed"], ["seed is no override; write it as key=value"]),
         (["-m", "search=algorithm", "algorithm=eagel"], ["did you mean eagle?"]),
         (["trainer=null"], ["trainer=null"]),
-        (["-m", "optimizer.lr=1e-3,30"], ["arm 1", "optimizer.lr", "optimizer.lr=30"]),
-        (["-m", "seed=0,1,2,3", "algorithm=eagle,medsua"], ["arm 1", "medusa?"]),
-        (["-m", "seed=1,2,1"], ["arm 2 is the same as arm 0"]),
+        (["-m", "optimizer.lr=1e-3,30"], ["trial 1", "optimizer.lr", "optimizer.lr=30"]),
+        (["-m", "seed=0,1,2,3", "algorithm=eagle,medsua"], ["trial 1", "medusa?"]),
+        (["-m", "seed=1,2,1"], ["trial 2 is the same as trial 0"]),
         pytest.param(
             ["-m", "hydra/sweeper=optuna", "optimizer.lr=interval(1e-4,30)"],
             ["optimizer.lr", "30"],

@@ -176,18 +176,18 @@ def test_the_table_renames_and_fills_in() -> None:
 
 
 def test_a_pin_is_run_where_it_belongs(tmp_path: Path) -> None:
-    """In its folder, or copied to a new one; never in a published draft or over another run. An arm alone trains alone."""
-    arm = tmp_path / "sweep" / "arm"
-    write_pin(compose([]), arm, training="../trainings/key")
-    assert training_folder(arm).resolve() == (tmp_path / "sweep" / "trainings" / "key")
-    assert place(arm) == place(arm / "run.yaml") == arm
-    new = place(arm / "run.yaml", tmp_path / "new" / "run")
-    assert (new / "run.yaml").read_bytes() == (arm / "run.yaml").read_bytes() and training_folder(new) == new
+    """In its folder, or copied to a new one; never in a published draft or over another run. A trial alone trains alone."""
+    trial = tmp_path / "sweep" / "trial"
+    write_pin(compose([]), trial, training="../trainings/key")
+    assert training_folder(trial).resolve() == (tmp_path / "sweep" / "trainings" / "key")
+    assert place(trial) == place(trial / "run.yaml") == trial
+    new = place(trial / "run.yaml", tmp_path / "new" / "run")
+    assert (new / "run.yaml").read_bytes() == (trial / "run.yaml").read_bytes() and training_folder(new) == new
     with pytest.raises(WrongInput, match="there is a run already"):
-        place(arm, new)
-    (arm / "config.json").touch()
+        place(trial, new)
+    (trial / "config.json").touch()
     with pytest.raises(WrongInput, match="published draft.*--output=FOLDER"):
-        place(arm)
+        place(trial)
 
 
 def conversations(file: Path, answer: str) -> None:

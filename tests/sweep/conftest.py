@@ -40,6 +40,6 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """results.csv of the sweep in a test's folder, in the order of the arms' folders."""
+    """results.csv of the sweep in a test's folder, in the order of the trials' folders."""
     with (folder / "sweep" / "results.csv").open(newline="", encoding="utf-8") as file:
-        return sorted(csv.DictReader(file), key=lambda row: row["arm"])
+        return sorted(csv.DictReader(file), key=lambda row: row["trial"])

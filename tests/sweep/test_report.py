@@ -40,14 +40,14 @@ def report(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def column(browser: Chrome, name: str) -> list[str]:
     """The shown cells below a heading of the table, top to bottom."""
-    heads = [head.text.replace("\n", " ") for head in browser.find_elements(By.CSS_SELECTOR, "#arms th")]
-    cells = browser.find_elements(By.CSS_SELECTOR, f"#arms tbody td:nth-child({heads.index(name) + 1})")
+    heads = [head.text.replace("\n", " ") for head in browser.find_elements(By.CSS_SELECTOR, "#trials th")]
+    cells = browser.find_elements(By.CSS_SELECTOR, f"#trials tbody td:nth-child({heads.index(name) + 1})")
     return [cell.text for cell in cells if cell.is_displayed()]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of four arms: two share a training, two fail, for their data is not there."""
+    """A sweep of four trials: two share a training, two fail, for their data is not there."""
     root = tmp_path_factory.mktemp("report")
     data, missing = root / "data.jsonl", root / "<b>missing.jsonl"
     lines = [
@@ -55,9 +55,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n in range(40)
     ]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    arms = ["data=jsonl", f"data.path='{data}','{missing}'", "algorithm=medusa", "proposal.speculative_tokens=1,2"]
+    trials = ["data=jsonl", f"data.path='{data}','{missing}'", "algorithm=medusa", "proposal.speculative_tokens=1,2"]
     done = subprocess.run(
-        command(*arms),
+        command(*trials),
         cwd=root,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -71,9 +71,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @needs_chromium
 def test_a_sweeps_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
-    """No error, no request; every arm and every plot is there, and agrees with results.csv."""
+    """No error, no request; every trial and every plot is there, and agrees with results.csv."""
     with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
-        table = {row["arm"]: row for row in csv.DictReader(file)}
+        table = {row["trial"]: row for row in csv.DictReader(file)}
     with opened(folder / "report.html", tmp_path / "profile") as browser:
         drawn = browser.execute_script(DRAWN)
         assert drawn.keys() == {"settings", "pass_cost", "positions", "loss", "accuracy", "estimate"}
@@ -90,9 +90,9 @@ def test_a_sweeps_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
         )
         assert "vllm serve" in browser.find_element(By.ID, "serve").text
         summary = browser.find_element(By.XPATH, "//summary[contains(., 'trainings')]").text
-        assert summary == "2 trainings for 4 arms"
+        assert summary == "2 trainings for 4 trials"
 
-        for heading in browser.find_elements(By.CSS_SELECTOR, "#arms th"):
+        for heading in browser.find_elements(By.CSS_SELECTOR, "#trials th"):
             if heading.text == "s":
                 heading.click()
         shown = [float(seconds) for seconds in column(browser, "s") if seconds != "–"]
@@ -104,13 +104,13 @@ def test_a_sweeps_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
 
 
 def pick_and_brush(browser: Chrome) -> None:
-    """The pointer on an arm dims the others; a brush over an axis keeps the arms that cross it there."""
+    """The pointer on a trial dims the others; a brush over an axis keeps the trials that cross it there."""
 
     def dimmed() -> int:
         return len(browser.find_elements(By.CSS_SELECTOR, "#settings .trace.out"))
 
     browser.execute_script("document.getElementById('settings').scrollIntoView({block: 'center'})")
-    (best, *_) = browser.find_elements(By.CSS_SELECTOR, "#arms tbody tr")
+    (best, *_) = browser.find_elements(By.CSS_SELECTOR, "#trials tbody tr")
     ActionChains(browser).move_to_element(best).perform()
     assert dimmed() == 1
     # The first axis is that of speculative_tokens, 2 at its top.
@@ -128,22 +128,22 @@ def pick_and_brush(browser: Chrome) -> None:
 @pytest.mark.slow
 @needs_chromium
 def test_a_runs_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
-    """The same of a single run: its own figures, its settings, no table of arms."""
-    arm = next(file.parent for file in folder.glob("*/DONE"))
-    made = report(arm, "--output", tmp_path / "one.html")
+    """The same of a single run: its own figures, its settings, no table of trials."""
+    trial = next(file.parent for file in folder.glob("*/DONE"))
+    made = report(trial, "--output", tmp_path / "one.html")
     assert made.returncode == 0 and made.stdout.strip() == str(tmp_path / "one.html"), made.stderr
-    result = json.loads((arm / "result.json").read_text())
+    result = json.loads((trial / "result.json").read_text())
     with opened(tmp_path / "one.html", tmp_path / "profile") as browser:
         drawn = browser.execute_script(DRAWN)
         assert drawn.keys() == {"positions", "loss", "accuracy", "estimate"}
         assert all(size > 3 for size in drawn.values()), drawn
         assert f"{result['acceptance_length']:.2f}" in browser.find_element(By.ID, "best").text
-        assert not browser.find_elements(By.ID, "arms")
+        assert not browser.find_elements(By.ID, "trials")
         assert complaints(browser) == []
         assert requests(browser) == [(tmp_path / "one.html").as_uri()]
 
 
-def test_arms_that_have_not_ended_are_told_apart(tmp_path: Path) -> None:
+def test_trials_that_have_not_ended_are_told_apart(tmp_path: Path) -> None:
     """A process at work in a folder holds its lock; cut off, nobody does. The page has both."""
     for name in ("stopped", "going", "broken"):
         missing = ["data=jsonl", "data.path=/nowhere.jsonl"]
@@ -151,7 +151,7 @@ def test_arms_that_have_not_ended_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(RunFailed):
         launch(tmp_path / "sweep" / "broken")
     with FileLock(tmp_path / "sweep" / "going" / LOCK):
-        status = {arm.name: arm.status for arm in read(tmp_path / "sweep")}
+        status = {trial.name: trial.status for trial in read(tmp_path / "sweep")}
         assert status == {"stopped": "cut off", "going": "running", "broken": "failed"}
         made = report(tmp_path / "sweep")
     assert made.returncode == 0, made.stderr
@@ -169,7 +169,7 @@ def test_runs_of_several_places_are_compared_by_what_they_chose(tmp_path: Path) 
 
     from speculators.report.rows import ranked
 
-    shown = {row.arm.name: row.settings for row in ranked(read(tmp_path / "a" / "one", tmp_path / "b"))}
+    shown = {row.trial.name: row.settings for row in ranked(read(tmp_path / "a" / "one", tmp_path / "b"))}
     assert shown == {
         "a/one": {"optimizer.lr": "0.25", "algorithm": "eagle3"},
         "b/two": {"optimizer.lr": "0.02", "algorithm": "medusa"},

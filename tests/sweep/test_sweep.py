@@ -18,14 +18,22 @@ from speculators.execution.launch import RunFailed, launch
 from speculators.runfolder.folder import FAILED
 from speculators.runfolder.keys import result_key, weights_key
 from speculators.runfolder.run_yaml import read_pin, write_pin
-from speculators.sweep.arm import start, take_device
+from speculators.sweep.trial import start, take_device
 
 from .conftest import SHORT, Sweep, command, rows
 
 SIX = ["algorithm=medusa,eagle", "proposal.speculative_tokens=1,2,3"]
 TWELVE = [*SIX, "evaluation.batch_size=1,2"]
 # What is not measured with a clock.
-MEASURED = ("arm", "status", "objective", "acceptance_length", "checkpoint", "algorithm", "proposal.speculative_tokens")
+MEASURED = (
+    "trial",
+    "status",
+    "objective",
+    "acceptance_length",
+    "checkpoint",
+    "algorithm",
+    "proposal.speculative_tokens",
+)
 
 
 def test_keys_name_what_decides() -> None:
@@ -63,12 +71,12 @@ def test_what_is_typed_replaces_what_a_search_sweeps(sweep: Sweep, tmp_path: Pat
     table = rows(tmp_path)
     assert sorted(row["algorithm"] for row in table) == ["eagle", "medusa"]
     for row in table:
-        assert read_pin(tmp_path / "sweep" / row["arm"]).proposal.model_dump()["speculative_tokens"] == 2
+        assert read_pin(tmp_path / "sweep" / row["trial"]).proposal.model_dump()["speculative_tokens"] == 2
 
 
 @pytest.mark.slow
-def test_arms_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_path: Path) -> None:
-    """Twelve arms train two drafts; each row is that of a single run; the same command again finds all done."""
+def test_trials_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_path: Path) -> None:
+    """Twelve trials train two drafts; each row is that of a single run; the same command again finds all done."""
     done = sweep(*TWELVE)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "sweep"
@@ -76,7 +84,7 @@ def test_arms_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_path
     assert len(list(folder.glob("trainings/*/metrics.jsonl"))) == 2
     table = rows(tmp_path)
     assert [row["status"] for row in table] == ["done"] * 12
-    # So short a training leaves arms that tie.
+    # So short a training leaves trials that tie.
     highest = max(float(row["objective"]) for row in table)
     best = {(tmp_path / row["checkpoint"]).resolve() for row in table if float(row["objective"]) == highest}
     assert (folder / "best").resolve() in best
@@ -88,14 +96,14 @@ def test_arms_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_path
             f"proposal.speculative_tokens={row['proposal.speculative_tokens']}",
             f"evaluation.batch_size={row['evaluation.batch_size']}",
         ]
-        single = tmp_path / "single" / row["arm"]
+        single = tmp_path / "single" / row["trial"]
         write_pin(compose([*SHORT[:-1], *overrides]), single)
         launch(single)
         result = json.loads((single / "result.json").read_text())
         assert float(row["acceptance_length"]) == result["acceptance_length"]
-        arm = json.loads((folder / row["arm"] / "result.json").read_text())
-        assert arm["acceptance_per_position"] == result["acceptance_per_position"]
-        weights = [f / "checkpoint" / "model.safetensors" for f in (single, folder / row["arm"])]
+        trial = json.loads((folder / row["trial"] / "result.json").read_text())
+        assert trial["acceptance_per_position"] == result["acceptance_per_position"]
+        weights = [f / "checkpoint" / "model.safetensors" for f in (single, folder / row["trial"])]
         assert weights[0].read_bytes() == weights[1].read_bytes()
 
     ended = {marker: marker.stat().st_mtime_ns for marker in folder.glob("*/DONE")}
@@ -106,25 +114,25 @@ def test_arms_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_path
 
 
 @pytest.mark.slow
-def test_an_arm_that_fails_changes_no_other(sweep: Sweep, tmp_path: Path) -> None:
+def test_a_trial_that_fails_changes_no_other(sweep: Sweep, tmp_path: Path) -> None:
     """Its traceback is in its folder, the exit code is 1, the others are done; mended, it is tried again."""
     data = tmp_path / "data.jsonl"
-    arms = ["data=jsonl", f"data.path={data},{tmp_path / 'also.jsonl'}", "algorithm=medusa"]
+    trials = ["data=jsonl", f"data.path={data},{tmp_path / 'also.jsonl'}", "algorithm=medusa"]
     conversations = [
         {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": str(n)}]}
         for n in range(40)
     ]
     data.write_text("".join(json.dumps(c) + "\n" for c in conversations))
-    done = sweep(*arms)
+    done = sweep(*trials)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     table = {row["data.path"]: row for row in rows(tmp_path)}
     assert table[str(data)]["status"] == "done" and float(table[str(data)]["objective"]) >= 1
     failed = table[str(tmp_path / "also.jsonl")]
     assert failed["status"] == "failed" and "also.jsonl" in failed["error"]
-    assert "Traceback" in (tmp_path / "sweep" / failed["arm"] / FAILED).read_text()
+    assert "Traceback" in (tmp_path / "sweep" / failed["trial"] / FAILED).read_text()
 
     (tmp_path / "also.jsonl").write_text(data.read_text() + json.dumps(conversations[0]) + "\n")
-    assert sweep(*arms).returncode == 0
+    assert sweep(*trials).returncode == 0
     assert {row["status"] for row in rows(tmp_path)} >= {"done"}
 
     stopped = sweep("data=jsonl", "data.path=/nowhere.jsonl,/neither.jsonl", "launch.on_failure=stop")
@@ -133,7 +141,7 @@ def test_an_arm_that_fails_changes_no_other(sweep: Sweep, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_an_arm_that_hangs_or_is_killed_fails_with_the_reason(tmp_path: Path) -> None:
+def test_a_trial_that_hangs_or_is_killed_fails_with_the_reason(tmp_path: Path) -> None:
     """Past its timeout it is stopped; killed from outside, the signal is named."""
     run = compose(SHORT[:-1])
     hanging, killed = tmp_path / "hanging", tmp_path / "killed"
@@ -166,7 +174,7 @@ def holds(process: psutil.Process, folder: Path) -> bool:
 
 @pytest.mark.slow
 def test_a_sweep_killed_again_and_again_ends_as_if_undisturbed(sweep: Sweep, tmp_path: Path) -> None:
-    """SIGKILL at ten moments; started again each time, no finished arm is redone and the table is the same."""
+    """SIGKILL at ten moments; started again each time, no finished trial is redone and the table is the same."""
     undisturbed = sweep(*SIX, "hydra.sweep.dir=calm/sweep")
     assert undisturbed.returncode == 0, undisturbed.stderr
     expected = [{k: row[k] for k in MEASURED if k != "checkpoint"} for row in rows(tmp_path / "calm")]
@@ -177,7 +185,7 @@ def test_a_sweep_killed_again_and_again_ends_as_if_undisturbed(sweep: Sweep, tmp
         process = subprocess.Popen(
             command(*SIX), cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        # From starting up to deep inside an arm.
+        # From starting up to deep inside a trial.
         time.sleep(moments.uniform(3, 12))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -195,8 +203,8 @@ def test_a_sweep_killed_again_and_again_ends_as_if_undisturbed(sweep: Sweep, tmp
     [["joblib", "hydra.launcher.n_jobs=2"], ["submitit_local", "hydra.launcher.timeout_min=9"]],
     ids=["joblib", "submitit"],
 )
-def test_arms_side_by_side(launcher: list[str], sweep: Sweep, tmp_path: Path) -> None:
-    """Other launchers run several arms at once, and their rows are in the table."""
+def test_trials_side_by_side(launcher: list[str], sweep: Sweep, tmp_path: Path) -> None:
+    """Other launchers run several trials at once, and their rows are in the table."""
     name, *options = launcher
     done = sweep("algorithm=medusa", "seed=0,1", f"hydra/launcher={name}", *options)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -231,8 +239,8 @@ def test_an_optuna_study_goes_on(sweep: Sweep, tmp_path: Path) -> None:
     assert [row["status"] for row in rows(tmp_path)].count("failed") == 1
 
 
-def test_arms_take_turns_with_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of three arms sees one of two GPUs; the third waits until one is free."""
+def test_trials_take_turns_with_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of three trials sees one of two GPUs; the third waits until one is free."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     seen = []
     locks = []

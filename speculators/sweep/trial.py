@@ -1,4 +1,4 @@
-"""One arm of a sweep: not done twice, in a process of its own, so that its memory and its failures end with it."""
+"""One trial of a sweep: not done twice, in a process of its own, so that its memory and its failures end with it."""
 
 import logging
 import multiprocessing
@@ -23,35 +23,35 @@ from speculators.utils.messages import RunFailed
 from speculators.utils.process import log_to
 
 log = logging.getLogger(__name__)
-# Beside the arms of a sweep: what they train, each set of weights once; and the mark of a sweep that is to end.
+# Beside the trials of a sweep: what they train, each set of weights once; and the mark of a sweep that is to end.
 TRAININGS, STOPPED = "trainings", "STOPPED"
 # How long a process that was asked to stop may take to save.
 GRACE_SECONDS = 60
 
 
-def run_arm(run: RunConfig, folder: Path, origin: Origin, number: int) -> float:
-    """Run one arm, unless it ended well before; what an earlier attempt left is gone on with.
+def run_trial(run: RunConfig, folder: Path, origin: Origin, number: int) -> float:
+    """Run one trial, unless it ended well before; what an earlier attempt left is gone on with.
 
     Args:
         run: what was composed.
-        folder: of the arm, in the sweep's.
+        folder: of the trial, in the sweep's.
         origin: how.
-        number: of the arm, for people.
+        number: of the trial, for people.
 
     Returns:
         Its objective; NaN if it measured none.
 
     Raises:
-        RunFailed: it failed, or an arm before it did and launch.on_failure=stop.
+        RunFailed: it failed, or a trial before it did and launch.on_failure=stop.
     """
     if (objective := done(folder)) is not None:
-        log.info("arm %d was done before: %s", number, folder)
+        log.info("trial %d was done before: %s", number, folder)
         return objective
     stopped = folder.parent / STOPPED
     if stopped.exists():
-        raise RunFailed(f"arm {number} was not started: an arm failed before it, and launch.on_failure=stop")
+        raise RunFailed(f"trial {number} was not started: a trial failed before it, and launch.on_failure=stop")
     write_pin(run, folder, origin, training=f"../{TRAININGS}/{weights_key(run)}")
-    log.info("arm %d: %s", number, folder)
+    log.info("trial %d: %s", number, folder)
     try:
         if run.launch.mode == "inline":
             once(folder)
@@ -60,13 +60,13 @@ def run_arm(run: RunConfig, folder: Path, origin: Origin, number: int) -> float:
                 folder, run.launch.timeout, own_device=run.launch.mode == "process" and run.device in ("auto", "cuda")
             )
     except RunFailed as error:
-        log.info("arm %d failed: %s", number, error)
+        log.info("trial %d failed: %s", number, error)
         if run.launch.on_failure == "stop":
             stopped.touch()
         raise
     objective = done(folder)
     assert objective is not None
-    log.info("arm %d: %.4g", number, objective)
+    log.info("trial %d: %.4g", number, objective)
     return objective
 
 
@@ -81,14 +81,14 @@ def start(folder: Path, timeout: float | None, own_device: bool) -> None:
     """Run what a folder's run.yaml pins in a new process, and wait for it.
 
     Args:
-        folder: of the arm; what its process prints goes to its train.log.
+        folder: of the trial; what its process prints goes to its train.log.
         timeout: seconds after which it is stopped; None waits for ever.
         own_device: whether it takes one of several GPUs for itself.
 
     Raises:
         RunFailed: it raised, was killed, or took too long; the folder has a file FAILED.
     """
-    # A server that imported everything once forks each arm: an arm starts in a moment and inherits nothing but imports.
+    # A server that imported everything once forks each trial: a trial starts in a moment and inherits nothing but imports.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     # By force: joblib leaves a method of its own here, which the new process would not know.
     multiprocessing.set_start_method(method, force=True)
@@ -98,7 +98,7 @@ def start(folder: Path, timeout: float | None, own_device: bool) -> None:
     try:
         process.join(timeout)
     except KeyboardInterrupt:
-        # The terminal told the arm as well; it saves.
+        # The terminal told the trial as well; it saves.
         process.join(GRACE_SECONDS)
         raise
     reason = _reason(folder, process.exitcode)
@@ -153,7 +153,7 @@ def _work(folder: Path, own_device: bool) -> None:
 
 
 def _end_with(parent: BaseProcess) -> None:
-    """A sweep that is killed takes its arm along, which first saves what it has."""
+    """A sweep that is killed takes its trial along, which first saves what it has."""
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
@@ -169,11 +169,11 @@ def _devices() -> list[str]:
 
 
 def take_device(devices: Sequence[str], locks: Path) -> FileLock | None:
-    """Wait for a GPU that no other arm on this machine has, and show this process no other.
+    """Wait for a GPU that no other trial on this machine has, and show this process no other.
 
     Args:
         devices: CUDA's names; with none there is nothing to take.
-        locks: folder of the lock files that arms of any sweep share.
+        locks: folder of the lock files that trials of any sweep share.
     """
     while devices:
         for device in devices:
