@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from speculators.utils import digest
 log = logging.getLogger(__name__)
 MANIFEST, PARTIAL = "manifest.json", ".partial"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 class NoRoom(ValueError):
@@ -60,12 +62,14 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
-        """A manifest's file; an empty manifest if there is none, or what is there is broken."""
+        """A manifest's file; an empty manifest if there is none, it is broken, or it names a file outside its folder."""
         try:
             manifest = cls(**json.loads(path.read_text(encoding="utf-8")))
             shards: Any = manifest.shards
             manifest.shards = {name: shard and Shard(**shard) for name, shard in shards.items()}
-        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return cls()
+        if not all(name != MANIFEST and SHARD_NAME.fullmatch(name) for name in manifest.shards):
             return cls()
         return manifest
 
@@ -89,12 +93,17 @@ class Entry:
         return self.folder.name
 
     @property
+    def own(self) -> bool:
+        """Whether the cache made the folder: it is no link, and its manifest's hash is the name's."""
+        return not self.folder.is_symlink() and self.name.endswith(f"-{key_of(self.manifest.made_of)}")
+
+    @property
     def size(self) -> int:
         """Bytes of everything in the folder."""
         total = 0
         for file in self.folder.iterdir():
             with suppress(FileNotFoundError):  # somebody writes, and has just renamed it
-                total += file.stat().st_size
+                total += file.lstat().st_size
         return total
 
     @property
@@ -122,8 +131,6 @@ class Entry:
 
     def damaged(self) -> list[str]:
         """Files whose bytes are not those that were written; reads all of them."""
-        if not self.manifest.made_of:
-            return [MANIFEST]
         made = {name: shard for name, shard in self.manifest.shards.items() if shard}
         return [n for n, s in made.items() if not self._whole(n) or digest.of_file(self.path(n)) != s.sha256]
 
@@ -137,9 +144,12 @@ class Entry:
             held = self._lock.acquire()
         with held:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if self.folder.is_symlink():
+                raise ValueError(f"cache.dir: {self.folder} is a link, which the cache does not follow; remove it")
             found = Manifest.read(self.folder / MANIFEST)
             self.manifest.extractions, self.manifest.shards = found.extractions, found.shards
-            for file in self.folder.iterdir():
+            # Without a manifest nothing says whose the files are; those of the names that are needed are written anew.
+            for file in self.folder.iterdir() if found.made_of == self.manifest.made_of else ():
                 if file.name != MANIFEST and not self.manifest.shards.get(file.name):
                     file.unlink()
             yield
@@ -178,7 +188,9 @@ class Entry:
 
     def _whole(self, name: str) -> bool:
         shard, path = self.manifest.shards.get(name), self.path(name)
-        return shard is not None and path.exists() and path.stat().st_size == shard.bytes
+        if shard is None or path.is_symlink() or not path.is_file():
+            return False
+        return path.stat().st_size == shard.bytes
 
     def _save(self) -> None:
         self._write(MANIFEST, json.dumps(asdict(self.manifest), indent=1).encode())
@@ -186,7 +198,8 @@ class Entry:
     def _write(self, name: str, payload: bytes) -> None:
         partial = self.path(name + PARTIAL)
         try:
-            with partial.open("wb") as file:
+            partial.unlink(missing_ok=True)
+            with partial.open("xb") as file:
                 file.write(payload)
                 file.flush()
                 os.fsync(file.fileno())
@@ -198,3 +211,8 @@ class Entry:
             raise NoRoom(
                 f"the disk of {self.folder.parent} is full; what was finished stays, and is gone on from"
             ) from error
+
+
+def key_of(made_of: Mapping[str, Any]) -> str:
+    """The part of an entry's name that says what it is made of."""
+    return digest.of_words(made_of)[:16]

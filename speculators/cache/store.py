@@ -13,13 +13,12 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from speculators.cache.entry import MANIFEST, Entry, NoRoom
+from speculators.cache.entry import MANIFEST, Entry, NoRoom, key_of
 from speculators.cache.settings import CacheSettings
-from speculators.utils import digest
 
 log = logging.getLogger(__name__)
 VARIABLE, DEFAULT = "SPECULATORS_CACHE", "~/.cache/speculators"
-# Inside the cache's folder: locks, and entries on their way out.
+# Inside the cache's folder: locks, and entries that are being removed.
 LOCKS, REMOVED = ".locks", ".removed"
 
 
@@ -50,7 +49,7 @@ class Store:
         folder = folder_of(settings.dir)
         try:
             (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-            writable = os.access(folder / LOCKS, os.W_OK)
+            writable = os.access(folder / LOCKS, os.W_OK) and not (folder / LOCKS).is_symlink()
         except OSError:
             writable = False
         if not writable:
@@ -68,7 +67,7 @@ class Store:
             made_of: everything that decides its content, in values that JSON can hold.
             about: a line for people.
         """
-        name = f"{kind}-{digest.of_words(made_of)[:16]}"
+        name = f"{kind}-{key_of(made_of)}"
         mark = FileLock(self._locks / f"{name}.{uuid4().hex}.use")
         with self._lock():
             mark.acquire()
@@ -76,7 +75,7 @@ class Store:
             entry = self._entry(name)
             entry.manifest.about, entry.manifest.made_of = about, dict(made_of)
             if (entry.folder / MANIFEST).exists():
-                os.utime(entry.folder / MANIFEST)
+                os.utime(entry.folder / MANIFEST, follow_symlinks=False)
             yield entry
         finally:
             mark.release()
@@ -88,10 +87,13 @@ class Store:
         return shutil.disk_usage(self.folder).free
 
     def entries(self) -> list[Entry]:
-        """Every entry there is, the least recently used first."""
-        found = self.folder.iterdir() if self.folder.is_dir() else ()
-        names = [path.name for path in found if path.is_dir() and not path.name.startswith(".")]
-        return sorted((self._entry(name) for name in names), key=lambda entry: (entry.last_used, entry.name))
+        """Every entry there is, the least recently used first; other folders are not the cache's."""
+        found = (entry for entry in self._folders() if entry.own)
+        return sorted(found, key=lambda entry: (entry.last_used, entry.name))
+
+    def strangers(self) -> list[Path]:
+        """What lies in the cache's folder without a manifest that fits its name."""
+        return sorted(entry.folder for entry in self._folders() if not entry.own)
 
     def make_room(self, need: int) -> list[str]:
         """Remove entries that nobody uses, the least recently used first, until `need` bytes fit.
@@ -126,9 +128,10 @@ class Store:
             return [self._remove(entry) for entry in removable]
 
     def _remove(self, entry: Entry) -> str:
-        # Renamed first: a process killed here leaves no half entry.
-        removed = self.folder / REMOVED
-        shutil.rmtree(removed, ignore_errors=True)
+        # Renamed first: a process killed here leaves no half entry, and the next removal takes it.
+        for left in self._locks.glob(f"*{REMOVED}"):
+            shutil.rmtree(left, ignore_errors=True)
+        removed = self._locks / f"{entry.name}{REMOVED}"
         entry.folder.rename(removed)
         shutil.rmtree(removed)
         log.info("cache: removed %s to make room", entry.name)
@@ -144,6 +147,10 @@ class Store:
             mark.release()  # its process was killed
             path.unlink(missing_ok=True)
         return False
+
+    def _folders(self) -> list[Entry]:
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return [self._entry(path.name) for path in found if path.is_dir() and not path.name.startswith(".")]
 
     def _entry(self, name: str) -> Entry:
         return Entry(self.folder / name, self._locks / f"{name}.lock")

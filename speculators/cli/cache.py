@@ -52,11 +52,13 @@ def verify(
         if remove:
             with entry.writing():
                 entry.forget(shards)
+    for folder in (strangers := store.strangers()):
+        typer.echo(f"left alone: {folder} has no manifest that fits its name; remove it yourself if nobody needs it")
     if damaged and not remove:
         typer.echo("--remove removes them; the next run that needs them makes them again")
-    if not damaged:
+    if not damaged and not strangers:
         typer.echo(f"all is as it was written in {store.folder}")
-    raise typer.Exit(1 if damaged else 0)
+    raise typer.Exit(1 if damaged or strangers else 0)
 
 
 @app.command()

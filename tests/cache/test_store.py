@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,7 +103,9 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(store: Store) -> None:
     (folder / MANIFEST).write_text("{")
     with store.use("some", {"key": "a"}, "") as entry, entry.writing():
         assert entry.missing(["shard"]) == ["shard"]
-    assert not (folder / "shard").exists()
+        entry.begin(["shard"])
+        entry.add({"shard": b"anew"})
+    assert (folder / "shard").read_bytes() == b"anew" and store.entries()[0].complete
 
 
 def test_verify_names_what_is_damaged_and_removes_it_if_asked(store: Store) -> None:
@@ -117,10 +120,66 @@ def test_verify_names_what_is_damaged_and_removes_it_if_asked(store: Store) -> N
     code, output = cache(store, "verify")
     assert code == 1 and first.exists() and second.exists()
     found = sorted(line.removeprefix("damaged: ") for line in output.splitlines() if line.startswith("damaged"))
-    assert found == sorted(str(path) for path in (first, second, third.parent / MANIFEST))
+    assert found == sorted(str(path) for path in (first, second))
+    assert f"left alone: {third.parent} has no manifest that fits its name" in output
     assert cache(store, "verify", "--remove")[0] == 1
-    assert not first.exists() and not second.exists() and not third.exists()
+    assert not first.exists() and not second.exists() and third.exists()
     assert json.loads((first.parent / MANIFEST).read_text())["shards"] == {"shard": None}
+
+
+def test_only_what_the_cache_made_is_its_own(tmp_path: Path, store: Store) -> None:
+    """Pruning, verifying and a run that needs room leave alone: other people's folders, links, forged manifests."""
+    entry = filled(store, "a", 1000)
+    outside = tmp_path / "outside"
+    victims = [store.folder / "thesis", store.folder / f"states-{'0' * 16}", store.folder / ".removed", outside]
+    for victim in victims:
+        victim.mkdir()
+        (victim / "chapter.txt").write_text("years of work")
+    shutil.copytree(entry, store.folder / "some-0123456789abcdef")
+    shutil.copytree(entry, outside / entry.name)
+    (store.folder / "link").symlink_to(outside)
+    victims += [store.folder / "some-0123456789abcdef", outside / entry.name, store.folder / "link"]
+
+    assert cache(store, "verify", "--remove")[0] == 1
+    assert opened(store.folder, 1e-9).make_room(0) == [entry.name]
+    (store.folder / entry.name).symlink_to(outside / entry.name)
+    with pytest.raises(ValueError, match="is a link"), store.use("some", {"key": "a"}, "") as linked, linked.writing():
+        pass
+    code, output = cache(store, "prune", "--all")
+    assert code == 0 and output.startswith("0 entries")
+    assert all(victim.exists() for victim in victims) and (outside / entry.name / "shard").exists()
+    assert all((victim / "chapter.txt").exists() for victim in victims[:4])
+
+
+@pytest.mark.parametrize("name", ["../../victim.txt", "/victim.txt", "a/b", "..", "", MANIFEST, ".hidden", "x" * 101])
+def test_a_manifest_names_files_of_its_folder_alone(name: str, tmp_path: Path, store: Store) -> None:
+    """One that names another is no manifest, so that nothing is read, replaced or removed through it."""
+    victim = tmp_path / "victim.txt"
+    victim.write_text("years of work")
+    manifest = filled(store, "a", 1000) / MANIFEST
+    forged = json.loads(manifest.read_text())
+    forged["shards"][name.replace("/victim", f"{tmp_path}/victim") if name[:1] == "/" else name] = None
+    manifest.write_text(json.dumps(forged))
+    assert store.entries() == [] and store.strangers() == [manifest.parent]
+    with store.use("some", {"key": "a"}, "") as entry, entry.writing():
+        entry.begin(["shard"])
+    assert victim.read_text() == "years of work"
+
+
+def test_a_link_in_an_entry_is_not_written_through(tmp_path: Path, store: Store) -> None:
+    """Neither where a shard is to be, nor where it is written before it gets its name."""
+    victim = tmp_path / "victim.txt"
+    victim.write_text("years of work")
+    folder = filled(store, "a", 1000)
+    (folder / "shard").unlink()
+    (folder / "shard").symlink_to(victim)
+    (folder / "shard.partial").symlink_to(victim)
+    with store.use("some", {"key": "a"}, "") as entry, entry.writing():
+        assert entry.missing(["shard"])
+        (folder / "shard.partial").symlink_to(victim)
+        entry.begin(["shard"])
+        entry.add({"shard": b"anew"})
+    assert victim.read_text() == "years of work" and (folder / "shard").read_bytes() == b"anew"
 
 
 def test_list_and_prune(store: Store) -> None:
