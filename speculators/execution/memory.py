@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 
 from speculators.config import SpeculatorModelConfig
 from speculators.losses import distillation
@@ -26,8 +26,8 @@ from speculators.protocols.drafter import Context
 from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
 from speculators.train.step import Student
+from speculators.verifier.head import without_weights
 from speculators.verifier.in_process import Verifier
-from speculators.verifier.location import local_path
 
 # Parts of memory, in the order in which they are shown.
 VERIFIER, DRAFT, STATE, GRADIENTS = "verifier's weights", "draft's weights", "optimizer state", "gradients"
@@ -141,20 +141,13 @@ def rehearse(
         prompt: tokens of the longest prompt that is decoded.
         on_cpu: False counts for an accelerator, whose loss takes larger chunks.
     """
-    settings = run.verifier
-    shape = AutoConfig.from_pretrained(
-        local_path(settings.name_or_path), revision=settings.revision, trust_remote_code=settings.trust_remote_code
-    )
     # accelerate keeps one state a process and refuses another precision or device.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=True, mixed_precision="bf16" if run.precision == "bf16" else "no", device_placement=False
     )
     with _chunks(on_cpu), FakeTensorMode() as fake, Ledger() as ledger:
-        model = AutoModelForCausalLM.from_config(
-            shape, dtype=getattr(torch, running), trust_remote_code=settings.trust_remote_code
-        )
-        verifier = Verifier(model)
+        verifier = Verifier(without_weights(run.verifier, running))
         ledger.part = DRAFT
         draft = SpeculatorModel.for_config(config)(config)
         batch = replace(batch, **{f.name: fake.from_tensor(getattr(batch, f.name)) for f in fields(batch)})

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
 from speculators.protocols.batch import Batch
-from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
+from speculators.verifier.head import head_of
 from speculators.verifier.location import local_path
 from speculators.verifier.settings import VerifierSettings
 
@@ -27,7 +27,7 @@ class Verifier:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.requires_grad_(False).eval()
         self.decoder = model.get_decoder()
-        self.head = _head(model)
+        self.head = head_of(model)
         eos = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
         self.eos_ids = frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
 
@@ -103,16 +103,3 @@ def _capture(layers: Any, layer_id: int, captured: dict[int, Tensor]) -> Any:
     if layer_id < len(layers):
         return layers[layer_id].register_forward_pre_hook(entering, with_kwargs=True)
     return layers[-1].register_forward_hook(leaving)
-
-
-def _head(model: PreTrainedModel) -> VerifierHead:
-    config = model.config.get_text_config().to_dict()
-    embedding: Any = model.get_input_embeddings()
-    head: Any = model.get_output_embeddings()
-    return VerifierHead(
-        embed_VH=embedding.weight.detach(),
-        head_VH=head.weight.detach(),
-        # Cohere multiplies its logits by logit_scale, Granite divides them by logits_scaling.
-        logit_scale=config.get("logit_scale") or 1.0 / (config.get("logits_scaling") or 1.0),
-        softcap=config.get("final_logit_softcapping"),
-    )

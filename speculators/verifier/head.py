@@ -1,0 +1,87 @@
+"""The verifier's embedding and output head, of a loaded model or alone from its safetensors files."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from speculators.protocols.head import VerifierHead
+from speculators.verifier.location import local_path
+from speculators.verifier.settings import VerifierSettings
+from speculators.verifier.tensors import NotInSafetensors, VerifierTensors
+
+
+def head_of(model: PreTrainedModel) -> VerifierHead:
+    """Embedding and head of a model; its other weights are not read, and may be on the meta device."""
+    config = model.config.get_text_config().to_dict()
+    embedding: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    return VerifierHead(
+        embed_VH=embedding.weight.detach(),
+        head_VH=head.weight.detach(),
+        # Cohere multiplies its logits by logit_scale, Granite divides them by logits_scaling.
+        logit_scale=config.get("logit_scale") or 1.0 / (config.get("logits_scaling") or 1.0),
+        softcap=config.get("final_logit_softcapping"),
+    )
+
+
+def read_head(settings: VerifierSettings, dtype: str, device: torch.device) -> VerifierHead:
+    """Embedding and head alone, equal to those of the loaded model.
+
+    Args:
+        settings: where the verifier is.
+        dtype: of the weights as they are run, or `auto`: the config's, else the checkpoint's.
+        device: where they go.
+
+    Raises:
+        NotInSafetensors: the checkpoint has another format, or other names for these tensors.
+    """
+    tensors = VerifierTensors(settings)
+    with torch.device("meta"):
+        model = without_weights(settings, dtype)
+    embedding: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    tied = head.weight is embedding.weight
+    prefixes = {module: name for name, module in model.named_modules()}
+    read: dict[str, Tensor] = {}
+    for module, other in ((embedding, head), (head, embedding)):
+        values = {}
+        for name, parameter in module.named_parameters():
+            owners = (module, other) if tied and name == "weight" else (module,)
+            stored = _stored(tensors, [f"{prefixes[owner]}.{name}" for owner in owners], parameter)
+            if stored not in read:
+                # Without a dtype in the config, from_pretrained takes the checkpoint's.
+                read[stored] = tensors.read(stored, device, parameter.dtype if model.config.dtype else None)
+            values[name] = read[stored]
+        module.load_state_dict(values, strict=False, assign=True)
+    return head_of(model)
+
+
+def without_weights(settings: VerifierSettings, dtype: str) -> PreTrainedModel:
+    """The verifier's modules, on torch's default device, not initialised from the checkpoint.
+
+    Args:
+        settings: where the verifier is.
+        dtype: of the weights; `auto` is the config's.
+    """
+    config = AutoConfig.from_pretrained(
+        local_path(settings.name_or_path), revision=settings.revision, trust_remote_code=settings.trust_remote_code
+    )
+    wanted = config.dtype if dtype == "auto" else getattr(torch, dtype)
+    return AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=settings.trust_remote_code)
+
+
+def _stored(tensors: VerifierTensors, names: list[str], parameter: nn.Parameter) -> str:
+    """The checkpoint's name of a parameter: the model's own, or the only one that ends alike and has its shape.
+
+    Checkpoints of multimodal or older models put other prefixes before the names.
+    """
+    for name in names:
+        if name in tensors.names:
+            return name
+        last = ".".join(name.split(".")[-2:])
+        alike = [n for n in tensors.names if f".{n}".endswith(f".{last}") and tensors.shape(n) == parameter.shape]
+        if len(alike) == 1:
+            return alike[0]
+    raise NotInSafetensors(f"no tensor in the safetensors files is {' or '.join(names)}")

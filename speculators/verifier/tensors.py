@@ -1,0 +1,90 @@
+"""Single tensors of a verifier's checkpoint, read from its safetensors files; the rest of the model stays on disk."""
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import safe_open
+from torch import Tensor
+
+from speculators.verifier.location import local_path
+from speculators.verifier.settings import VerifierSettings
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class NotInSafetensors(ValueError):
+    """The checkpoint has no safetensors files, or no tensor of the asked name in them."""
+
+
+class VerifierTensors:
+    """Reads tensors of a verifier by their names in the checkpoint.
+
+    Of a checkpoint on the Hub only the files that hold an asked tensor are downloaded.
+
+    Args:
+        settings: where the verifier is.
+
+    Attributes:
+        names: names of all tensors.
+
+    Raises:
+        NotInSafetensors: the checkpoint has another format.
+    """
+
+    def __init__(self, settings: VerifierSettings) -> None:
+        self._settings = settings
+        # The same order of preference as from_pretrained's.
+        if whole := self._local(WHOLE):
+            with safe_open(whole, framework="pt") as file:
+                self._files = dict.fromkeys(file.keys(), WHOLE)
+        elif index := self._local(INDEX):
+            self._files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        else:
+            raise NotInSafetensors(f"{settings.name_or_path} has neither {WHOLE} nor {INDEX}")
+        self.names = tuple(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, from its file's header.
+
+        Raises:
+            NotInSafetensors: there is no such tensor.
+        """
+        with safe_open(self._file_of(name), framework="pt") as file:
+            return tuple(file.get_slice(name).get_shape())
+
+    def read(self, name: str, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+        """One tensor.
+
+        Args:
+            name: in the checkpoint.
+            device: where it goes.
+            dtype: what it becomes; None keeps the stored one.
+
+        Returns:
+            A copy that needs no file any more.
+
+        Raises:
+            NotInSafetensors: there is no such tensor.
+        """
+        with safe_open(self._file_of(name), framework="pt") as file:
+            return file.get_tensor(name).to(device=device, dtype=dtype, copy=True)
+
+    def _file_of(self, name: str) -> Path:
+        file = self._files.get(name)
+        path = self._local(file) if file else None
+        if path is None:
+            raise NotInSafetensors(f"{self._settings.name_or_path} has no tensor {name} in its safetensors files")
+        return path
+
+    def _local(self, file: str) -> Path | None:
+        """A file of the checkpoint on this disk, downloaded if need be; None if there is none."""
+        folder = Path(local_path(self._settings.name_or_path))
+        if folder.is_dir():
+            return folder / file if (folder / file).is_file() else None
+        try:
+            return Path(hf_hub_download(self._settings.name_or_path, file, revision=self._settings.revision))
+        except EntryNotFoundError:
+            return None
