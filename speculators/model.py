@@ -70,6 +70,11 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
         """[D] int64 verifier ids of a reduced vocabulary's tokens; None if the draft has all."""
         return None
 
+    @property
+    def heads(self) -> tuple[Tensor, ...]:
+        """[D, H] vocabulary heads of the draft's own, one for all slots or one a slot; none if it uses the verifier's."""
+        return ()
+
     def initialise(self, verifier: VerifierHead, token_count_V: Tensor) -> None:
         """Give a fresh draft its first weights, those of the verifier's that it copies included.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from speculators.model import SpeculatorModel
 from speculators.settings.run_config import AdamW, Muon
 
 # Newton-Schulz coefficients of Jordan et al. 2024: steep at 0, so that small singular values rise in five iterations.
@@ -57,27 +58,28 @@ class OrthogonalMomentum(torch.optim.Optimizer):
                 p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
 
 
-def build(model: nn.Module, settings: AdamW | Muon) -> list[torch.optim.Optimizer]:
+def build(model: SpeculatorModel, settings: AdamW | Muon) -> list[torch.optim.Optimizer]:
     """The optimizers of all trainable parameters; each group carries `peak_lr` for the schedule.
 
     Args:
         model: the draft, on its device.
-        settings: AdamW decays matrices only. Muon takes the weights of linear layers, its AdamW the embeddings, the
-            vocabulary head and the vectors.
+        settings: AdamW decays matrices only. Muon takes the weights of linear layers except the vocabulary heads; its
+            AdamW takes embeddings, vocabulary heads and vectors.
     """
-    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    matrices = [p for n, p in trainable.items() if is_hidden_matrix(model, n)]
-    hidden = {id(p) for p in matrices}
+    trainable = [p for p in model.parameters() if p.requires_grad]
     if isinstance(settings, AdamW):
-        wide = [p for p in trainable.values() if p.ndim >= 2]
-        narrow = [p for p in trainable.values() if p.ndim < 2]
-        groups = [{"params": wide}, {"params": narrow, "weight_decay": 0.0}]
+        matrices = [p for p in trainable if p.ndim >= 2]
+        vectors = [p for p in trainable if p.ndim < 2]
+        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         made: list[torch.optim.Optimizer] = [
             adamw(groups, settings.lr, settings.betas, settings.eps, settings.weight_decay)
         ]
     else:
-        rest = [p for p in trainable.values() if id(p) not in hidden]
-        made = [OrthogonalMomentum(matrices, settings.lr, settings.momentum, settings.weight_decay)] if matrices else []
+        heads = {id(head) for head in model.heads}
+        linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)} - heads
+        hidden = [p for p in trainable if id(p) in linear]
+        rest = [p for p in trainable if id(p) not in linear]
+        made = [OrthogonalMomentum(hidden, settings.lr, settings.momentum, settings.weight_decay)] if hidden else []
         # Short second-moment memory: next to Muon this AdamW sees noisy, sparse gradients (embeddings, head).
         made += [adamw([{"params": rest}], settings.adamw_lr, (0.9, 0.95), 1e-8, 0.0)] if rest else []
     for optimizer in made:
@@ -91,9 +93,3 @@ def adamw(groups: list, lr: float, betas: tuple[float, float], eps: float, weigh
     groups = [g for g in groups if g["params"]]
     fused = groups[0]["params"][0].device.type in ("cpu", "cuda", "xpu", "mps")
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
-
-
-def is_hidden_matrix(model: nn.Module, name: str) -> bool:
-    """Whether a parameter maps hidden state to hidden state: a linear layer's weight, the vocabulary head's aside."""
-    owner, _, leaf = name.rpartition(".")
-    return isinstance(model.get_submodule(owner), nn.Linear) and leaf == "weight" and "lm_head" not in owner

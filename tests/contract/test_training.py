@@ -1,7 +1,9 @@
 """What training does to every algorithm's draft, and to nothing else."""
 
 import torch
+from torch import nn
 
+from speculators.settings.run_config import Muon
 from speculators.train.optimizer import build
 from speculators.verifier.in_process import Verifier
 
@@ -30,6 +32,16 @@ def test_a_step_moves_the_whole_draft_and_no_verifier(either: Case) -> None:
     trained.update(optimizers, either.run.trainer.max_grad_norm)
     assert [n for n, p in model.named_parameters() if torch.equal(p, before[n])] == []
     assert [n for n, p in either.verifier.model.named_parameters() if not torch.equal(p, frozen[n])] == []
+
+
+def test_muon_takes_every_linear_map_except_the_vocabulary_heads(either: Case) -> None:
+    """The heads are those that the rows are multiplied with, whatever their names."""
+    model = either.fresh()
+    heads = {head.data_ptr() for head in either.rows(model, either.batch(either.texts)).heads}
+    muon = build(model, Muon(name="muon", lr=0.02, momentum=0.9, weight_decay=0.0, adamw_lr=0.003))[0]
+    linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    expected = {weight.data_ptr() for weight in linear} - heads
+    assert {p.data_ptr() for group in muon.param_groups for p in group["params"]} == expected
 
 
 def test_one_batch_is_learnt_by_heart(overfit) -> None:

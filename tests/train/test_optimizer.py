@@ -13,7 +13,11 @@ class Draft(nn.Module):
         self.fc = nn.Linear(8, 4)
         self.norm = nn.RMSNorm(4)
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
-        self.lm_head = nn.Linear(4, 7, bias=False)
+        self.out = nn.Linear(4, 7, bias=False)
+
+    @property
+    def heads(self):
+        return (self.out.weight,)
 
 
 ADAMW = AdamW(name="adamw", lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.5)
@@ -56,7 +60,7 @@ def test_adamw_decays_matrices_only_and_leaves_out_what_is_frozen():
     model = Draft()
     (optimizer,) = build(model, ADAMW)
     wide, narrow = optimizer.param_groups
-    assert names(model, wide["params"]) == {"embed_tokens.weight", "fc.weight", "lm_head.weight"}
+    assert names(model, wide["params"]) == {"embed_tokens.weight", "fc.weight", "out.weight"}
     assert names(model, narrow["params"]) == {"fc.bias", "norm.weight"}
     assert (wide["weight_decay"], narrow["weight_decay"], wide["peak_lr"]) == (0.5, 0.0, 0.1)
 
@@ -66,5 +70,5 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest():
     muon, adamw = build(model, MUON)
     assert names(model, muon.param_groups[0]["params"]) == {"fc.weight"}
     rest = [p for g in adamw.param_groups for p in g["params"]]
-    assert names(model, rest) == {"embed_tokens.weight", "fc.bias", "norm.weight", "lm_head.weight"}
+    assert names(model, rest) == {"embed_tokens.weight", "fc.bias", "norm.weight", "out.weight"}
     assert (muon.param_groups[0]["peak_lr"], adamw.param_groups[0]["peak_lr"]) == (0.02, 0.003)

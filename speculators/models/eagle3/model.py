@@ -107,6 +107,11 @@ class Eagle3Speculator(SpeculatorModel):
             return None
         return self.d2t + torch.arange(len(self.d2t), device=self.d2t.device)
 
+    @property
+    def heads(self) -> tuple[Tensor, ...]:
+        """[D, H] head of all slots."""
+        return (self.lm_head.weight,)
+
     @torch.no_grad()
     def initialise(self, verifier: VerifierHead, token_count_V: Tensor) -> None:
         """Random layers; head and embedding start as the verifier's; the draft vocabulary is the most frequent tokens."""
@@ -159,7 +164,7 @@ class Eagle3Speculator(SpeculatorModel):
     def forward(self, batch: Batch, states: VerifierStates, verifier: VerifierHead) -> DraftOutput:
         """Rows of all slots, unrolled as in `unroll`."""
         output_SNH = unroll(_Bound(self, verifier), batch, states)
-        return DraftOutput(Rows(output_SNH, (self.lm_head.weight,), self.kept_D))
+        return DraftOutput(Rows(output_SNH, self.heads, self.kept_D))
 
     def drafter(self, verifier: VerifierHead) -> ChainDrafter:
         """This draft as decoding uses it."""
