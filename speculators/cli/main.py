@@ -42,24 +42,30 @@ def train() -> None:
 @app.command()
 def run(
     path: Annotated[Path, typer.Argument(help="a run's folder, or its run.yaml; also a copy of one")],
+    rights: Annotated[
+        list[str] | None, typer.Argument(help="key=value of what a file cannot allow by itself", show_default=False)
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="run it anew in this folder")] = None,
 ) -> None:
     """Run what a run.yaml pins: go on in its own folder, or do all of it again in another.
 
-    Every value is the pinned one. Defaults that have moved since are named, and do not reach it.
+    Every value is the pinned one. Defaults that have moved since are named, and do not reach it. Anybody may have written
+    the file, so it cannot allow code of the verifier, a cache, a tracker or a device: those are typed again.
     """
     from speculators.composition.moved import moved
     from speculators.execution import input_hashes
     from speculators.execution.again import load_again, place
     from speculators.execution.launch import launch
     from speculators.runfolder.folder import LOG
+    from speculators.runfolder.run_yaml import rewrite
     from speculators.utils.messages import RunFailed, WrongInput, stop
     from speculators.utils.process import start_log
 
     try:
-        pin, notes = load_again(path)
+        pin, notes = load_again(path, rights or [])
         input_hashes.check(pin, path)
         folder = place(path, output)
+        rewrite(folder, pin)
         start_log(folder / LOG)
         for note in [*notes, *moved(pin)]:
             log.info(note)
@@ -110,12 +116,16 @@ def _check_published(path: Path, overrides: list[str]) -> None:
     """Judge a published draft; the overrides are those of the group `export`."""
     from speculators.composition.compose import compose
     from speculators.export.checklist import judge
+    from speculators.runfolder.folder import FILE
+    from speculators.runfolder.rights import claim, claimed
+    from speculators.runfolder.run_yaml import read_pin
     from speculators.utils.messages import WrongInput, stop
 
     others = [o for o in overrides if not o.lstrip("+").startswith(("export=", "export."))]
     if others:
         stop([f"{o}: of a published draft, only export.target and export.engine_version are asked" for o in others])
     try:
+        claims = claimed(read_pin(path)) if (path / FILE).is_file() else {}
         verdict = judge(path, compose(overrides).export)
     except WrongInput as error:
         stop(error.messages)
@@ -123,6 +133,8 @@ def _check_published(path: Path, overrides: list[str]) -> None:
         stop([str(error)])
     bad = any(finding.bad for finding in verdict.findings)
     typer.echo(verdict.summary, err=bad)
+    for key, value in claims.items():
+        typer.echo(f"  note: {claim(key, value, path / FILE)}", err=bad)
     if bad:
         sys.exit(2)
 

@@ -8,8 +8,10 @@ from typing import Any
 from speculators.export.checklist import check_folder
 from speculators.format.strict import read_config
 from speculators.runfolder.folder import FILE
+from speculators.runfolder.rights import claim, claimed
 from speculators.runfolder.run_yaml import read_pin
 from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.messages import WrongInput
 
 
 def read_strictly(checkpoint: Path) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def with_its_own(checkpoint: Path, given: Sequence[str]) -> list[str]:
 
     Raises:
         ValueError: it is no sound published folder; a line a problem.
-        WrongInput: its run.yaml is broken.
+        WrongInput: its run.yaml is broken, or would have Python of the verifier's run and nobody typed that.
     """
     config = read_strictly(checkpoint)
     name, speculators = config["speculators_model_type"], config["speculators_config"]
@@ -47,6 +49,9 @@ def with_its_own(checkpoint: Path, given: Sequence[str]) -> list[str]:
     }
     if (checkpoint / FILE).is_file():
         run = read_pin(checkpoint)
+        key = "verifier.trust_remote_code"
+        if key in claimed(run) and not any(o.startswith(("verifier=", f"{key}=")) for o in given):
+            raise WrongInput([claim(key, True, checkpoint / FILE)])
         own["verifier"] = _choice("verifier", "hf", run.verifier.model_dump() | verifier)
         own["data"] = _choice("data", run.data.source, run.data.model_dump(), aside="source")
         own["seed"] = [f"seed={run.seed}"]

@@ -1,10 +1,12 @@
 """A run.yaml that is to be run again. Torch-free."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from speculators.execution.rules import broken
 from speculators.runfolder.folder import FILE
+from speculators.runfolder.rights import allow
 from speculators.runfolder.run_yaml import Pin, read
 from speculators.utils.messages import WrongInput, key_of, set_by
 
@@ -33,16 +35,21 @@ def place(path: Path, output: Path | None = None) -> Path:
     return file.parent
 
 
-def load_again(path: Path) -> tuple[Pin, list[str]]:
+def load_again(path: Path, typed: Sequence[str] = ()) -> tuple[Pin, list[str]]:
     """A pin that is to be run again: an edited one must obey the rules between settings, too.
+
+    Args:
+        path: a run's folder, or the `run.yaml` itself.
+        typed: what a person allows it, as `speculators.runfolder.rights.allow` takes it.
 
     Returns:
         The pin, and a line for each thing that an earlier schema called otherwise or had not.
 
     Raises:
-        WrongInput: as `load`, or a rule is broken.
+        WrongInput: as `load`, a rule is broken, or the run needs a right that was not typed.
     """
     pin, notes, blame = read(path)
+    pin = pin.model_copy(update={"run": allow(pin.run, typed, path / FILE if path.is_dir() else path)})
     try:
         problems = [f"{problem}{set_by(blame(f'run.{problem.key}'))}" for problem in broken(pin.run)]
     except ValueError as error:

@@ -11,7 +11,9 @@ import traceback
 from pathlib import Path
 
 from speculators.runfolder.folder import DONE, FAILED, at_work
+from speculators.runfolder.rights import as_typed, claimed
 from speculators.runfolder.run_yaml import read_pin
+from speculators.settings.run_config import RunConfig
 from speculators.utils.messages import RunFailed, WrongInput
 from speculators.utils.process import STOPPED_BY_SIGNAL
 
@@ -32,14 +34,14 @@ def launch(folder: Path) -> float:
         RunFailed: something went wrong; the reason is printed.
         speculators.train.interrupt.Interrupted: a signal stopped it; all is saved.
     """
-    settings = read_pin(folder).launch
+    run = read_pin(folder)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return _guarded(folder)
     with at_work(folder):
         for marker in (DONE, FAILED):
             (folder / marker).unlink(missing_ok=True)
         start = time.monotonic()
-        objective = _processes(folder, settings.num_processes) if settings.mode == "torchrun" else _guarded(folder)
+        objective = _processes(folder, run) if run.launch.mode == "torchrun" else _guarded(folder)
         done = {"seconds": round(time.monotonic() - start, 1), "memory_gb": round(_peak_memory_gb(), 3)}
         if not math.isnan(objective):
             done["objective"] = objective
@@ -64,15 +66,17 @@ def _guarded(folder: Path) -> float:
         raise RunFailed(str(error)) from error
 
 
-def _processes(folder: Path, count: int | None) -> float:
+def _processes(folder: Path, run: RunConfig) -> float:
     """Run in several processes that train together, one an accelerator; the first of them evaluates and publishes."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    command = ["--standalone", f"--nproc-per-node={count or 'auto'}", "-m", "speculators", "run", str(folder)]
+    # Whoever started this run has allowed what its run.yaml says.
+    allowed = as_typed(claimed(run))
+    command = ["--standalone", f"--nproc-per-node={run.launch.num_processes or 'auto'}", "-m", "speculators", "run"]
     try:
-        torchrun(command)
+        torchrun([*command, str(folder), *allowed])
     except SignalException:
         # torchrun has waited for its processes; the first of them has said what is saved and how to go on.
         sys.exit(STOPPED_BY_SIGNAL)

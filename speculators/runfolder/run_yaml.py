@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from speculators.runfolder.folder import FILE, at_work, running
 from speculators.runfolder.keys import WEIGHTS, weights_key
 from speculators.runfolder.migrations import SCHEMA_VERSION, carry
+from speculators.runfolder.rights import command
 from speculators.settings.run_config import RunConfig, flat
 from speculators.utils.messages import Blame, WrongInput, broken_yaml, complaints, set_by
 from speculators.utils.strict import Strict
@@ -110,9 +111,16 @@ def check_free(run: RunConfig, folder: Path) -> None:
         raise WrongInput(
             [
                 f"hydra.run.dir={folder}: another run is there, with another {', '.join(differing) or 'file of data'}; "
-                f"name a new folder, or go on with that run: speculators run {folder}"
+                f"name a new folder, or go on with that run: {command(folder, there)}"
             ]
         )
+
+
+def rewrite(folder: Path, pin: Pin) -> None:
+    """Write a pin that says something else than the `run.yaml` of a folder does; else leave the file as it is."""
+    if load(folder) != pin:
+        nothing = {key for key in ("threads", "read") if not pin.model_dump()[key]}
+        _replace(folder / FILE, dump(pin.model_dump(mode="json", exclude=nothing)))
 
 
 def complete(folder: Path, threads: int, read: dict[str, str]) -> None:

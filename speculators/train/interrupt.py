@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,9 +12,9 @@ from speculators.utils.process import STOPPED_BY_SIGNAL
 class Interrupted(SystemExit):
     """The run was stopped by a signal and has saved its state; ends the process with exit code 130."""
 
-    def __init__(self, step: int, folder: Path) -> None:
+    def __init__(self, step: int, command: str) -> None:
         super().__init__(STOPPED_BY_SIGNAL)
-        self.message = f"Stopped after step {step}; all is saved. To go on: speculators run {folder}"
+        self.message = f"Stopped after step {step}; all is saved. To go on: {command}"
 
     def __str__(self) -> str:
         return self.message

@@ -15,6 +15,7 @@ from speculators.data.prepare import Prepared
 from speculators.model import SpeculatorModel
 from speculators.protocols.batch import Batch
 from speculators.protocols.hidden_states import HiddenStates
+from speculators.runfolder.rights import command
 from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
 from speculators.train.checkpoint import Checkpoints, TrainState
@@ -133,7 +134,7 @@ class Loop:
         if stopping:
             if state.step not in self.checkpoints.steps():
                 self.save()
-            stop = Interrupted(state.step, self.folder)
+            stop = Interrupted(state.step, command(self.folder, self.settings))
             self.progress.say(stop.message)
             raise stop
 

@@ -1,0 +1,125 @@
+"""Folders and run.yaml files that somebody else made: nothing that they say runs their code or reaches beyond them."""
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+from vllm_verdicts import GOLDEN, write_folder
+
+from speculators.cli.main import app
+from speculators.composition.compose import pinned
+from speculators.execution.again import load_again
+from speculators.runfolder.rights import as_typed, claimed, command
+from speculators.utils.messages import WrongInput
+
+QUICK = ["data.max_conversations=60", "trainer.max_steps=1", "evaluation.num_prompts=1", "evaluation.max_new_tokens=4"]
+
+
+def call(*words: str | Path) -> tuple[int, str]:
+    """Exit code and output of a `speculators` command; an exception that it did not foresee fails the test."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def executed(tmp_path: Path) -> Path:
+    """A file that is there once the verifier's Python has run."""
+    return tmp_path / "executed"
+
+
+@pytest.fixture
+def verifier(tmp_path: Path, executed: Path) -> Path:
+    """The embedded verifier with Python of its own."""
+    folder = tmp_path / "verifier"
+    shutil.copytree(Path(str(files("speculators.assets"))) / "tiny", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "code.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text(
+        f"open({str(executed)!r}, 'w').close()\nfrom transformers import LlamaForCausalLM as Model"
+    )
+    return folder
+
+
+@pytest.fixture
+def draft(tmp_path: Path, verifier: Path) -> Path:
+    """A published draft for it, whose run.yaml says that its Python is to be trusted."""
+    folder = tmp_path / "draft"
+    bases = json.loads(GOLDEN.read_text())["bases"]
+    named = {"speculators_config.verifier.name_or_path": str(verifier)}
+    write_folder(bases, {"base": "eagle3", "set": named}, folder)
+    pinned([*QUICK, f"verifier.name_or_path={verifier}", "verifier.trust_remote_code=true"], folder)
+    return folder
+
+
+def test_evaluating_runs_no_code_that_a_checkpoint_allows(draft: Path, executed: Path) -> None:
+    """Only a person does, and then it runs, so that the attack is a real one."""
+    code, output = call("evaluate", draft, *QUICK)
+    assert code == 2 and not executed.exists()
+    assert f"verifier.trust_remote_code=true in {draft / 'run.yaml'}: a file cannot allow this" in output
+    assert call("evaluate", draft, "verifier.trust_remote_code=false", f"output={draft}", *QUICK)[0] == 0
+    assert not executed.exists()
+    assert call("evaluate", draft, "verifier.trust_remote_code=true", f"output={draft}", *QUICK)[0] == 0
+    assert executed.exists()
+
+
+def test_checking_names_what_a_file_claims(draft: Path, executed: Path) -> None:
+    """Beside the verdict, for a person who goes on to evaluate the draft or to run its run.yaml."""
+    code, output = call("check", draft)
+    assert code == 0 and not executed.exists()
+    assert f"note: verifier.trust_remote_code=true in {draft / 'run.yaml'}: a file cannot allow this" in output
+
+
+def test_running_takes_rights_from_the_command_alone(tmp_path: Path, verifier: Path, executed: Path) -> None:
+    """Each is named with its remedy, before anything is written or run; what is typed stands in the new run.yaml."""
+    claims = {
+        "verifier.trust_remote_code": True, "cache.dir": str(tmp_path / "victim"), "cache.limit_gb": 0.001,
+        "tracker.name": "wandb", "device": "cuda:3",
+    }  # fmt: skip
+    stranger, mine = tmp_path / "stranger", tmp_path / "mine"
+    run = pinned([*QUICK, "algorithm=eagle", f"verifier.name_or_path={verifier}", *as_typed(claims)], stranger)
+    before = (stranger / "run.yaml").read_bytes()
+    assert claimed(run) == claims
+    assert command(stranger, run).startswith(f"speculators run {stranger} verifier.trust_remote_code=true cache.dir=")
+    for words in ([stranger], [stranger, "--output", mine]):
+        code, output = call("run", *words, *as_typed({"device": "cpu"}))
+        assert code == 2 and output.startswith("4 problems; nothing was started:")
+        assert all(f"{key}=" in output for key in claims if key != "device")
+    assert [file.name for file in stranger.iterdir()] == ["run.yaml"] and not mine.exists() and not executed.exists()
+    assert (stranger / "run.yaml").read_bytes() == before
+
+    own = ["verifier.trust_remote_code=false", f"cache.dir={tmp_path / 'own'}", "cache.limit_gb=1", "tracker.name=none"]
+    code, output = call("run", stranger / "run.yaml", "--output", mine, "device=cpu", *own)
+    assert code == 0, output
+    pin = load_again(mine, ["device=cpu", *own])[0]
+    assert pin.run.device == "cpu" and pin.run.cache.dir == str(tmp_path / "own") and pin.read
+    assert not executed.exists() and not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("seed=3", "seed: of a run.yaml only verifier.trust_remote_code, cache.dir"),
+        ("device=tpu", "device: should be auto, cpu, mps"),
+        ("cache.limit_gb=none", "cache.limit_gb: input should be a valid number (got 'none')"),
+        ("device", "device: should be auto"),
+    ],
+)
+def test_what_is_typed_is_checked(typed: str, message: str, tmp_path: Path) -> None:
+    """Other keys are no rights, and a wrong value is refused as in any command."""
+    pinned([], tmp_path)
+    with pytest.raises(WrongInput) as refused:
+        load_again(tmp_path, [typed])
+    assert message in str(refused.value)
+
+
+def test_a_run_that_claims_nothing_needs_no_words(tmp_path: Path) -> None:
+    """Neither do those that ask for less than the defaults."""
+    run = pinned(["tracker=none", "device=cpu"], tmp_path)
+    assert claimed(run) == {} and load_again(tmp_path)[0].run == run
+    assert command(tmp_path, run) == f"speculators run {tmp_path}"
