@@ -48,7 +48,6 @@ class SpeculatorModelConfig(PydanticClassRegistryMixin, PretrainedConfig):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="allow")
     schema_discriminator: ClassVar[str] = "speculators_model_type"
-    registry_populated: ClassVar[bool] = False
 
     # transformers' class attributes once more, as class variables of this class: pydantic would take its annotations
     # for fields. None of them is ever written to config.json; engines refuse a draft with a `model_type` there.
@@ -84,6 +83,10 @@ class SpeculatorModelConfig(PydanticClassRegistryMixin, PretrainedConfig):
         # transformers turns every subclass into a dataclass with an __init__ that knows nothing of pydantic.
         if "__init__" in cls.__dict__:
             cls.__init__ = SpeculatorModelConfig.__init__
+
+    @classmethod
+    def __pydantic_schema_base_type__(cls) -> type["SpeculatorModelConfig"]:
+        return cls if PydanticClassRegistryMixin in cls.__bases__ else SpeculatorModelConfig
 
     def __iter__(self) -> Iterator[str]:  # pyright: ignore[reportIncompatibleMethodOverride]  pydantic yields pairs
         return PretrainedConfig.__iter__(self)

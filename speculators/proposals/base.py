@@ -13,3 +13,7 @@ class TokenProposalConfig(PydanticClassRegistryMixin):
     schema_discriminator: ClassVar[str] = "proposal_type"
 
     proposal_type: str = Field(description="the method's name")
+
+    @classmethod
+    def __pydantic_schema_base_type__(cls) -> type["TokenProposalConfig"]:
+        return cls if PydanticClassRegistryMixin in cls.__bases__ else TokenProposalConfig

@@ -1,6 +1,7 @@
 """Pydantic models that build the right subclass from a discriminator field."""
 
 import sys
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, GetCoreSchemaHandler
@@ -21,11 +22,12 @@ class ReloadableBaseModel(BaseModel):
         cls.model_rebuild(force=True, _types_namespace=namespace)
 
 
-class PydanticClassRegistryMixin(ReloadableBaseModel, ClassRegistryMixin):
+class PydanticClassRegistryMixin(ReloadableBaseModel, ABC, ClassRegistryMixin):
     """Base of a family of models: validating as the base builds the subclass that the discriminator field names.
 
-    A family's base says which field tells its members apart (`schema_discriminator`). It may stand in a field, a list
-    or a dict. What is registered after a schema was built is known to it once it is reloaded.
+    A family's base defines `__pydantic_schema_base_type__` and names the field that tells its members apart
+    (`schema_discriminator`). It may stand in a field, a list or a dict. What is registered after a schema was built is
+    known to it once it is reloaded. A class without `__pydantic_schema_base_type__` cannot be instantiated (TypeError).
     """
 
     schema_discriminator: ClassVar[str] = "model_type"
@@ -48,11 +50,13 @@ class PydanticClassRegistryMixin(ReloadableBaseModel, ClassRegistryMixin):
         return super().register_decorator(clazz, name=name)
 
     @classmethod
+    @abstractmethod
     def __pydantic_schema_base_type__(cls) -> type[Any]:
-        """The family's base class: the one that derives from this mixin directly."""
-        # By position: pydantic asks while a class is made, when no name refers to it yet. The mixin itself comes last.
-        family = [c for c in cls.__mro__ if issubclass(c, ReloadableBaseModel) and issubclass(c, ClassRegistryMixin)]
-        return family[max(len(family) - 2, 0)]
+        """The family's base class, whose schema is the union of the registered members.
+
+        Pydantic asks while the base itself is being made, when its name is not bound yet: an implementation returns
+        `cls` for the base, which has `PydanticClassRegistryMixin` among its `__bases__`, and the base by name otherwise.
+        """
 
     @classmethod
     def __pydantic_generate_base_schema__(cls, handler: GetCoreSchemaHandler) -> CoreSchema:

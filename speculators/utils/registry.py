@@ -3,9 +3,14 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from speculators.utils.auto_importer import AutoImporterMixin
 
-class ClassRegistryMixin:
+
+class ClassRegistryMixin(AutoImporterMixin):
     """Gives each class that derives from it a registry of its own: name -> implementation.
+
+    With `registry_auto_discovery`, the modules of `auto_package` are imported when the registered classes are first
+    asked for, and their decorators fill the registry.
 
     ```python
     class Shape(ClassRegistryMixin): ...
@@ -15,9 +20,16 @@ class ClassRegistryMixin:
 
     Shape.registry["round"] is Circle
     ```
+
+    Attributes:
+        registry: the registered classes by name; None before the first.
+        registry_auto_discovery: whether `registered_classes` imports the modules of `auto_package` first.
+        registry_populated: whether it has done so.
     """
 
     registry: ClassVar[dict[str, type[Any]] | None] = None
+    registry_auto_discovery: ClassVar[bool] = False
+    registry_populated: ClassVar[bool] = False
 
     @classmethod
     def register(cls, name: str | None = None) -> Callable[[type[Any]], type[Any]]:
@@ -69,12 +81,35 @@ class ClassRegistryMixin:
         return clazz
 
     @classmethod
+    def auto_populate_registry(cls) -> bool:
+        """Import the modules of `auto_package`, once.
+
+        Returns:
+            Whether this call imported them; False if an earlier one did.
+
+        Raises:
+            ValueError: `registry_auto_discovery` is False, or `auto_package` is not set.
+        """
+        if not cls.registry_auto_discovery:
+            raise ValueError(
+                f"{cls.__name__}.auto_populate_registry() imports nothing: registry_auto_discovery is set to False"
+            )
+        # Of this class alone: a parent that was populated from another package says nothing about this one.
+        if cls.__dict__.get("registry_populated", False):
+            return False
+        cls.auto_import_package_modules()
+        cls.registry_populated = True
+        return True
+
+    @classmethod
     def registered_classes(cls) -> tuple[type[Any], ...]:
-        """All registered classes, in the order of their registration.
+        """All registered classes, in the order of their registration; with `registry_auto_discovery` also the discovered.
 
         Raises:
             ValueError: nothing was registered yet.
         """
+        if cls.registry_auto_discovery:
+            cls.auto_populate_registry()
         if cls.registry is None:
             raise ValueError(
                 "ClassRegistryMixin.registered_classes() must be called after registering classes "

@@ -1,5 +1,9 @@
 """Registries, and families of models built from a discriminator."""
 
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -52,10 +56,90 @@ def test_a_child_does_not_register_with_its_parent() -> None:
     assert Child.registry == {"number": int}
 
 
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[ClassRegistryMixin]]:
+    """Two packages on the path, `round_shapes` and `flat_shapes`, whose modules register with the class that is yielded."""
+    files = {
+        "round_shapes/__init__.py": "",
+        "round_shapes/circle.py": "from registering import Shape\n@Shape.register('circle')\nclass Circle: pass\n",
+        "round_shapes/deep/__init__.py": "",
+        "round_shapes/deep/ball.py": "from registering import Shape\n@Shape.register()\nclass Ball: pass\n",
+        "flat_shapes/__init__.py": "",
+        "flat_shapes/square.py": "from registering import Shape\n@Shape.register()\nclass Square: pass\n",
+        "flat_shapes/broken.py": "raise RuntimeError('this module must not be imported')\n",
+        "registering.py": "from speculators import ClassRegistryMixin\nclass Shape(ClassRegistryMixin): pass\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("registering").Shape
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("round_shapes", "flat_shapes", "registering")]:
+        del sys.modules[name]
+
+
+def test_a_package_is_discovered_at_the_first_use_and_once(packages: type[ClassRegistryMixin]) -> None:
+    packages.registry_auto_discovery, packages.auto_package = True, "round_shapes"
+    assert packages.registry is None and not packages.registry_populated
+    assert [c.__name__ for c in packages.registered_classes()] == ["Circle", "Ball"]
+    assert packages.registry_populated and packages.auto_imported_modules == [
+        "round_shapes.circle",
+        "round_shapes.deep.ball",
+    ]
+    assert packages.registry is not None and list(packages.registry) == ["circle", "Ball"]
+    del sys.modules["round_shapes.circle"]
+    assert len(packages.registered_classes()) == 2  # a second import would register twice, which is refused
+    assert packages.auto_populate_registry() is False
+
+
+def test_several_packages_without_the_ignored_module(packages: type[ClassRegistryMixin]) -> None:
+    packages.registry_auto_discovery, packages.auto_package = True, ("flat_shapes", "round_shapes")
+    packages.auto_ignore_modules = ("flat_shapes.broken",)
+    assert packages.auto_populate_registry() is True
+    assert [c.__name__ for c in packages.registered_classes()] == ["Square", "Circle", "Ball"]
+    assert packages.auto_imported_modules is not None and "flat_shapes.broken" not in packages.auto_imported_modules
+
+
+def test_a_module_that_cannot_be_imported_is_not_passed_over(packages: type[ClassRegistryMixin]) -> None:
+    packages.registry_auto_discovery, packages.auto_package = True, "flat_shapes"
+    with pytest.raises(RuntimeError, match="must not be imported"):
+        packages.registered_classes()
+    assert not packages.registry_populated
+
+
+def test_a_child_of_a_populated_class_discovers_its_own_package(packages: type[ClassRegistryMixin]) -> None:
+    packages.registry_auto_discovery, packages.auto_package = True, "round_shapes"
+    packages.registered_classes()
+
+    class Child(packages):
+        auto_package = "flat_shapes"
+        auto_ignore_modules = ("flat_shapes.broken",)
+
+    assert Child.auto_populate_registry() is True
+    assert Child.auto_imported_modules == ["flat_shapes.square"]
+
+
+def test_discovery_needs_a_package_and_to_be_switched_on() -> None:
+    class Off(ClassRegistryMixin):
+        auto_package = "json"
+
+    class Nowhere(ClassRegistryMixin):
+        registry_auto_discovery = True
+
+    with pytest.raises(ValueError, match="registry_auto_discovery is set to False"):
+        Off.auto_populate_registry()
+    with pytest.raises(ValueError, match="auto_package must be set"):
+        Nowhere.registered_classes()
+
+
 class Animal(PydanticClassRegistryMixin):
     schema_discriminator: ClassVar[str] = "kind"
 
     kind: str
+
+    @classmethod
+    def __pydantic_schema_base_type__(cls) -> type[Any]:
+        return cls if cls.__name__ == "Animal" else Animal
 
 
 @Animal.register("cat")
@@ -116,7 +200,9 @@ def test_what_names_no_member_is_refused(value: Any, kind: str) -> None:
 
 def test_a_family_without_members_takes_anything() -> None:
     class Alone(PydanticClassRegistryMixin):
-        pass
+        @classmethod
+        def __pydantic_schema_base_type__(cls) -> type[Any]:
+            return cls
 
     class Holder(BaseModel):
         alone: Alone
@@ -124,23 +210,16 @@ def test_a_family_without_members_takes_anything() -> None:
     assert Holder.model_validate({"alone": 3}).alone == 3
 
 
-def test_a_base_may_name_itself() -> None:
-    """As code written for upstream does, where that is required."""
-
-    class Base(PydanticClassRegistryMixin):
-        schema_discriminator: ClassVar[str] = "kind"
+def test_a_family_must_name_its_base() -> None:
+    class Nameless(PydanticClassRegistryMixin):
         kind: str
 
-        @classmethod
-        def __pydantic_schema_base_type__(cls) -> type[Any]:
-            return cls if cls.__name__ == "Base" else Base
+    class Member(Nameless):
+        pass
 
-    @Base.register("member")
-    class Member(Base):
-        kind: Literal["member"] = "member"
-
-    Base.reload_schema()
-    assert type(Base.model_validate({"kind": "member"})) is Member
+    for family in (Nameless, Member):
+        with pytest.raises(TypeError, match="__pydantic_schema_base_type__"):
+            family(kind="member")
 
 
 def test_a_proposal_of_the_users_own() -> None:
