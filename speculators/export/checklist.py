@@ -1,13 +1,15 @@
 """A written folder against its format and what an engine reads of it: names and shapes, no values. Torch-free."""
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from speculators.export.engine_table import DraftTable, EngineTable, TensorRules
-from speculators.export.preflight import ExportPlan, as_read, chosen_table, lookup, preflight
+from speculators.export.config_rules import lookup
+from speculators.export.engine import Engine, EngineDraft, TensorRules
+from speculators.export.preflight import ExportPlan, chosen_engine, preflight
 from speculators.format import strict
 from speculators.format.finding import GRAVEST_FIRST, Finding, gravest
 from speculators.format.layout import Layout, TensorSpec
@@ -20,9 +22,9 @@ CONFIG, TENSORS = "config.json", "model.safetensors"
 VERIFIER = "speculators_config.verifier.name_or_path"
 KINDS = {"I64": "int64", "BOOL": "bool", "F64": "float", "F32": "float", "F16": "float", "BF16": "float"}
 # The format itself, whatever an engine does.
-FORMAT = TensorRules(missing="invalid", shape="invalid", kind="invalid", unknown="invalid")
-# Of no effect on a loaded file, and written by transformers into every config.
-NATIVE_KEYS_ASIDE = ("transformers_version", "dtype")
+FORMAT = TensorRules(missing="invalid", shape="invalid", dtype="invalid", unknown="invalid")
+# Of an engine's own config: what has no effect, and what its own rules judge.
+NATIVE_KEYS_ASIDE = ("transformers_version", "dtype", "model_type", "architectures")
 SHOWN = 20
 SENTENCES = {
     "refused": "$engine could not serve this draft",
@@ -45,27 +47,27 @@ def judge(path: Path, export: ExportSettings) -> ExportPlan:
         ValueError: there is nothing to judge, or a file of the folder cannot be read.
     """
     config = strict.read_config(path)
-    table = chosen_table(export, str(config.get("speculators_model_type")))
+    engine = chosen_engine(export, str(config.get("speculators_model_type")))
     facts, found = _verifier(config)
-    found = sorted(gravest([*found, *check_folder(path, facts, table)]), key=lambda f: GRAVEST_FIRST.index(f.level))
+    found = sorted(gravest([*found, *check_folder(path, facts, engine)]), key=lambda f: GRAVEST_FIRST.index(f.level))
     # A wrong number of layers is a line a tensor.
     more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     lines = "".join(f"\n  {finding}" for finding in found[:SHOWN]) + more
     worst = next((level for level in SENTENCES if any(f.level == level for f in found)), None)
     if worst is not None:
-        sentence = SENTENCES[worst].replace("$engine", table.name if table else "")
+        sentence = SENTENCES[worst].replace("$engine", str(engine or "an engine"))
         return ExportPlan(None, tuple(found), f"{path}: {sentence}{lines}")
-    sentence = "obeys the published format" if table is None else f"is a draft that {table.name} will serve"
-    return ExportPlan(table, tuple(found), f"{path} {sentence}{lines}")
+    sentence = "obeys the published format" if engine is None else f"is a draft that {engine} will serve"
+    return ExportPlan(engine, tuple(found), f"{path} {sentence}{lines}")
 
 
-def check_folder(path: Path, facts: VerifierFacts | None, table: EngineTable | None) -> list[Finding]:
+def check_folder(path: Path, facts: VerifierFacts | None, engine: Engine | None) -> list[Finding]:
     """Everything that would keep a published folder from being loaded as it was trained.
 
     Args:
         path: holds config.json and model.safetensors; or the config.json alone.
         facts: the verifier's; None leaves out what depends on them.
-        table: the engine it is for; None checks the published format alone.
+        engine: the one that it is for; None checks the published format alone.
 
     Returns:
         Findings, one a key; with none of them bad it is a good folder.
@@ -74,18 +76,18 @@ def check_folder(path: Path, facts: VerifierFacts | None, table: EngineTable | N
         ValueError: a file cannot be read.
     """
     config = strict.read_config(path)
-    found = strict.problems(config, facts) if table is None else preflight(table, config, facts)
+    found = strict.problems(config, facts) if engine is None else preflight(engine, config, facts)
     name = str(config.get("speculators_model_type"))
     if path.is_file() or name not in AlgorithmSettings.names():
         return gravest(found)
     if not (path / TENSORS).is_file():
-        return gravest([*found, _no_tensors(path, table)])
+        return gravest([*found, _no_tensors(path, engine)])
     layout, header = Layout.named(name), read_header(path / TENSORS)
     if (specs := layout.described(_with_defaults(config))) is not None:
         found += check_tensors(header, specs, FORMAT)
-    draft = table.drafts.get(name) if table else None
-    if table is not None and draft is not None:
-        found += _engine(path, config, layout, header, table, draft, facts)
+    draft = engine.draft(name) if engine else None
+    if engine is not None and draft is not None and draft.refusal is None:
+        found += _engine(path, config, layout, header, engine, draft, facts)
     return gravest(found)
 
 
@@ -120,18 +122,18 @@ def check_tensors(
         if name not in header:
             if spec.required:
                 reason = f"is missing; a tensor of shape {list(spec.shape)} belongs here"
-                yield Finding(rules.lacks(name), name, None, reason)
+                yield Finding(rules.of_missing(name), name, None, reason)
             continue
         shape, dtype = header[name]
         if shape != spec.shape:
             reason = f"has the wrong shape; the config makes it {list(spec.shape)}"
-            yield Finding(rules.misfits(name, shape, spec.shape), name, list(shape), reason)
-        if rules.kind is not None and KINDS.get(dtype) != spec.kind:
-            yield Finding(rules.kind, name, dtype, f"has the wrong dtype; it must be {spec.kind}")
+            yield Finding(rules.of_shape(name, shape, spec.shape), name, list(shape), reason)
+        if rules.dtype is not None and KINDS.get(dtype) != spec.kind:
+            yield Finding(rules.dtype, name, dtype, f"has the wrong dtype; it must be {spec.kind}")
     for name in header:
         if name not in specs and name not in unused and not rules.skips(name):
             reason = "is no tensor of this draft, as its config describes it"
-            yield Finding(rules.has_no_use_for(name), name, list(header[name][0]), reason)
+            yield Finding(rules.of_unknown(name), name, list(header[name][0]), reason)
 
 
 def check_values(folder: Path) -> Iterator[Finding]:
@@ -157,10 +159,10 @@ def check_values(folder: Path) -> Iterator[Finding]:
             yield Finding("wrong", "t2d", None, "marks other tokens than those that d2t reaches")
 
 
-def _no_tensors(folder: Path, table: EngineTable | None) -> Finding:
+def _no_tensors(folder: Path, engine: Engine | None) -> Finding:
     if others := sorted(file.name for file in folder.glob("*.safetensors")):
         return Finding("note", TENSORS, None, f"is not there; {', '.join(others)} were not looked at")
-    return Finding("refused" if table else "invalid", TENSORS, None, "is missing; copy or export the folder again")
+    return Finding("refused" if engine else "invalid", TENSORS, None, "is missing; copy or export the folder again")
 
 
 def _verifier(config: Mapping[str, Any]) -> tuple[VerifierFacts | None, list[Finding]]:
@@ -187,42 +189,33 @@ def _engine(
     config: Mapping[str, Any],
     layout: type[Layout],
     header: Header,
-    table: EngineTable,
-    draft: DraftTable,
+    engine: Engine,
+    draft: EngineDraft,
     facts: VerifierFacts | None,
 ) -> Iterator[Finding]:
     """The tensors, and the engine's own format, as the engine reads them."""
-    specs = layout.described(as_read(draft, config, facts))
+    specs = layout.described(draft.as_read(config, facts))
     if specs is None:
         return  # preflight says so
-    # Of what an engine always decides itself, such as the number of heads, the file may hold more.
-    written = layout.described(as_read(draft, config, facts, always=False)) or {}
-    if draft.format == "native":
-        inner = folder / table.engine
+    if draft.native:
+        inner = folder / engine.name
         missing = [name for name in (CONFIG, TENSORS) if not (inner / name).is_file()]
         if missing:
             yield Finding("refused", inner.name, missing, "is the engine's own folder, and incomplete; export again")
             return
-        yield from _native(inner, layout.native(config, table.engine) or {}, table, draft)
+        yield from _native(inner, layout.native(config, engine.name) or {}, draft)
         if (served := read_header(inner / TENSORS)) != header:
             yield Finding("wrong", f"{inner.name}/{TENSORS}", None, "holds other tensors than the published file")
             header = served
-    yield from check_tensors(header, specs, draft.tensors, written)
+    yield from check_tensors(header, specs, draft.tensors, draft.unread_tensors(config))
 
 
-def _native(folder: Path, expected: Mapping[str, Any], table: EngineTable, draft: DraftTable) -> Iterator[Finding]:
+def _native(folder: Path, expected: Mapping[str, Any], draft: EngineDraft) -> Iterator[Finding]:
     """The engine's own config: what it must hold, and that it says what the published one says."""
     place = f"{folder.name}/{CONFIG}:"
     written = strict.read_json(folder / CONFIG)
-    for rule in draft.native:
-        if written.get(rule.key) not in rule.values:
-            yield Finding(rule.level, place + rule.key, written.get(rule.key), rule.why)
-    asked = {rule.key for rule in draft.native}
+    for finding in draft.native_problems(written):
+        yield replace(finding, key=place + finding.key)
     for key in expected:
-        if key not in asked and key not in NATIVE_KEYS_ASIDE and written.get(key) != expected[key]:
+        if key not in NATIVE_KEYS_ASIDE and written.get(key) != expected[key]:
             yield Finding("wrong", place + key, written.get(key), f"the published config says {expected[key]!r}")
-    if draft.native_repeats is not None:
-        for finding in strict.layer_problems(written, draft.native_repeats):
-            if table.minds(finding.key, draft) == "refused":
-                key = place + finding.key.removeprefix(f"{draft.native_repeats}.")
-                yield Finding("refused", key, finding.value, finding.reason)

@@ -1,5 +1,6 @@
 """The model card: README.md of a published folder. Torch-free."""
 
+import re
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ def model_card(
     }
     return CARD.substitute(
         front=yaml.safe_dump(front, sort_keys=False).strip(),
-        base=base,
+        base=_text(base),
         title=layout.title,
         paper=layout.paper,
         result="It was not measured." if result is None else _result(result, run),
@@ -88,12 +89,13 @@ with {result.speculative_tokens} tokens drafted a pass."""
 
 
 def _serve(checkpoint: Path, verifier: str, run: RunConfig, export: ExportPlan) -> str:
-    if export.table is None:
-        reason = export.summary.splitlines()[0]
+    if export.engine is None:
+        reason = _text(export.summary.splitlines()[0])
         return f"It is made for no engine ({reason}). `SpeculatorModel.from_pretrained` loads it."
-    tokens = run.speculator.speculators_config["proposal_methods"][0]["speculative_tokens"]
-    command = export.table.serve_command(run.algorithm.name, str(checkpoint.resolve()), verifier, tokens)
-    return f"```bash\n{command}\n```\n\nChecked against {export.table.engine} {export.table.version}."
+    proposal = run.speculator.speculators_config["proposal_methods"][0]
+    command = export.engine.serve_command(run.algorithm.name, str(checkpoint.resolve()), verifier, proposal)
+    fence = _longer_than_any("`", command, least=3)
+    return f"{fence}bash\n{command}\n{fence}\n\nChecked against {export.engine}."
 
 
 def _training(run: RunConfig) -> str:
@@ -103,7 +105,25 @@ def _training(run: RunConfig) -> str:
     length = f"{trainer.epochs} epochs" if trainer.max_steps is None else f"at most {trainer.max_steps} steps"
     batch = trainer.batch_size * trainer.gradient_accumulation_steps
     loss = ", ".join(f"{weight:g} {name}" for name, weight in run.algorithm.loss if weight)
-    return f"""- **Data:** `{source}`{answers}; sequences of {run.data.max_length} tokens.
+    return f"""- **Data:** {_code(source)}{answers}; sequences of {run.data.max_length} tokens.
 - **Objective:** the verifier's next-token distributions, up to {run.algorithm.slots} tokens ahead; loss {loss}.
 - **Optimization:** {length}, {batch} sequences a step and device, {optimizer.name} with learning rate {optimizer.lr:g},
   {run.schedule.name} schedule, {run.precision}, seed {run.seed}."""
+
+
+def _text(value: str) -> str:
+    """A value as Markdown text of one line that shows it and does nothing else."""
+    return re.sub(r"([\\`*_{}\[\]<>#|&~$!])", r"\\\1", " ".join(value.split()))
+
+
+def _code(value: str) -> str:
+    """A value as a code span."""
+    value = " ".join(value.split())
+    ticks = _longer_than_any("`", value, least=1)
+    return f"{ticks}{value}{ticks}" if "`" not in value else f"{ticks} {value} {ticks}"
+
+
+def _longer_than_any(character: str, text: str, least: int) -> str:
+    """So many of a character that the text has no run of as many."""
+    runs = (len(run) for run in re.findall(f"{re.escape(character)}+", text))
+    return character * max(least, 1 + max(runs, default=0))

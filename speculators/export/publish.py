@@ -53,8 +53,8 @@ def publish(
     export = plan(run, config.to_diff_dict(), facts)
     config.save_pretrained(checkpoint)
     save_weights(model, DTYPES[run.export.dtype], checkpoint / "model.safetensors")
-    if export.table is not None:
-        _write_native(checkpoint, config, export.table.engine)
+    if export.engine is not None:
+        _write_native(checkpoint, config, export.engine.name)
     if (folder / "run.yaml").is_file():
         shutil.copyfile(folder / "run.yaml", checkpoint / "run.yaml")
     export = _checked(checkpoint, run, facts, export)
@@ -105,10 +105,10 @@ def _write_native(checkpoint: Path, config: SpeculatorModelConfig, engine: str) 
 
 def _checked(checkpoint: Path, run: RunConfig, facts: VerifierFacts, export: ExportPlan) -> ExportPlan:
     """The plan after the checklist: no engine if it would refuse the folder."""
-    findings = (*check_folder(checkpoint, facts, export.table), *check_values(checkpoint))
+    findings = (*check_folder(checkpoint, facts, export.engine), *check_values(checkpoint))
     bad = "\n".join(f"  {finding}" for finding in findings if finding.bad)
     if not bad:
-        return ExportPlan(export.table, findings, export.summary)
+        return ExportPlan(export.engine, findings, export.summary)
     message = f"{checkpoint} was written, but could not be loaded as it was trained:\n{bad}"
     if run.export.target not in ("auto", "none"):
         raise CannotServe(f"export.target={run.export.target}: {message}", findings)

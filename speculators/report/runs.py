@@ -115,7 +115,7 @@ def serve_command(trial: Trial, checkpoint: Path) -> str | None:
         trial: with a checkpoint.
         checkpoint: where that is, as the command names it.
     """
-    from speculators.export.engine_table import EngineTable
+    from speculators.export.engines import engine_version
     from speculators.settings.algorithm import AlgorithmSettings
 
     run = pinned(trial.folder)["run"]
@@ -123,10 +123,10 @@ def serve_command(trial: Trial, checkpoint: Path) -> str | None:
     engines = AlgorithmSettings.named(algorithm).engines
     if not engines or export["target"] == "none":
         return None
-    engine = EngineTable.read(engines[0], export["engine_version"])
+    engine = engine_version(engines[0], export["engine_version"])
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     verifier = config["speculators_config"]["verifier"]["name_or_path"]
-    return engine.serve_command(algorithm, str(checkpoint), verifier, run["proposal"]["speculative_tokens"])
+    return engine.serve_command(algorithm, str(checkpoint), verifier, run["proposal"])
 
 
 def _overrides(folder: Path) -> list[str]:

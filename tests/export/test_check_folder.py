@@ -204,7 +204,7 @@ def test_a_verifier_that_cannot_be_read(config: str, part: str, draft: Callable[
         ("seed=1", "only export.target"),
         ("export.tagret=vllm", "did you mean export.target?"),
         ("export.target=sglang", "export.target"),
-        ("export.engine_version=0.1.0", "there are vllm-0.32.0"),
+        ("export.engine_version=0.1.0", "there are vllm 0.32.0"),
     ],
 )
 def test_wrong_overrides(override: str, part: str, draft: Callable[..., Path]) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speculators.export.checklist import check_folder, check_values
-from speculators.export.engine_table import EngineTable
+from speculators.export.engines import engine_version
 from speculators.export.publish import publish
 from speculators.model import SpeculatorModel
 from speculators.settings.run_config import RunConfig
@@ -18,7 +18,7 @@ from speculators.verifier.facts import VerifierFacts
 
 from .conftest import EAGLE, EAGLE3
 
-TABLE = EngineTable.read("vllm", "0.32.0")
+ENGINE = engine_version("vllm", "0.32.0")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -43,13 +43,13 @@ def change_tensors(folder: Path, change: Callable[[Tensors], Any]) -> None:
 
 
 def only_message(folder: Path, facts: VerifierFacts) -> str:
-    (finding,) = [*check_folder(folder, facts, TABLE), *check_values(folder)]
+    (finding,) = [*check_folder(folder, facts, ENGINE), *check_values(folder)]
     return str(finding)
 
 
 def test_good_folders(folder: Callable[[dict[str, Any]], Path], facts: VerifierFacts) -> None:
-    assert check_folder(folder(EAGLE3), facts, TABLE) == []
-    assert check_folder(folder(EAGLE), facts, TABLE) == []
+    assert check_folder(folder(EAGLE3), facts, ENGINE) == []
+    assert check_folder(folder(EAGLE), facts, ENGINE) == []
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_config_keys(
     written = folder(EAGLE3)
     file = written / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
-    assert message in "\n".join(map(str, check_folder(written, facts, TABLE)))
+    assert message in "\n".join(map(str, check_folder(written, facts, ENGINE)))
 
 
 def test_native_folder(folder: Callable[[dict[str, Any]], Path], facts: VerifierFacts) -> None:

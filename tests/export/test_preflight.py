@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from speculators.export.engine_table import EngineTable
+from speculators.export.engines import engine_version
 from speculators.export.preflight import CannotServe, plan, preflight
 from speculators.format.finding import Finding
 from speculators.settings.algorithm import AlgorithmSettings
@@ -16,7 +16,7 @@ from speculators.verifier.facts import VerifierFacts
 
 from .conftest import EAGLE, EAGLE3
 
-TABLE = EngineTable.read("vllm", "0.32.0")
+ENGINE = engine_version("vllm", "0.32.0")
 LAYER = "transformer_layer_config"
 
 Make = Callable[..., RunConfig]
@@ -43,7 +43,7 @@ def levels(found: list[Finding]) -> list[tuple[str, str]]:
 def test_what_we_train_is_served(
     algorithm: dict[str, Any], make_run: Make, published: Published, facts: VerifierFacts
 ) -> None:
-    assert preflight(TABLE, published(make_run(algorithm)), facts) == []
+    assert preflight(ENGINE, published(make_run(algorithm)), facts) == []
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ def test_one_wrong_value(
 ) -> None:
     config = published(make_run(EAGLE3))
     change(config, path, value)
-    assert levels(preflight(TABLE, config, facts)) == [(level, key)]
+    assert levels(preflight(ENGINE, config, facts)) == [(level, key)]
 
 
 @pytest.mark.parametrize("key", ["layernorms", "fusion_bias"])
 def test_eagle_with_what_its_class_lacks(key: str, make_run: Make, published: Published, facts: VerifierFacts) -> None:
     config = published(make_run(EAGLE)) | {key: True}
-    (finding,) = preflight(TABLE, config, facts)
+    (finding,) = preflight(ENGINE, config, facts)
     assert (finding.level, finding.key, finding.value) == ("wrong", key, True)
     assert f"{key}=false" in finding.reason
 
@@ -100,14 +100,14 @@ def test_a_verifier_without_layer_states(make_run: Make, published: Published, f
     eagle3, eagle = published(make_run(EAGLE3)), published(make_run(EAGLE))
     for config in (eagle3, eagle):
         config["speculators_config"]["verifier"]["architectures"] = ["Gemma2ForCausalLM"]
-    assert levels(preflight(TABLE, eagle3, gemma)) == [("refused", "speculators_config.verifier.architectures")]
-    assert preflight(TABLE, eagle, gemma) == []
+    assert levels(preflight(ENGINE, eagle3, gemma)) == [("refused", "speculators_config.verifier.architectures")]
+    assert preflight(ENGINE, eagle, gemma) == []
 
 
 def test_auto_takes_the_first_engine(make_run: Make, published: Published, facts: VerifierFacts) -> None:
     run = make_run(EAGLE3, target="auto")
     export = plan(run, published(run), facts)
-    assert export.table == TABLE
+    assert str(export.engine) == "vllm 0.32.0"
     assert export.summary == "export.target=auto: vllm 0.32.0 will serve this draft"
     export = plan(run, published(run) | {"auto_map": "x.Y"}, facts)
     assert export.summary.endswith("draft\n  ignored: auto_map='x.Y': vllm 0.32.0 does not read it")
@@ -119,9 +119,9 @@ def test_only_a_named_target_stops(make_run: Make, published: Published, facts: 
     with pytest.raises(CannotServe, match=r"export.target=vllm: vllm 0.32.0 could not.*\n.*draft_vocab_size=97"):
         plan(run, config, facts)
     export = plan(make_run(EAGLE3, target="auto"), config, facts)
-    assert export.table is None
+    assert export.engine is None
     assert export.summary.startswith("export.target=auto is none: vllm 0.32.0 could not serve this draft\n")
-    assert plan(make_run(EAGLE3, target="none"), config, facts).table is None
+    assert plan(make_run(EAGLE3, target="none"), config, facts).engine is None
 
 
 def test_auto_is_none_where_no_engine_serves(
@@ -130,12 +130,12 @@ def test_auto_is_none_where_no_engine_serves(
     monkeypatch.setattr(AlgorithmSettings.named("eagle"), "engines", ())
     run = make_run(EAGLE, target="auto")
     export = plan(run, published(run), facts)
-    assert (export.table, export.summary) == (None, "export.target=auto is none: no engine serves eagle drafts")
+    assert (export.engine, export.summary) == (None, "export.target=auto is none: no engine serves eagle drafts")
 
 
 def test_an_unknown_version() -> None:
-    with pytest.raises(ValueError, match=r"export.engine_version=0.1: .* there are vllm-0.32.0"):
-        EngineTable.read("vllm", "0.1")
+    with pytest.raises(ValueError, match=r"export.engine_version=0.1: .* there are vllm 0.32.0"):
+        engine_version("vllm", "0.1")
 
 
 def test_torch_stays_out() -> None:

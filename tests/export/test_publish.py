@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from safetensors.torch import load_file
 
 from speculators.config import SpeculatorModelConfig
@@ -153,6 +156,32 @@ def test_model_card(
     assert card == CARD
 
 
+@pytest.mark.parametrize("name", ["<b>it's<i>", "a`b``c", "[x](y)", "# *head* _line_", "x\n---\ntags: [evil]", "&lt;"])
+def test_names_stay_text_in_the_card(
+    name: str, make_run: Make, published: Callable[[RunConfig], dict[str, Any]], facts: VerifierFacts
+) -> None:
+    """A Markdown reader shows the verifier's name, the data's and the folder's as they are, and nothing comes of them."""
+    run = make_run(EAGLE3)
+    run = run.model_copy(update={"data": run.data.model_copy(update={"source": name})})
+    card = model_card(Path(f"/drafts/{name}"), run, f"/verifiers/{name}", None, plan(run, published(run), facts))
+    read = ModelCard(card)
+    assert read.data.to_dict() == {
+        "base_model": name,
+        "library_name": "speculators",
+        "pipeline_tag": "text-generation",
+        "tags": ["speculators", "speculative-decoding", "eagle3"],
+    }
+    tokens = MarkdownIt("commonmark").parse(read.text)
+    line = " ".join(name.split())
+    assert "".join(part.content for part in tokens[1].children or []) == f"A draft for {line}"
+    parts = [part for token in tokens for part in (token, *(token.children or []))]
+    assert {t.type for t in parts} & {"html_inline", "html_block", "em_open", "hr"} == set()
+    assert [t.attrs["href"] for t in parts if t.type == "link_open"] == ["https://arxiv.org/abs/2503.01840"]
+    assert line in [t.content for t in parts if t.type == "code_inline"]
+    (command,) = [t.content for t in parts if t.type == "fence"]
+    assert shlex.split(command) == ["vllm", "serve", f"/drafts/{name}"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("SPECULATORS_UPSTREAM_PYTHON" not in os.environ, reason="needs an interpreter with upstream 0.9.0")
 def test_upstream_loads_it(
@@ -170,6 +199,8 @@ def test_upstream_loads_it(
     folder = publish(make_draft(run), run, facts, None, tmp_path)
     code = f"""
 import torch
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from safetensors.torch import load_file
 from speculators import SpeculatorModel
 model = SpeculatorModel.from_pretrained({str(folder)!r})

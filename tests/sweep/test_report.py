@@ -1,8 +1,11 @@
 """The page of runs and sweeps: as a browser shows it, of whole and of broken folders, in the middle of a sweep."""
 
 import csv
+import html
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -199,3 +202,17 @@ def test_reading_and_drawing_need_neither_torch_nor_hydra() -> None:
     code = "import sys, speculators.report.page as _; print({'torch', 'hydra', 'omegaconf'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.slow
+def test_the_serve_command_of_a_folder_with_an_odd_name(folder: Path, tmp_path: Path) -> None:
+    """What a browser copies from the page is the command for that folder, as a shell reads it."""
+    odd = tmp_path / 'it\'s <b>$(x)</b> &lt; "quoted"'
+    shutil.copytree(folder, odd, symlinks=True)
+    report(odd)
+    page = (odd / "report.html").read_text(encoding="utf-8")
+    assert "<b>$(x)" not in page.split("<script")[0]
+    command = html.unescape(page.split('<pre id="serve">')[1].split("</pre>")[0])
+    words = shlex.split(command)
+    assert words[:2] == ["vllm", "serve"] and words[3] == "--speculative-config"
+    assert Path(json.loads(words[4])["model"]).is_relative_to(odd)

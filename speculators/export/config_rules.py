@@ -1,0 +1,72 @@
+"""Rules of keys of a config that several engines or drafts share. Torch-free."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from speculators.format.finding import Finding, Level
+
+
+def lookup(config: Any, path: str) -> Any:
+    """The value at a dotted path, where `[0]` is a list's first; None where any part of it is missing."""
+    value = config
+    for part in path.replace("[0]", ".0").split("."):
+        if part == "0" and isinstance(value, list):
+            value = value[0] if value else None
+        else:
+            value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def filled(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config with values at dotted paths where it has none, or null; a missing mapping is not made."""
+    copied = copy.deepcopy(dict(config))
+    for path, value in values.items():
+        *parents, last = path.split(".")
+        place = lookup(copied, ".".join(parents)) if parents else copied
+        if isinstance(place, dict) and place.get(last) is None:
+            place[last] = value
+    return copied
+
+
+def required(config: Mapping[str, Any], paths: Iterable[str], engine: object) -> Iterator[Finding]:
+    """Keys that an engine has no default for."""
+    for path in paths:
+        if lookup(config, path) is None:
+            yield Finding("refused", path, None, f"{engine} takes no default for it; write it out")
+
+
+def one_of(
+    config: Mapping[str, Any], path: str, values: Sequence[Any], reason: str, level: Level = "refused"
+) -> Iterator[Finding]:
+    """A key with few values that an engine can serve.
+
+    Args:
+        config: as the engine reads it.
+        path: dotted.
+        values: None also stands for a key that is missing.
+        reason: what happens with any other value, and the remedy.
+        level: of any other value.
+    """
+    value = lookup(config, path)
+    if value not in values:
+        yield Finding(level, path, value, reason)
+
+
+def written_out(
+    config: Mapping[str, Any], path: str, taken: Any, level: Level, engine: object, also: str | None = None
+) -> Iterator[Finding]:
+    """A key without which an engine takes a value that other readers of the format do not take.
+
+    Args:
+        config: as it is written.
+        path: dotted.
+        taken: the engine's value.
+        level: of a missing key.
+        engine: for the message.
+        also: another path that says the same.
+    """
+    if lookup(config, path) is None and (also is None or lookup(config, also) is None):
+        yield Finding(
+            level, path, None, f"must be written: {engine} takes {taken!r}, other readers of the format do not"
+        )

@@ -1,0 +1,66 @@
+"""The printed command, executed by a shell: whatever a folder is called, the engine gets the words that were meant."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from speculators.export.engines import engine_version
+
+ENGINE = engine_version("vllm", "0.32.0")
+NAMES = [
+    "plain",
+    "it's",
+    'say "hi"',
+    "two words",
+    "$(touch injected)",
+    "`touch injected`",
+    "';touch injected;'",
+    "\"}'; touch injected; #",
+    "a&b|c>d<e",
+    "back\\slash",
+    "new\nline",
+    "$HOME",
+    "*",
+    "~",
+    "!!",
+    "-rf",
+    "ä\t€",
+]
+
+
+@pytest.fixture
+def vllm(tmp_path: Path) -> Path:
+    """A folder for PATH with a `vllm` that writes down its arguments, each ended by a NUL."""
+    script = tmp_path / "bin" / "vllm"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" > '{tmp_path}/arguments'\n")
+    script.chmod(0o755)
+    return script.parent
+
+
+def executed(command: str, vllm: Path) -> list[str]:
+    """The arguments that the command gives to vllm, run in an empty folder that it must leave empty."""
+    empty = vllm.parent / "empty"
+    empty.mkdir(exist_ok=True)
+    environment = {"PATH": f"{vllm}:/usr/bin:/bin", "HOME": "/nowhere"}
+    subprocess.run(["bash", "-c", command], check=True, cwd=empty, env=environment, timeout=20)
+    assert list(empty.iterdir()) == []
+    return (vllm.parent / "arguments").read_text().split("\0")[:-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("algorithm", ENGINE.served())
+def test_the_shell_passes_the_words(algorithm: str, name: str, vllm: Path) -> None:
+    checkpoint, verifier = f"/drafts/{name}/checkpoint", f"/verifiers/{name}"
+    command = ENGINE.serve_command(algorithm, checkpoint, verifier, {"speculative_tokens": 3})
+    serve, model, *options = executed(command, vllm)
+    assert serve == "serve" and model in (checkpoint, verifier)
+    if model == verifier:
+        option, value = options
+        draft = json.loads(value)
+        assert option == "--speculative-config" and draft["num_speculative_tokens"] == 3
+        assert Path(draft["model"]).is_relative_to(checkpoint)
+    else:
+        assert options == []
