@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speculators.execution.rules import broken
-from speculators.runfolder.folder import FILE
+from speculators.runfolder.folder import FILE, check_links
 from speculators.runfolder.rights import allow
 from speculators.runfolder.run_yaml import Pin, read
 from speculators.utils.messages import WrongInput, key_of, set_by
@@ -19,7 +19,7 @@ def place(path: Path, output: Path | None = None) -> Path:
         output: another folder, which gets a copy; None runs it where it is.
 
     Raises:
-        WrongInput: there is a run, or the pin is a published draft's.
+        WrongInput: there is a run, the pin is a published draft's, or links in its folder lead elsewhere.
     """
     file = path / FILE if path.is_dir() else path
     if output is not None:
@@ -32,6 +32,7 @@ def place(path: Path, output: Path | None = None) -> Path:
         raise WrongInput([f"{file}: it lies in a published draft; name a folder to run it in with --output=FOLDER"])
     if file.name != FILE:
         raise WrongInput([f"{file}: a run's folder holds a {FILE}; name a folder to run it in with --output=FOLDER"])
+    check_links(file.parent)
     return file.parent
 
 

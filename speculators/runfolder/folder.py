@@ -2,13 +2,39 @@
 
 import json
 import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from speculators.utils.messages import WrongInput
+
 FILE = "run.yaml"
 DONE, FAILED, LOG = "DONE", "FAILED", "train.log"
 LOCK = "run.lock"
+# Beside the trials of a sweep: what they train, each set of weights once.
+TRAININGS = "trainings"
+# Folders in a run's folder that are looked through for links; what a tracker keeps in its own is its business.
+WRITTEN = ("checkpoints", "checkpoint", ".hydra")
+
+
+def check_links(folder: Path) -> None:
+    """Look whether a run that writes in a folder would write elsewhere.
+
+    Raises:
+        WrongInput: there is a link in it; a message each.
+    """
+    messages = [f"{path}: it is a link, and a run writes in its own folder alone; remove it" for path in _links(folder)]
+    if messages:
+        raise WrongInput(messages)
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    yield from (path for path in folder.glob("*") if path.is_symlink())
+    for written in WRITTEN:
+        for root, folders, files in os.walk(folder / written):
+            yield from (path for name in (*folders, *files) if (path := Path(root, name)).is_symlink())
 
 
 def at_work(folder: Path) -> FileLock:

@@ -2,17 +2,18 @@
 
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
-from speculators.runfolder.folder import FILE, at_work, running
+from speculators.runfolder.folder import FILE, TRAININGS, at_work, check_links, running
 from speculators.runfolder.keys import WEIGHTS, weights_key
 from speculators.runfolder.migrations import SCHEMA_VERSION, carry
 from speculators.runfolder.rights import command
@@ -43,6 +44,12 @@ class Origin:
     sources: dict[str, str]
 
 
+def _training(where: str) -> str:
+    if where != "." and not re.fullmatch(rf"\.\./{TRAININGS}/[0-9a-f]{{12}}", where):
+        raise ValueError(f"must be . or ../{TRAININGS}/HASH of the run's own sweep")
+    return where
+
+
 class Pin(Strict):
     """The contents of a `run.yaml`."""
 
@@ -51,7 +58,9 @@ class Pin(Strict):
     git: dict[str, str] = Field(description="commits, with -dirty after them if files had changed")
     python: str
     packages: dict[str, str] = Field(description="versions")
-    training: str = Field(description="where the weights are trained, relative to the run's folder")
+    training: Annotated[str, AfterValidator(_training)] = Field(
+        description="where the weights are trained, relative to the run's folder: in it, or in its sweep's trainings"
+    )
     overrides: list[str] | None = Field(description="as they were typed; null if nobody recorded them")
     searchpath: list[str] = Field(description="folders and packages of options that the command line added")
     run: RunConfig
@@ -99,8 +108,9 @@ def check_free(run: RunConfig, folder: Path) -> None:
     """Look whether a folder is this run's to begin or to go on with: no other run's weights are in it, or in the making.
 
     Raises:
-        WrongInput: they are.
+        WrongInput: they are, or links in it lead elsewhere.
     """
+    check_links(folder)
     in_the_making = running(folder) and not at_work(folder).is_locked
     if not (folder / FILE).is_file() or not (in_the_making or any((folder / "checkpoints").glob("*"))):
         return
@@ -137,10 +147,14 @@ def complete(folder: Path, threads: int, read: dict[str, str]) -> None:
 
 
 def training_folder(folder: Path) -> Path:
-    """Where the run of a folder with a sound run.yaml trains."""
+    """Where the run of a folder with a sound run.yaml trains; WrongInput if links there lead elsewhere."""
     shared = folder / load(folder).training
     # Alone in another folder, a sweep's trial trains for itself.
-    return shared if shared.is_dir() else folder
+    training = shared if shared.is_dir() else folder
+    if training != folder and (training.is_symlink() or training.parent.is_symlink()):
+        raise WrongInput([f"{training}: it is a link, and a run writes in its own folder alone; remove it"])
+    check_links(training)
+    return training
 
 
 def read_pin(path: Path) -> RunConfig:

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from speculators.execution.launch import launch
-from speculators.runfolder.folder import FAILED, LOG, at_work, done
+from speculators.runfolder.folder import FAILED, LOG, TRAININGS, at_work, check_links, done
 from speculators.runfolder.keys import weights_key
 from speculators.runfolder.run_yaml import Origin, write_pin
 from speculators.settings.run_config import RunConfig
@@ -23,8 +23,8 @@ from speculators.utils.messages import RunFailed
 from speculators.utils.process import log_to
 
 log = logging.getLogger(__name__)
-# Beside the trials of a sweep: what they train, each set of weights once; and the mark of a sweep that is to end.
-TRAININGS, STOPPED = "trainings", "STOPPED"
+# Beside the trials of a sweep: the mark of one that is to end.
+STOPPED = "STOPPED"
 # How long a process that was asked to stop may take to save.
 GRACE_SECONDS = 60
 
@@ -50,6 +50,7 @@ def run_trial(run: RunConfig, folder: Path, origin: Origin, number: int) -> floa
     stopped = folder.parent / STOPPED
     if stopped.exists():
         raise RunFailed(f"trial {number} was not started: a trial failed before it, and launch.on_failure=stop")
+    check_links(folder)
     write_pin(run, folder, origin, training=f"../{TRAININGS}/{weights_key(run)}")
     log.info("trial %d: %s", number, folder)
     try:

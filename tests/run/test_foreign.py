@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,11 +12,13 @@ from typer.testing import CliRunner
 from vllm_verdicts import GOLDEN, write_folder
 
 from speculators.cli.main import app
-from speculators.composition.compose import pinned
+from speculators.composition.compose import compose, pinned
 from speculators.execution.again import load_again
 from speculators.runfolder.rights import as_typed, claimed, command
+from speculators.runfolder.run_yaml import check_free, training_folder, write_pin
 from speculators.utils.messages import WrongInput
 
+OWN = ["tracker=none", "launch.num_threads=1", "algorithm=medusa"]
 QUICK = ["data.max_conversations=60", "trainer.max_steps=1", "evaluation.num_prompts=1", "evaluation.max_new_tokens=4"]
 
 
@@ -24,6 +28,20 @@ def call(*words: str | Path) -> tuple[int, str]:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.output
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Of all files of a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def started(folder: Path) -> Path:
+    """What a run leaves that training could take over."""
+    pinned([*QUICK, *OWN], folder)
+    (folder / "checkpoints" / "step_1").mkdir(parents=True)
+    (folder / "checkpoints" / "step_1" / "state.json").write_text("{}")
+    (folder / "metrics.jsonl").write_text("{}")
+    return folder
 
 
 @pytest.fixture
@@ -62,8 +80,6 @@ def test_evaluating_runs_no_code_that_a_checkpoint_allows(draft: Path, executed:
     code, output = call("evaluate", draft, *QUICK)
     assert code == 2 and not executed.exists()
     assert f"verifier.trust_remote_code=true in {draft / 'run.yaml'}: a file cannot allow this" in output
-    assert call("evaluate", draft, "verifier.trust_remote_code=false", f"output={draft}", *QUICK)[0] == 0
-    assert not executed.exists()
     assert call("evaluate", draft, "verifier.trust_remote_code=true", f"output={draft}", *QUICK)[0] == 0
     assert executed.exists()
 
@@ -123,3 +139,70 @@ def test_a_run_that_claims_nothing_needs_no_words(tmp_path: Path) -> None:
     run = pinned(["tracker=none", "device=cpu"], tmp_path)
     assert claimed(run) == {} and load_again(tmp_path)[0].run == run
     assert command(tmp_path, run) == f"speculators run {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    "where", ["..", "/{}", "../victim", "../trainings/..", "../trainings/../../victim", "trainings/0123456789ab",
+              "../trainings/0123456789ab/", "../trainings/0123456789AB", "../trainings/0123456789ab\n", "./", ""]
+)  # fmt: skip
+def test_a_run_trains_in_its_own_folder(where: str, tmp_path: Path) -> None:
+    """Or in that of its sweep: another place would be another run's, whose checkpoints it would take and remove."""
+    victim = started(tmp_path / "victim")
+    before = contents(victim)
+    pinned([*QUICK, *OWN], tmp_path / "stranger")
+    file = tmp_path / "stranger" / "run.yaml"
+    where = where.format(str(victim).lstrip("/"))
+    file.write_text(file.read_text().replace("training: .", f"training: {json.dumps(where)}"))
+    code, output = call("run", tmp_path / "stranger")
+    assert code == 2 and "training: must be . or ../trainings/HASH of the run's own sweep" in output
+    assert contents(victim) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["train.log", "run.lock", "DONE", "FAILED", "metrics.jsonl", "training.lock", "result.json", "README.md",
+             "checkpoints", "checkpoint", "checkpoints/step_1", "checkpoints/partial", "checkpoint/config.json", "speculators"]
+)  # fmt: skip
+def test_links_in_a_folder_are_refused(name: str, tmp_path: Path) -> None:
+    """By `run` and by what `train` asks before Hydra makes its folder: nothing is written through one."""
+    stranger, victim = tmp_path / "stranger", tmp_path / "victim"
+    pinned([*QUICK, *OWN], stranger)
+    victim.mkdir()
+    (victim / "chapter.txt").write_text("years of work")
+    (stranger / name).parent.mkdir(exist_ok=True)
+    (stranger / name).symlink_to(victim / "chapter.txt" if "." in name or name.isupper() else victim)
+    code, output = call("run", stranger)
+    assert code == 2 and f"{stranger / name}: it is a link" in output
+    with pytest.raises(WrongInput, match="it is a link"):
+        check_free(compose(OWN), stranger)
+    assert contents(victim) == {"chapter.txt": b"years of work"}
+
+
+@pytest.mark.slow
+def test_training_writes_through_no_link(tmp_path: Path) -> None:
+    """The command itself, which Hydra starts."""
+    (tmp_path / "victim").write_text("years of work")
+    for name in ("train.log", "run.yaml", "metrics.jsonl"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).symlink_to(tmp_path / "victim")
+    command = [sys.executable, "-m", "speculators", "train", *QUICK, *OWN, f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    assert done.returncode == 2 and done.stderr.startswith("3 problems; nothing was started:"), done.stderr
+    assert (tmp_path / "victim").read_text() == "years of work"
+
+
+def test_a_sweep_s_training_is_no_link(tmp_path: Path) -> None:
+    """The folder that trials share is looked at like their own."""
+    trial, victim = tmp_path / "sweep" / "trial", tmp_path / "victim"
+    where = "../trainings/0123456789ab"
+    write_pin(pinned(OWN, tmp_path / "other"), trial, training=where)
+    shutil.rmtree(trial / where)
+    victim.mkdir()
+    (trial / where).symlink_to(victim)
+    with pytest.raises(WrongInput, match="is a link"):
+        training_folder(trial)
+    (trial / where).unlink()
+    (trial / where).parent.rmdir()
+    (victim / "0123456789ab").mkdir()
+    (trial / where).parent.symlink_to(victim)
+    with pytest.raises(WrongInput, match="is a link"):
+        training_folder(trial)

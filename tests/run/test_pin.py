@@ -178,8 +178,8 @@ def test_the_table_renames_and_fills_in() -> None:
 def test_a_pin_is_run_where_it_belongs(tmp_path: Path) -> None:
     """In its folder, or copied to a new one; never in a published draft or over another run. A trial alone trains alone."""
     trial = tmp_path / "sweep" / "trial"
-    write_pin(compose([]), trial, training="../trainings/key")
-    assert training_folder(trial).resolve() == (tmp_path / "sweep" / "trainings" / "key")
+    write_pin(compose([]), trial, training="../trainings/0123456789ab")
+    assert training_folder(trial).resolve() == (tmp_path / "sweep" / "trainings" / "0123456789ab")
     assert place(trial) == place(trial / "run.yaml") == trial
     new = place(trial / "run.yaml", tmp_path / "new" / "run")
     assert (new / "run.yaml").read_bytes() == (trial / "run.yaml").read_bytes() and training_folder(new) == new
