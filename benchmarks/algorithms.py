@@ -35,6 +35,7 @@ def measure(name: str, folder: Path, most: int) -> dict[str, Any]:
     from speculators.data.prepare import prepare
     from speculators.evaluate.evaluate import evaluate
     from speculators.format.published import speculator_dict
+    from speculators.protocols.initialisation import Initialisation
     from speculators.train.build import build
     from speculators.train.loop import train
     from speculators.utils.device import resolve
@@ -50,7 +51,7 @@ def measure(name: str, folder: Path, most: int) -> dict[str, Any]:
     prepared = prepare(run.data, load_tokenizer(run.verifier), facts.vocab_size, run.seed)
     set_seed(run.seed)
     config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
-    model = build(config, verifier.head, prepared.token_count_V, device)
+    model = build(config, Initialisation(verifier.head, prepared.token_count_V), device)
     counts = range(1, (most if run.algorithm.recurrent else min(most, run.algorithm.slots)) + 1)
 
     def lengths() -> list[dict[str, Any]]:

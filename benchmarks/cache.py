@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def measured(algorithm: str, overrides: list[str], folder: Path, steps: int) -> 
     from speculators.data.cached_states import cached_states
     from speculators.data.collate import collate
     from speculators.format.published import speculator_dict
+    from speculators.protocols.initialisation import Initialisation
     from speculators.train import optimizer
     from speculators.train.build import build
     from speculators.train.device import start_accelerator
@@ -50,9 +52,8 @@ def measured(algorithm: str, overrides: list[str], folder: Path, steps: int) -> 
     verifier = Verifier.load(run.verifier, device)
     prepare, prepared = timed(lambda: saved.prepared(run, store, verifier, facts.vocab_size))
     again, _ = timed(lambda: saved.prepared(run, store, verifier, facts.vocab_size))
-    model = build(
-        SpeculatorModelConfig.from_dict(speculator_dict(run, facts)), verifier.head, prepared.token_count_V, device
-    )
+    given = Initialisation(verifier.head, prepared.token_count_V)
+    model = build(SpeculatorModelConfig.from_dict(speculator_dict(run, facts)), given, device)
     accelerator = start_accelerator(device, run, folder)
     optimizers = [accelerator.prepare_optimizer(o) for o in optimizer.build(model, run.optimizer)]
     size = run.trainer.batch_size
@@ -64,10 +65,10 @@ def measured(algorithm: str, overrides: list[str], folder: Path, steps: int) -> 
         model.train()
         seconds: list[list[float]] = [[], []]
         for step in range(steps + WARM_UP):
-            batch = collate(sequences[step * size : (step + 1) * size], run.algorithm.slots)
+            batch = collate(sequences[step * size : (step + 1) * size], partial(type(model).plan_rows, run.algorithm))
 
             def learn(student: Student) -> float:
-                sums = student.learn([batch])  # noqa: B023 (called at once)
+                sums = student.learn([batch], 0.0)  # noqa: B023 (called at once)
                 return float(student.update(optimizers, run.trainer.max_grad_norm) + sums["loss"])
 
             # Whoever goes second finds warm caches: they take turns at that too.

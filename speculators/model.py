@@ -1,50 +1,39 @@
-"""SpeculatorModel: the base of every draft model, and the rows that it emits."""
+"""SpeculatorModel: the base of every draft model."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from torch import Tensor
+from torch import Generator, Tensor
 from transformers import PreTrainedModel
 
 from speculators.config import SpeculatorModelConfig
+from speculators.data.row_plan import dense_rows
 from speculators.protocols.batch import Batch
 from speculators.protocols.drafter import Drafter
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
+from speculators.protocols.initialisation import Initialisation
+from speculators.protocols.rows import DraftOutput, PackedTargets, SequenceRows
+from speculators.settings.algorithm import AlgorithmSettings
 from speculators.utils.discovery import import_part
 from speculators.utils.registry import ClassRegistryMixin
 
-
-@dataclass(frozen=True)
-class Rows:
-    """What a draft predicts: row (s, n) imitates the verifier's state at target n from s positions before it.
-
-    Attributes:
-        hidden_SNH: states that the head reads, after the draft's own norm.
-        heads: [D, H] weights; one for all slots, or one a slot.
-        kept_D: verifier token ids of a reduced vocabulary's rows, int64; None if D is the whole vocabulary.
-        scaled_as_verifier: the heads' products are scaled and capped as the verifier's: the head is the verifier's own.
-    """
-
-    hidden_SNH: Tensor
-    heads: tuple[Tensor, ...]
-    kept_D: Tensor | None = None
-    scaled_as_verifier: bool = False
+Settings = TypeVar("Settings", bound=AlgorithmSettings)
 
 
 @dataclass(frozen=True)
-class DraftOutput:
-    """A forward pass.
+class TrainingContext(Generic[Settings]):
+    """What a forward pass knows of the training beside its batch.
 
     Attributes:
-        rows: for the distillation loss.
-        extra_losses: losses of other kinds, each the mean over targets; a field of the settings' `loss` weighs each.
+        settings: the algorithm's, with what only training needs: sizes of samples, noise, annealing.
+        progress: share of the optimizer steps that are done, in [0, 1).
     """
 
-    rows: Rows
-    extra_losses: Mapping[str, Tensor] = field(default_factory=dict)
+    settings: Settings
+    progress: float
 
 
 # Options of a download, which transformers would take from the arguments of from_pretrained for the config as well.
@@ -75,14 +64,30 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
         """[D, H] vocabulary heads of the draft's own, one for all slots or one a slot; none if it uses the verifier's."""
         return ()
 
-    def initialise(self, verifier: VerifierHead, token_count_V: Tensor) -> None:
-        """Give a fresh draft its first weights, those of the verifier's that it copies included.
+    def initialise(self, given: Initialisation) -> None:
+        """Give every parameter and buffer of a fresh draft its first value, in place.
 
         Args:
-            verifier: the verifier's embedding and head.
-            token_count_V: int64 count of each supervised token in the training data, for a reduced vocabulary.
+            given: the verifier's embedding, head and checkpoint, and the token counts of the training data.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how it starts")
+
+    @classmethod
+    def plan_rows(cls, settings: Any, sequence: PackedTargets, generator: Generator) -> SequenceRows:
+        """Which rows of one packed sequence are trained; on the host, before the batch goes to the device.
+
+        Unless an algorithm samples or drafts blocks, every slot of every target.
+
+        Args:
+            settings: the algorithm's.
+            sequence: its documents and the positions that may be targets.
+            generator: the sequence's own, on the host. Nothing else may be random, or the rows would depend on how the
+                batch is cut.
+
+        Returns:
+            The rows; anchors must lie in their target's document, or the row must be invalid.
+        """
+        return dense_rows(sequence, settings.slots)
 
     def borrow(self, missing: Collection[str], verifier: VerifierHead) -> None:
         """Take the verifier's tensors for those that a published file leaves to it, as engines do.
@@ -97,8 +102,26 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
         if missing:
             raise ValueError(f"{', '.join(sorted(missing))}: missing in the published file; export it again")
 
-    def forward(self, batch: Batch, states: VerifierStates, verifier: VerifierHead) -> DraftOutput:
-        """Rows for every slot and target of a packed batch."""
+    def forward(
+        self, batch: Batch, states: VerifierStates, verifier: VerifierHead, context: TrainingContext[Any]
+    ) -> DraftOutput:
+        """Predictions for every row of a packed batch, in training and for held-out losses.
+
+        The model makes no logits: it returns what the head reads, and the reduction applies the weights chunk by chunk.
+        A row's prediction may depend on its own document alone, and there on the verifier's states up to the row's
+        anchor and on tokens up to its target.
+
+        Args:
+            batch: B packed sequences of T tokens on the device, and the R rows that `plan_rows` chose.
+            states: the verifier's at every position, in the verifier's dtype, which may be half of the draft's;
+                `aux_BTA` has the layers of `layer_ids`.
+            verifier: its embedding and head.
+            context: settings and progress. `self.training` says whether noise is wanted.
+
+        Returns:
+            One or more sets of rows, each with one input a row for every term, in the order of `batch.rows`; and losses
+            beside the divergences.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
 
     def drafter(self, verifier: VerifierHead) -> Drafter:

@@ -43,6 +43,7 @@ def base(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     from speculators.format.layout import Layout
     from speculators.format.published import speculator_dict
     from speculators.protocols.head import VerifierHead
+    from speculators.protocols.initialisation import Initialisation
     from speculators.train.build import build
     from speculators.verifier.facts import VerifierFacts
 
@@ -51,7 +52,7 @@ def base(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
     head = VerifierHead(*(torch.randn(facts.vocab_size, facts.hidden_size) for _ in range(2)))
-    draft = build(config, head, torch.arange(facts.vocab_size), torch.device("cpu"))
+    draft = build(config, Initialisation(head, torch.arange(facts.vocab_size)), torch.device("cpu"))
     checkpoint = publish(draft, run, facts, None, folder)
     published = json.loads((checkpoint / "config.json").read_text())
     published["speculators_config"]["verifier"]["name_or_path"] = PLACE

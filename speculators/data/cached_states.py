@@ -91,7 +91,7 @@ def cached_states(
     Raises:
         ValueError: there is no room for them.
     """
-    keys = [fingerprints(collate([sequence], slots=1))[0] for sequence in sequences]
+    keys = [fingerprints(collate([sequence], 1))[0] for sequence in sequences]
     made_of = {
         "verifier": content(settings.name_or_path, settings.revision, weights=True),
         "dtype": str(verifier.model.dtype),
@@ -147,7 +147,7 @@ def _computed(
     layer_ids = [i for i in layers.values() if i is not None]
     states: dict[str, dict[str, Tensor]] = {part: {} for part in layers}
     for place, sequence in enumerate(sequences[start : start + SHARD], start=start):
-        found = verifier(collate([sequence], slots=1), layer_ids)
+        found = verifier(collate([sequence], 1), layer_ids)
         aux = [] if found.aux_BTA is None else found.aux_BTA[0].chunk(len(layer_ids), dim=-1)
         by_layer = {None: found.last_BTH[0]} | dict(zip(layer_ids, aux, strict=True))
         for part, layer_id in layers.items():

@@ -1,45 +1,48 @@
-"""Packed sequences → one Batch, with its targets worked out on the host."""
+"""Packed sequences → one Batch, with its rows planned on the host."""
 
 from collections.abc import Sequence
 
 import torch
 
 from speculators.data.pack import Packed
+from speculators.data.row_plan import RowPlanner, dense_rows, put_together
 from speculators.protocols.batch import Batch
+from speculators.protocols.rows import PackedTargets
 
 
-def collate(sequences: Sequence[Packed], slots: int) -> Batch:
+def collate(sequences: Sequence[Packed], plan: RowPlanner | int, seeds: Sequence[int] | None = None) -> Batch:
     """A batch as wide as its longest sequence.
 
     Args:
         sequences: packed documents, B of them.
-        slots: tokens ahead that the draft is trained to predict, S >= 1.
+        plan: says which rows a sequence has; a number S >= 1 takes every slot up to S of every target.
+        seeds: of each sequence's plan, made by `row_seed`; None is 0 for all.
     """
+    planner: RowPlanner = (lambda sequence, _: dense_rows(sequence, plan)) if isinstance(plan, int) else plan
+    seeds = [0] * len(sequences) if seeds is None else seeds
     B, T = len(sequences), max(sum(len(d.tokens) for d in s) for s in sequences)
     token_BT = torch.zeros(B, T, dtype=torch.int64)
     position_BT = torch.zeros(B, T, dtype=torch.int64)
     document_BT = torch.full((B, T), -1, dtype=torch.int64)
-    answer_BT = torch.zeros(B, T, dtype=torch.bool)
-    number = 0
-    for b, sequence in enumerate(sequences):
-        start = 0
-        for document in sequence:
-            end = start + len(document.tokens)
-            token_BT[b, start:end] = torch.tensor(document.tokens)
-            position_BT[b, start:end] = torch.arange(end - start)
-            document_BT[b, start:end] = number
-            answer_BT[b, start:end] = torch.tensor(document.supervised)
-            start, number = end, number + 1
+    rows, number = [], 0
+    for b, (sequence, seed) in enumerate(zip(sequences, seeds, strict=True)):
+        tokens = [token for document in sequence for token in document.tokens]
+        targets = packed_targets(sequence)
+        token_BT[b, : len(tokens)] = torch.tensor(tokens)
+        position_BT[b, : len(tokens)] = targets.position_T
+        document_BT[b, : len(tokens)] = targets.document_T + number
+        number += len(sequence)
+        rows.append(planner(targets, torch.Generator().manual_seed(seed)))
+    return Batch(token_BT, position_BT, document_BT, put_together(rows, T, seeds))
 
+
+def packed_targets(sequence: Packed) -> PackedTargets:
+    """Where a sequence's documents lie, and which of its positions may be targets."""
+    length_D = torch.tensor([len(document.tokens) for document in sequence])
+    document_T = torch.arange(len(sequence)).repeat_interleave(length_D)
+    position_T = torch.arange(len(document_T)) - (length_D.cumsum(0) - length_D)[document_T]
+    answer_T = torch.tensor([s for document in sequence for s in document.supervised], dtype=torch.bool)
     # A target predicts a supervised token of its own document, and has at least the anchor of slot 1.
-    predicts_BT = torch.zeros_like(answer_BT)
-    predicts_BT[:, :-1] = answer_BT[:, 1:] & (document_BT[:, 1:] == document_BT[:, :-1])
-    target_N = (predicts_BT & (position_BT >= 1)).flatten().nonzero().squeeze(1)
-    slot_S1 = torch.arange(1, slots + 1).unsqueeze(1)
-    return Batch(
-        token_BT=token_BT,
-        position_BT=position_BT,
-        document_BT=document_BT,
-        target_N=target_N,
-        valid_SN=position_BT.flatten()[target_N] >= slot_S1,
-    )
+    predicts_T = torch.zeros_like(answer_T)
+    predicts_T[:-1] = answer_T[1:] & (document_T[1:] == document_T[:-1])
+    return PackedTargets(position_T, document_T, (predicts_T & (position_T >= 1)).nonzero().squeeze(1))

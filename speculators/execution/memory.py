@@ -7,7 +7,7 @@ counted for that reason alone; no formula knows it.
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache
 
 from speculators.config import SpeculatorModelConfig
-from speculators.losses import distillation
+from speculators.losses import chunked
 from speculators.model import SpeculatorModel
 from speculators.protocols.batch import Batch
 from speculators.protocols.drafter import Context
@@ -150,7 +150,7 @@ def rehearse(
         verifier = Verifier(without_weights(run.verifier, running))
         ledger.part = DRAFT
         draft = SpeculatorModel.for_config(config)(config)
-        batch = replace(batch, **{f.name: fake.from_tensor(getattr(batch, f.name)) for f in fields(batch)})
+        batch = batch.map(fake.from_tensor)
         _training(run, verifier, draft, batch, accelerator, ledger)
         if run.evaluation.num_prompts:
             _decoding(run, verifier, draft, prompt, ledger)
@@ -177,7 +177,7 @@ def _training(
             _booked(draft, ledger, DRAFT_PASS, LOSS),
         ):
             # From the second micro-batch on there are gradients to add to.
-            student.learn([batch] * min(run.trainer.gradient_accumulation_steps, 2))
+            student.learn([batch] * min(run.trainer.gradient_accumulation_steps, 2), progress=0.0)
             ledger.part = UPDATE
             student.update(optimizers, run.trainer.max_grad_norm)
         for state in (s for o in optimizers for p in o.state.values() for s in p.values() if isinstance(s, Tensor)):
@@ -244,10 +244,10 @@ def _export(run: RunConfig, draft: SpeculatorModel, weights: dict[str, int]) -> 
 @contextmanager
 def _chunks(on_cpu: bool) -> Iterator[None]:
     """Tensors without values live on the CPU, where the loss takes smaller chunks than an accelerator's."""
-    before = distillation.CPU_CHUNK_ELEMENTS
+    before = chunked.CPU_CHUNK_ELEMENTS
     if not on_cpu:
-        distillation.CPU_CHUNK_ELEMENTS = distillation.ACCELERATOR_CHUNK_ELEMENTS
+        chunked.CPU_CHUNK_ELEMENTS = chunked.ACCELERATOR_CHUNK_ELEMENTS
     try:
         yield
     finally:
-        distillation.CPU_CHUNK_ELEMENTS = before
+        chunked.CPU_CHUNK_ELEMENTS = before

@@ -7,6 +7,7 @@ tensors without values.
 import platform
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from speculators.format.published import speculator_dict
@@ -182,7 +183,7 @@ def peak_memory(
     prompts = [len(p) for p in prepared.prompts[: run.evaluation.num_prompts]] if prepared else []
     prompt = max(prompts, default=run.data.max_length)
     moments = rehearse(
-        run, config, running_dtype(run, facts), facts.dtype, largest_batch(run, prepared), prompt, on_cpu
+        run, config, running_dtype(run, facts), facts.dtype, largest_batch(run, config, prepared), prompt, on_cpu
     )
     slack = HEAP_SLACK if on_cpu and platform.libc_ver()[0] == "glibc" else 0.0
 
@@ -195,16 +196,18 @@ def peak_memory(
     return Memory(device, totals, parts(fullest))
 
 
-def largest_batch(run: RunConfig, prepared: "Prepared | None") -> "Batch":
+def largest_batch(run: RunConfig, config: "SpeculatorModelConfig", prepared: "Prepared | None") -> "Batch":
     """The fullest sequences of the training data as one micro-batch."""
     from speculators.data.collate import collate
     from speculators.data.template import Document
+    from speculators.model import SpeculatorModel
 
-    size, slots, length = run.trainer.batch_size, run.algorithm.slots, run.data.max_length
+    size, length = run.trainer.batch_size, run.data.max_length
+    plan = partial(SpeculatorModel.for_config(config).plan_rows, run.algorithm)
     if prepared is None:
-        return collate([[Document([0] * length, [True] * length)]] * size, slots)
+        return collate([[Document([0] * length, [True] * length)]] * size, plan)
     fullest = sorted(prepared.train, key=lambda s: sum(len(d.tokens) for d in s), reverse=True)
-    return collate(fullest[:size], slots)
+    return collate(fullest[:size], plan)
 
 
 def gigabytes(size: float) -> str:

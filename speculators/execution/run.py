@@ -4,6 +4,7 @@ import logging
 import math
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from speculators.export.preflight import plan
 from speculators.export.publish import publish
 from speculators.format.published import speculator_dict
 from speculators.protocols.hidden_states import HiddenStates
+from speculators.protocols.initialisation import Initialisation
 from speculators.runfolder.run_yaml import complete, load, training_folder
 from speculators.train.build import build
 from speculators.train.loop import train
@@ -30,6 +32,7 @@ from speculators.utils.device import resolve
 from speculators.utils.process import first_process
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.in_process import Verifier
+from speculators.verifier.tensors import VerifierTensors
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +79,8 @@ def run(folder: Path) -> float:
 
     # 3. the draft; seeded again, for regenerated answers may or may not have drawn random numbers
     set_seed(run.seed)
-    model = build(config, verifier.head, prepared.token_count_V, device)
+    given = Initialisation(verifier.head, prepared.token_count_V, partial(VerifierTensors, run.verifier))
+    model = build(config, given, device)
     first = first_process()
     if first and read is not None:
         complete(folder, torch.get_num_threads(), read | vocabulary_map(model))

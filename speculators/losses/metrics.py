@@ -22,25 +22,28 @@ def overlap(log_q: Tensor, log_p: Tensor) -> Tensor:
     return torch.minimum(log_q.exp(), log_p.exp()).sum(-1)
 
 
-def chained(correct_SN: Tensor, valid_SN: Tensor, target_N: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+def chained(
+    correct_R: Tensor, valid_R: Tensor, anchor_R: Tensor, slot_R: Tensor, slots: int, positions: int
+) -> tuple[Tensor, Tensor]:
     """Follow each anchor's slots until the first wrong one, as greedy verification does.
 
     Args:
-        correct_SN: bool, the draft's first choice is the verifier's.
-        valid_SN: bool, rows that count.
-        target_N: int64 flat target positions, unique; slot s of target p belongs to anchor p - s.
+        correct_R: bool, the draft's first choice is the verifier's.
+        valid_R: bool, rows that count; a slot that an anchor lacks ends its chain as an invalid one does.
+        anchor_R: int64 flat anchor positions, -slots ... positions - 1; a pair of anchor and slot is there once.
+        slot_R: int64, 1 ... slots.
+        slots: S.
         positions: how many flat positions there are.
 
     Returns:
         tried_S: rows whose earlier slots of the same anchor were all right. kept_S: those that were right as well.
         Their ratio is slot s's accuracy given that the draft got so far.
     """
-    S = len(valid_SN)
-    slot_S1 = torch.arange(1, S + 1, device=target_N.device).unsqueeze(1)
     # Shifted by S, so that anchors before the first position, all of them invalid, have a place.
-    anchor_SN = target_N - slot_S1 + S
-    grid_SA = valid_SN.new_zeros(S, positions + S)
-    valid_SA = grid_SA.scatter(1, anchor_SN, valid_SN)
-    run_SA = grid_SA.scatter(1, anchor_SN, correct_SN & valid_SN).cumprod(0).bool()
+    width = positions + slots
+    cell_R = (slot_R - 1) * width + anchor_R + slots
+    empty = valid_R.new_zeros(slots * width)
+    valid_SA = empty.scatter(0, cell_R, valid_R).view(slots, width)
+    run_SA = empty.scatter(0, cell_R, correct_R & valid_R).view(slots, width).cumprod(0).bool()
     before_SA = torch.cat((torch.ones_like(run_SA[:1]), run_SA[:-1]))
     return (before_SA & valid_SA).sum(1), run_SA.sum(1)

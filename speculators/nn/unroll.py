@@ -56,11 +56,11 @@ def unroll(draft: Recurrent, batch: Batch, states: VerifierStates) -> Tensor:
     slot's keys of its document up to a, which drafting makes from verified states, and its own keys of later slots.
 
     Returns:
-        output_SNH: what the head reads, at the anchors of `batch.target_N`.
+        output_RH: what the head reads, for every row of `batch.rows`.
     """
     B, T = batch.token_BT.shape
     same_BTT = batch.document_BT.unsqueeze(2) == batch.document_BT.unsqueeze(1)
-    slots = len(batch.valid_SN)
+    slots, anchor_R = batch.rows.slots, batch.rows.anchor_R.clamp_min(0)
     own_BTL = torch.eye(T, dtype=torch.bool, device=same_BTT.device).repeat(B, 1, slots - 1)
     sees_BTL = torch.cat((same_BTT & torch.ones_like(same_BTT[0]).tril(), own_BTL), dim=-1)
     fed_BTH, past = draft.features(states), None
@@ -73,8 +73,8 @@ def unroll(draft: Recurrent, batch: Batch, states: VerifierStates) -> Tensor:
         fed_BTH, output_BTH, past = draft.step(
             draft.embed(token_BT), fed_BTH, batch.position_BT + slot - 1, past, sum_B1TL[..., : slot * T]
         )
-        outputs.append(output_BTH.flatten(0, 1)[(batch.target_N - slot).clamp_min(0)])
-    return torch.stack(outputs)
+        outputs.append(output_BTH.flatten(0, 1)[batch.rows.of_slot(anchor_R, slot)])
+    return torch.cat(outputs)
 
 
 @dataclass

@@ -1,37 +1,39 @@
-"""A packed batch of conversations and the rows that are supervised in it.
+"""A packed batch of conversations, with the rows that are trained in it.
 
-Shape legend, used everywhere: B batch, T tokens, H hidden, V vocabulary, D draft vocabulary, N rows (supervised target
-positions), S slots, K speculative tokens. A tensor's name ends in its shape: `hidden_SNH`.
+Shape legend, used everywhere: B batch, T tokens, H hidden, V vocabulary, D draft vocabulary, N targets of a sequence,
+S slots, R rows, K speculative tokens. A tensor's name ends in its shape: `hidden_RH`.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from speculators.protocols.rows import RowPlan
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed sequences.
-
-    Position p = b * T + t of the flattened batch is a *target* if the verifier's state there is to be imitated: it
-    predicts token p + 1, which is supervised and of the same document. Slot s of target p is drafted from anchor
-    p - s, the last verified position.
+    """Packed sequences. Position p = b * T + t of the flattened batch is a flat position.
 
     Attributes:
         token_BT: int64 token ids; padding is 0 with document -1.
         position_BT: int64 position inside the document, from 0.
         document_BT: int64 document number, unique in the batch; -1 is padding. Attention never crosses documents.
-        target_N: int64 flat target positions, ascending; made on the host, so that no step waits for the device.
-        valid_SN: bool, True where the anchor target_N - s (s = 1 ... S) lies in the target's document.
+        rows: what is trained; made on the host, so that no step waits for the device.
     """
 
     token_BT: Tensor
     position_BT: Tensor
     document_BT: Tensor
-    target_N: Tensor
-    valid_SN: Tensor
+    rows: RowPlan
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with every tensor replaced by `function` of it."""
+        tokens, positions, documents = map(function, (self.token_BT, self.position_BT, self.document_BT))
+        return Batch(tokens, positions, documents, self.rows.map(function))
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        """The same batch on `device`, without waiting for the copy."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))

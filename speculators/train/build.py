@@ -1,22 +1,18 @@
 """A fresh draft: shapes on the meta device, memory on its own device, first weights by the algorithm."""
 
 import torch
-from torch import Tensor
 
 from speculators.config import SpeculatorModelConfig
 from speculators.model import SpeculatorModel
-from speculators.protocols.head import VerifierHead
+from speculators.protocols.initialisation import Initialisation
 
 
-def build(
-    config: SpeculatorModelConfig, verifier: VerifierHead, token_count_V: Tensor, device: torch.device
-) -> SpeculatorModel:
+def build(config: SpeculatorModelConfig, given: Initialisation, device: torch.device) -> SpeculatorModel:
     """The draft that `config` describes, float32, on `device`.
 
     Args:
         config: the published config.
-        verifier: embedding and head that the draft may copy from.
-        token_count_V: int64 count of each supervised token in the training data.
+        given: what the draft may take first weights from.
         device: where it is materialised; nothing of it is ever on another.
 
     Raises:
@@ -30,7 +26,7 @@ def build(
     with torch.no_grad():
         for tensor in floats.values():
             tensor.fill_(float("nan"))
-    model.initialise(verifier, token_count_V)
+    model.initialise(given)
     named = (*model.named_parameters(), *model.named_buffers())
     forgotten = [n for n, t in named if t.is_floating_point() and not torch.isfinite(t).all()]
     if forgotten:

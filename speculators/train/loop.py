@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from speculators.data.collate import collate
 from speculators.data.pack import Packed
 from speculators.data.prepare import Prepared
+from speculators.data.row_plan import row_seed
 from speculators.model import SpeculatorModel
 from speculators.protocols.batch import Batch
 from speculators.protocols.hidden_states import HiddenStates
@@ -23,7 +25,7 @@ from speculators.train.device import start_accelerator
 from speculators.train.interrupt import Interrupt, Interrupted
 from speculators.train.metrics import Meter, Readings
 from speculators.train.moved import check_gradients, check_moved, fingerprint
-from speculators.train.order import Order
+from speculators.train.order import Order, Place
 from speculators.train.progress import TrainProgress, describe
 from speculators.train.schedule import scale, set_learning_rate
 from speculators.train.step import Student
@@ -91,6 +93,7 @@ class Loop:
         self.bare, self.data, self.settings, self.folder = model, prepared, run, folder
         self.device = verifier.device
         self.accelerator = start_accelerator(self.device, run, folder)
+        self.plan = partial(type(model).plan_rows, run.algorithm)
         self.student = Student(model, verifier, run.algorithm, self.accelerator)
         self.optimizers = [self.accelerator.prepare_optimizer(o) for o in optimizer.build(model, run.optimizer)]
         self.order = Order(len(prepared.train), run.seed, run.trainer, self.accelerator.num_processes)
@@ -140,9 +143,9 @@ class Loop:
 
     def step(self, check: bool) -> None:
         """One optimizer step."""
-        indices = self.order.of_step(self.state.step, self.accelerator.process_index)
-        batches = [self.batch(self.data.train, i) for i in indices]
-        sums = self.student.learn(batches)
+        places = self.order.of_step(self.state.step, self.accelerator.process_index)
+        batches = [self.batch(self.data.train, p, self.state.step) for p in places]
+        sums = self.student.learn(batches, self.progress_made)
         if check:
             check_gradients(self.bare)
         norm = self.student.update(self.optimizers, self.settings.trainer.max_grad_norm)
@@ -152,9 +155,15 @@ class Loop:
         self.broken = torch.where(fine, self.broken, self.broken.clamp(max=self.state.step))
         self.meter.add({**sums, "grad_norm": norm})
 
-    def batch(self, sequences: Sequence[Packed], indices: Sequence[int]) -> Batch:
-        """Some sequences as a batch, on the host."""
-        return collate([sequences[i] for i in indices], self.settings.algorithm.slots)
+    def batch(self, sequences: Sequence[Packed], places: Sequence[Place], step: int) -> Batch:
+        """Some sequences as a batch, on the host, with the rows of a step; of step -1 for held-out sequences."""
+        seeds = [row_seed(self.settings.seed, step, place.number) for place in places]
+        return collate([sequences[place.index] for place in places], self.plan, seeds)
+
+    @property
+    def progress_made(self) -> float:
+        """Share of the optimizer steps that are done."""
+        return self.state.step / self.order.steps
 
     def stopping(self, interrupt: Interrupt, last: bool) -> bool:
         """Whether a signal came, to any process: all must leave after the same step, or they wait for each other for ever."""
@@ -201,17 +210,18 @@ class Loop:
         self.lap()
         size, count = self.settings.trainer.batch_size, len(self.data.heldout)
         self.bare.eval()
-        meter, targets = Meter(), 0
+        meter, total = Meter(), 0.0
         for start in range(0, count, size):
-            batch = self.batch(self.data.heldout, range(start, min(start + size, count)))
-            rows = batch.target_N.numel()
-            loss, metrics = self.student.loss(batch)
-            meter.add({n: v if n.endswith("_S") else v * rows for n, v in {"loss": loss, **metrics}.items()})
-            targets += rows
+            places = [Place(i, i) for i in range(start, min(start + size, count))]
+            batch = self.batch(self.data.heldout, places, step=-1)
+            weight = self.student.weight(batch)
+            loss, metrics = self.student.loss(batch, self.progress_made)
+            meter.add({n: v if n.endswith("_S") else v * weight for n, v in {"loss": loss, **metrics}.items()})
+            total += weight
         self.bare.train()
-        if not targets:
+        if not total:
             return False
-        readings = meter.read(self.accelerator, targets)
+        readings = meter.read(self.accelerator, total)
         self.tracking.log(self.state.step, "heldout", readings)
         self.progress.say(f"step {self.state.step} held-out {describe(readings)}")
         self.state.heldout = readings

@@ -3,10 +3,18 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
 from speculators.settings.run_config import TrainerSettings
+
+
+class Place(NamedTuple):
+    """A sequence of a step: its index in the training data, and its number in the step's whole batch."""
+
+    index: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -36,13 +44,14 @@ class Order:
         everything = math.ceil(self.sequences * self.trainer.epochs / self.per_step)
         return min(everything, self.trainer.max_steps or everything)
 
-    def of_step(self, step: int, process: int = 0) -> list[list[int]]:
-        """One process's micro-batches of one step, as lists of indices: `gradient_accumulation_steps` of them, in the
-        run's last step as many as are left."""
+    def of_step(self, step: int, process: int = 0) -> list[list[Place]]:
+        """One process's micro-batches of one step: `gradient_accumulation_steps` of them, in the run's last step as many
+        as are left."""
         end = min((step + 1) * self.per_step, self.sequences * self.trainer.epochs)
         # All processes get equally many, else they wait for each other for ever: the next epoch fills the gap.
         end += -end % self.processes
-        mine = [self._at(i) for i in range(step * self.per_step + process, end, self.processes)]
+        start = step * self.per_step
+        mine = [Place(self._at(i), i - start) for i in range(start + process, end, self.processes)]
         size = self.trainer.batch_size
         return [mine[i : i + size] for i in range(0, len(mine), size)]
 

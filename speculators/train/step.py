@@ -8,10 +8,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from speculators.losses.distillation import distill
-from speculators.model import SpeculatorModel
+from speculators.losses.distillation import distill, row_count
+from speculators.model import SpeculatorModel, TrainingContext
 from speculators.protocols.batch import Batch
 from speculators.protocols.hidden_states import HiddenStates
+from speculators.protocols.rows import DraftOutput
 from speculators.settings.algorithm import AlgorithmSettings
 
 
@@ -34,35 +35,53 @@ class Student:
         self._accelerator = accelerator
         self.model: nn.Module = accelerator.prepare_model(model)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss over the targets of a batch on the host, and what a `Meter` collects of it."""
-        states = self._verifier(batch, self._layer_ids)
-        batch = batch.to(self._verifier.device)
-        with self._accelerator.autocast():
-            output = self.model(batch, states, self._verifier.head)
-            distilled = distill(
-                output.rows, batch, states, self._verifier.head, self._algorithm.loss, self._algorithm.slot_decay
-            )
-        weights = self._algorithm.loss.model_dump()
-        loss = sum((weights[name] * extra for name, extra in output.extra_losses.items()), distilled.loss)
-        return loss, {**distilled.metrics, **output.extra_losses}
+    def weight(self, batch: Batch) -> float:
+        """How much a batch's loss weighs beside another's; of a grid of rows, its number of targets."""
+        return row_count(batch.rows.layout, self._algorithm.slot_decay)
 
-    def learn(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Add the gradient of the mean over the targets of all `batches` together, however these are cut.
+    def loss(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss over the rows of a batch on the host, and what a `Meter` collects of it.
+
+        Args:
+            batch: with its rows planned.
+            progress: share of the optimizer steps that are done, in [0, 1).
+        """
+        states = self._verifier(batch, self._layer_ids)
+        batch, head = batch.to(self._verifier.device), self._verifier.head
+        weights, slot_decay = self._algorithm.loss.model_dump(), self._algorithm.slot_decay
+        with self._accelerator.autocast():
+            output: DraftOutput = self.model(batch, states, head, TrainingContext(self._algorithm, progress))
+            distilled = {
+                name: distill(rows, batch, states, head, weights, slot_decay) for name, rows in output.rows.items()
+            }
+            first = next(iter(distilled.values()))
+            extra = {name: function(first.results) for name, function in output.extra_losses.items()}
+        parts = [output.rows[name].weight * d.loss for name, d in distilled.items()]
+        loss = sum([*parts[1:], *(weights[name] * value for name, value in extra.items())], parts[0])
+        sets = {f"loss_{name}": d.loss for name, d in distilled.items()} if len(distilled) > 1 else {}
+        return loss, {**first.metrics, **sets, **extra}
+
+    def learn(self, batches: Sequence[Batch], progress: float) -> dict[str, Tensor]:
+        """Add the gradient of the mean over the rows of all `batches` together, however these are cut.
+
+        Args:
+            batches: this process's micro-batches of one optimizer step.
+            progress: share of the optimizer steps that are done, in [0, 1).
 
         Returns:
             What a `Meter` collects; `loss` is the mean loss.
         """
-        counts = [batch.target_N.numel() for batch in batches]
+        counts = [self.weight(batch) for batch in batches]
         device = self._verifier.device
-        total = self._accelerator.reduce(torch.tensor(float(sum(counts)), device=device), "sum")
+        # A step without any row has no loss, and not one of NaN.
+        total = self._accelerator.reduce(torch.tensor(sum(counts), device=device), "sum").clamp_min(1e-9)  # type: ignore[union-attr] # typed for nests
         sums: dict[str, Tensor] = {}
         for i, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             last = i == len(batches) - 1
             # DDP averages over processes; times their number makes that a sum.
             share = count * self._accelerator.num_processes / total  # type: ignore[operator] # typed for nests
             with nullcontext() if last else self._accelerator.no_sync(self.model):
-                loss, metrics = self.loss(batch)
+                loss, metrics = self.loss(batch, progress)
                 self._accelerator.backward(loss * share)
             for name, value in {"loss": loss, **metrics}.items():
                 value = value.detach() if name.endswith("_S") else value.detach() * share

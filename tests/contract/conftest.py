@@ -1,7 +1,7 @@
 """Every algorithm there is, found by itself, on one tiny random verifier; each once as it comes and once all otherwise."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -21,10 +21,13 @@ from speculators.decoding.acceptance import Acceptance
 from speculators.decoding.generate import Decoder, plain
 from speculators.execution.rules import broken
 from speculators.format.published import speculator_dict
-from speculators.model import Rows, SpeculatorModel
+from speculators.model import SpeculatorModel, TrainingContext
 from speculators.proposals import GreedyTokenProposalConfig
 from speculators.protocols.batch import Batch
 from speculators.protocols.drafter import Drafter
+from speculators.protocols.hidden_states import VerifierStates
+from speculators.protocols.initialisation import Initialisation
+from speculators.protocols.rows import DraftOutput, Rows
 from speculators.settings.algorithm import AlgorithmSettings
 from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
@@ -58,15 +61,16 @@ class Case:
         return [Document([*p, *a], [False] * len(p) + [True] * len(a)) for p, a in zip(prompts, answers, strict=True)]
 
     def batch(self, *sequences: list[Document]) -> Batch:
-        """Packed sequences with as many slots as the algorithm trains."""
-        return collate(sequences, self.run.algorithm.slots)
+        """Packed sequences with the rows that the algorithm plans."""
+        model = SpeculatorModel.for_config(SpeculatorModelConfig.from_dict(speculator_dict(self.run, self.facts)))
+        return collate(sequences, partial(model.plan_rows, self.run.algorithm), range(len(sequences)))
 
     def fresh(self) -> SpeculatorModel:
         """The draft as training starts with it, always the same."""
         torch.manual_seed(0)
         config = SpeculatorModelConfig.from_dict(speculator_dict(self.run, self.facts))
         # Uneven counts in no order, so that a reduced vocabulary is no prefix of the whole.
-        return build(config, self.verifier.head, torch.arange(VOCAB) * 37 % VOCAB, CPU)
+        return build(config, Initialisation(self.verifier.head, torch.arange(VOCAB) * 37 % VOCAB), CPU)
 
     def shaken(self) -> SpeculatorModel:
         """A draft whose every weight differs from every other: nothing is left at zero, one or the verifier's."""
@@ -76,21 +80,30 @@ class Case:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
         return model.eval()
 
-    def rows(self, model: SpeculatorModel, batch: Batch) -> Rows:
-        """What the training forward pass gives."""
-        with torch.no_grad():
-            return model(batch, self.verifier(batch, model.layer_ids), self.verifier.head).rows
+    @torch.no_grad()
+    def output(self, model: SpeculatorModel, batch: Batch, states: VerifierStates | None = None) -> DraftOutput:
+        """What the training forward pass gives, halfway through training."""
+        states = self.verifier(batch, model.layer_ids) if states is None else states
+        return model(batch, states, self.verifier.head, TrainingContext(self.run.algorithm, 0.5))
 
-    def logits(self, rows: Rows, slot: int, hidden_NH: Tensor) -> Tensor:
-        """[N, V] logits of a slot's rows, in the verifier's vocabulary."""
-        logits_ND = hidden_NH @ rows.heads[slot - 1 if len(rows.heads) > 1 else 0].T
-        if rows.scaled_as_verifier:
-            logits_ND = self.verifier.head.scaled(logits_ND)
+    def rows(self, model: SpeculatorModel, batch: Batch) -> Rows:
+        """The rows that are drafted with."""
+        return next(iter(self.output(model, batch).rows.values()))
+
+    def logits(self, rows: Rows, batch: Batch) -> Tensor:
+        """[R, V] logits, in the verifier's vocabulary."""
+        logits_RD = 0
+        for i, term in enumerate(rows.terms):
+            weights = [term.weights[slot - 1 if len(term.weights) > 1 else 0] for slot in batch.rows.slot_R.tolist()]
+            products = [weight @ x for weight, x in zip(weights, term.input_RI, strict=True)]
+            product_RD = torch.stack(products) if products else term.input_RI.new_zeros(0, len(term.weights[0]))
+            scaled = i == 0 and rows.scaled_as_verifier
+            logits_RD = logits_RD + (self.verifier.head.scaled(product_RD) if scaled else product_RD)
         if rows.kept_D is None:
-            return logits_ND
-        wide_NV = torch.full((len(logits_ND), VOCAB), -torch.inf)
-        wide_NV[:, rows.kept_D] = logits_ND
-        return wide_NV
+            return logits_RD
+        wide_RV = torch.full((len(logits_RD), VOCAB), -torch.inf)
+        wide_RV[:, rows.kept_D] = logits_RD
+        return wide_RV
 
     def decoder(self, model: SpeculatorModel, drafter: Drafter, max_new_tokens: int) -> Decoder:
         """Draft-and-verify with as many tokens as the run's proposal says."""
@@ -197,10 +210,13 @@ def overfit(either: Case) -> Overfit:
     for step in range(STEPS):
         for group in (group for o in optimizers for group in o.param_groups):
             group["lr"] = group["peak_lr"] * (1 - step / STEPS)
-        sums = trained.learn([batch])
+        sums = trained.learn([batch], progress=step / STEPS)
         trained.update(optimizers, either.run.trainer.max_grad_norm)
         losses.append(sums["loss"].item())
     kept_D = either.rows(model.eval(), batch).kept_D
-    first_N = either.verifier.head.logits(either.verifier(batch, ()).last_BTH).argmax(-1).flatten()[batch.target_N]
-    known_N = torch.ones_like(first_N, dtype=torch.bool) if kept_D is None else torch.isin(first_N, kept_D)
-    return Overfit(either, model, losses, sums["correct_S"] / (batch.valid_SN & known_N).sum(1))
+    first_P = either.verifier.head.logits(either.verifier(batch, ()).last_BTH).argmax(-1).flatten()
+    first_R = first_P[batch.rows.target_R]
+    known_R = torch.ones_like(first_R, dtype=torch.bool) if kept_D is None else torch.isin(first_R, kept_D)
+    counted_R = batch.rows.valid_R & known_R
+    count_S = torch.stack([counted_R[span].sum() for span in batch.rows.layout.spans])
+    return Overfit(either, model, losses, sums["correct_S"] / count_S)

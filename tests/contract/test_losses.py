@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from speculators.losses import distillation
+from speculators.losses import chunked
 from speculators.losses.divergences import DIVERGENCES
-from speculators.model import Rows
 from speculators.protocols.batch import Batch
+from speculators.protocols.rows import Rows
 
 from .conftest import VOCAB, Case, student
 
@@ -45,27 +45,25 @@ NAIVE: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def naive(case: Case, kind: str, batch: Batch, rows: Rows) -> float:
-    """The mean over targets of each target's weighted mean over slots; what cannot be judged counts as zero."""
+    """The weighted mean over all planned rows; what cannot be judged counts as zero."""
     last_PH = case.verifier(batch, ()).last_BTH.flatten(0, 1)
     decay = case.run.algorithm.slot_decay if kind in DIVERGENCES else 1.0
     kept = list(range(VOCAB)) if rows.kept_D is None else rows.kept_D.tolist()
-    slots, targets = batch.valid_SN.shape
-    total = 0.0
-    for s in range(slots):
-        for n, target in enumerate(batch.target_N.tolist()):
-            whole_V = case.verifier.head.logits(last_PH[target])
-            if batch.valid_SN[s, n] and (kind not in DIVERGENCES or int(whole_V.argmax()) in kept):
-                state_H = rows.hidden_SNH[s, n]
-                # In float64 no probability is too small to be one.
-                q_V = case.logits(rows, s + 1, state_H[None])[0]
-                p, q = (logits_V[kept].double().softmax(0) for logits_V in (whole_V, q_V))
-                total += decay**s * NAIVE[kind](p, q, state_H, last_PH[target]).item()
-    return total / sum(decay**s for s in range(slots)) / targets
+    total, weights, logits_RV = 0.0, 0.0, case.logits(rows, batch)
+    plan = batch.rows
+    for r, (target, slot) in enumerate(zip(plan.target_R.tolist(), plan.slot_R.tolist(), strict=True)):
+        whole_V, weight = case.verifier.head.logits(last_PH[target]), decay ** (slot - 1)
+        weights += weight
+        if plan.valid_R[r] and (kind not in DIVERGENCES or int(whole_V.argmax()) in kept):
+            # In float64 no probability is too small to be one.
+            p, q = (logits_V[kept].double().softmax(0) for logits_V in (whole_V, logits_RV[r]))
+            total += weight * NAIVE[kind](p, q, rows.terms[0].input_RI[r], last_PH[target]).item()
+    return total / weights
 
 
 def test_every_kind_equals_the_naive_one(either: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each weight of the settings' `loss` alone, in many chunks."""
-    monkeypatch.setattr(distillation, "CPU_CHUNK_ELEMENTS", 7 * 2 * VOCAB)
+    monkeypatch.setattr(chunked, "CPU_CHUNK_ELEMENTS", 7 * 2 * VOCAB)
     model, algorithm = either.shaken(), either.run.algorithm
     batch = either.batch(either.texts[:2], either.texts[2:])
     rows = either.rows(model, batch)
@@ -73,7 +71,7 @@ def test_every_kind_equals_the_naive_one(either: Case, monkeypatch: pytest.Monke
         weights = {name: float(name == kind) for name in type(algorithm.loss).model_fields}
         alone = algorithm.model_copy(update={"loss": type(algorithm.loss)(**weights)})
         case = Case(either.run.model_copy(update={"algorithm": alone}), either.facts, either.verifier)
-        loss, _ = student(case, model).loss(batch)
+        loss, _ = student(case, model).loss(batch, 0.5)
         assert loss.item() == pytest.approx(naive(either, kind, batch, rows), rel=1e-4), kind
 
 
@@ -85,7 +83,7 @@ def test_weights_add_up(either: Case) -> None:
     def loss(weights: dict[str, float]) -> float:
         chosen = algorithm.model_copy(update={"loss": type(algorithm.loss)(**weights)})
         case = Case(either.run.model_copy(update={"algorithm": chosen}), either.facts, either.verifier)
-        return student(case, model).loss(batch)[0].item()
+        return student(case, model).loss(batch, 0.5)[0].item()
 
     alone = [loss({n: float(n == name) for n in names}) for name in names]
     assert loss(dict.fromkeys(names, 0.5)) == pytest.approx(sum(alone) / 2, rel=1e-4)

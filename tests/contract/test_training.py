@@ -13,7 +13,7 @@ from .conftest import Case, student
 def test_gradients_reach_the_whole_draft_and_no_verifier(either: Case) -> None:
     """Every trainable tensor gets a finite gradient that is not zero; the verifier gets none."""
     model = either.shaken()
-    student(either, model).learn([either.batch(either.texts[:2], either.texts[2:])])
+    student(either, model).learn([either.batch(either.texts[:2], either.texts[2:])], 0.5)
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad, name
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all() and parameter.grad.any(), name
@@ -28,7 +28,7 @@ def test_a_step_moves_the_whole_draft_and_no_verifier(either: Case) -> None:
     frozen = {n: p.clone() for n, p in either.verifier.model.named_parameters()}
     trained = student(either, model)
     optimizers = build(model, either.run.optimizer)
-    trained.learn([either.batch(either.texts)])
+    trained.learn([either.batch(either.texts)], 0.5)
     trained.update(optimizers, either.run.trainer.max_grad_norm)
     assert [n for n, p in model.named_parameters() if torch.equal(p, before[n])] == []
     assert [n for n, p in either.verifier.model.named_parameters() if not torch.equal(p, frozen[n])] == []
@@ -37,7 +37,8 @@ def test_a_step_moves_the_whole_draft_and_no_verifier(either: Case) -> None:
 def test_muon_takes_every_linear_map_except_the_vocabulary_heads(either: Case) -> None:
     """The heads are those that the rows are multiplied with, whatever their names."""
     model = either.fresh()
-    heads = {head.data_ptr() for head in either.rows(model, either.batch(either.texts)).heads}
+    terms = either.rows(model, either.batch(either.texts)).terms
+    heads = {weight.data_ptr() for term in terms for weight in term.weights}
     muon = build(model, Muon(name="muon", lr=0.02, momentum=0.9, weight_decay=0.0, adamw_lr=0.003))[0]
     linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     expected = {weight.data_ptr() for weight in linear} - heads
@@ -55,7 +56,7 @@ def test_batches_cut_otherwise_give_the_same_gradient(either: Case) -> None:
     grads = []
     for batches in ([either.batch(either.texts)], [either.batch(either.texts[:1]), either.batch(either.texts[1:])]):
         model = either.shaken()
-        student(either, model).learn(batches)
+        student(either, model).learn(batches, 0.5)
         grads.append({n: p.grad for n, p in model.named_parameters()})
     for name in grads[0]:
         torch.testing.assert_close(
@@ -68,7 +69,7 @@ def test_a_verifier_in_half_precision_is_drafted_for(either: Case) -> None:
     settings = either.run.verifier.model_copy(update={"dtype": "bfloat16"})
     half = Case(either.run, either.facts, Verifier.load(settings, torch.device("cpu")))
     model = either.shaken().train()
-    student(half, model).learn([half.batch(half.texts)])
+    student(half, model).learn([half.batch(half.texts)], 0.5)
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
     for draft in (model.eval(), model.to(torch.bfloat16)):
         decoded = half.decoder(draft, draft.drafter(half.verifier.head), 6)([[3, 1, 4], [1, 5]])

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from speculators.model import SpeculatorModel
+from speculators.data.row_plan import put_together
+from speculators.model import SpeculatorModel, TrainingContext
 from speculators.protocols.batch import Batch
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
+from speculators.protocols.rows import SequenceRows
 
 from .conftest import ALGORITHMS
 
@@ -28,29 +31,27 @@ def model_type(folder: Path) -> str:
 
 
 def rows(model: SpeculatorModel, folder: Path, golden: dict[str, Tensor]) -> tuple[Tensor, Batch]:
-    """[S, N, D] logits of the training forward pass on the golden inputs, and the batch they stand in.
+    """[S, N, D] logits of the training forward pass on the golden inputs, of every slot at every position, and the batch.
 
     Upstream's data set shifts tokens one to the left of the states, and counts positions from 1.
     """
     token_BT = torch.nn.functional.pad(golden["input_ids"][:, :-1], (1, 0))
     document_BT = golden["document_ids"]
-    target_N, slot_S1 = torch.arange(token_BT.numel()), torch.arange(1, len(golden["logits"]) + 1).unsqueeze(1)
-    own_SN = document_BT[0][(target_N - slot_S1).clamp_min(0)] == document_BT[0]
-    batch = Batch(
-        token_BT=token_BT,
-        position_BT=golden["position_ids"] - 1,
-        document_BT=document_BT,
-        target_N=target_N,
-        valid_SN=own_SN & (target_N >= slot_S1),
-    )
+    slots, length = len(golden["logits"]), token_BT.numel()
+    target_R, slot_R = torch.arange(length).repeat(slots), torch.arange(1, slots + 1).repeat_interleave(length)
+    own_R = document_BT[0][(target_R - slot_R).clamp_min(0)] == document_BT[0][target_R]
+    planned = SequenceRows(target_R, slot_R, target_R, own_R & (target_R >= slot_R), slots)
+    batch = Batch(token_BT, golden["position_ids"] - 1, document_BT, put_together([planned], length, [0]))
     tensors = load_file(folder / "model.safetensors")
     embed_VH = tensors.get("embed_tokens.weight", torch.zeros(0))
     width = golden["hidden_states"].shape[-1] // 3
     states = VerifierStates(last_BTH=golden["hidden_states"][..., :width], aux_BTA=golden["hidden_states"])
     with torch.no_grad():
-        made = model(batch, states, VerifierHead(embed_VH, embed_VH)).rows
-    assert len(made.heads) == 1
-    return made.hidden_SNH @ made.heads[0].T, batch
+        # No setting changes what these drafts compute in training.
+        made = model(batch, states, VerifierHead(embed_VH, embed_VH), TrainingContext[Any](None, 0.0))
+    ((term,),) = [rows.terms for rows in made.rows.values()]
+    (head_DH,) = term.weights
+    return (term.input_RI @ head_DH.T).unflatten(0, (slots, length)), batch
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -68,7 +69,7 @@ def test_it_gives_upstreams_logits(folder: Path) -> None:
     logits_SND, batch = rows(model, folder, golden)
     compared = 0
     for slot in range(1, len(logits_SND) + 1):
-        targets = batch.target_N[batch.valid_SN[slot - 1]]
+        targets = batch.rows.of_slot(batch.rows.target_R, slot)[batch.rows.of_slot(batch.rows.valid_R, slot)]
         torch.testing.assert_close(
             logits_SND[slot - 1, targets], golden["logits"][slot - 1, targets - slot], rtol=1e-5, atol=1e-5
         )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from speculators.composition.compose import compose
@@ -189,6 +188,8 @@ def test_collating_token_by_token(seed: int) -> None:
         for p in range(len(flat) - 1)
         if (p + 1) % width and flat[p][2] == flat[p + 1][2] and flat[p + 1][3] and flat[p][1] >= 1
     ]
-    assert batch.target_N.tolist() == targets
-    valid = [[flat[p][1] >= slot for p in targets] for slot in range(1, slots + 1)]
-    assert torch.equal(batch.valid_SN, torch.tensor(valid, dtype=torch.bool).reshape(slots, len(targets)))
+    grid = [(p, slot, n, flat[p][1] >= slot) for slot in range(1, slots + 1) for n, p in enumerate(targets)]
+    rows = batch.rows
+    columns = (rows.target_R, rows.slot_R, rows.group_R, rows.valid_R)
+    assert list(zip(*(column.tolist() for column in columns), strict=True)) == grid
+    assert rows.target_U.tolist() == targets and rows.slots == slots

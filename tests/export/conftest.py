@@ -11,6 +11,7 @@ import torch
 from speculators.config import SpeculatorModelConfig
 from speculators.model import SpeculatorModel
 from speculators.protocols.head import VerifierHead
+from speculators.protocols.initialisation import Initialisation
 from speculators.settings.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
 
@@ -166,9 +167,8 @@ def make_draft(published: Callable[[RunConfig], dict[str, Any]]) -> Callable[[Ru
         config = SpeculatorModelConfig.from_dict(published(run))
         torch.manual_seed(0)
         model = SpeculatorModel.for_config(config)(config)
-        model.initialise(
-            VerifierHead(torch.randn(VOCAB, HIDDEN), torch.randn(VOCAB, HIDDEN)), torch.randint(0, 9, (VOCAB,))
-        )
+        head = VerifierHead(torch.randn(VOCAB, HIDDEN), torch.randn(VOCAB, HIDDEN))
+        model.initialise(Initialisation(head, torch.randint(0, 9, (VOCAB,))))
         return model
 
     return make

@@ -17,12 +17,13 @@ def test_overlap() -> None:
 
 def test_chain_by_hand() -> None:
     # Positions 0 to 4, targets 1 to 4, two slots. Anchor 0 drafts targets 1 and 2, anchor 1 targets 2 and 3, and so on.
-    target_N = torch.tensor([1, 2, 3, 4])
-    valid_SN = torch.tensor([[True, True, True, True], [False, True, True, True]])
-    correct_SN = torch.tensor([[True, False, True, True], [True, True, True, False]])
+    slot_R = torch.tensor([1, 1, 1, 1, 2, 2, 2, 2])
+    anchor_R = torch.tensor([1, 2, 3, 4, 1, 2, 3, 4]) - slot_R
+    valid_R = torch.tensor([True, True, True, True, False, True, True, True])
+    correct_R = torch.tensor([True, False, True, True, True, True, True, False])
     # Slot 1 is tried at anchors 0 to 3 and right at 0, 2 and 3. Slot 2 is tried at anchor 0 (target 2: right) and
     # anchor 2 (target 4: wrong), not at 1, whose slot 1 was wrong, nor at 3, whose second target does not exist.
-    tried_S, kept_S = chained(correct_SN, valid_SN, target_N, positions=5)
+    tried_S, kept_S = chained(correct_R, valid_R, anchor_R, slot_R, slots=2, positions=5)
     assert tried_S.tolist() == [4, 2]
     assert kept_S.tolist() == [3, 1]
 
@@ -30,19 +31,21 @@ def test_chain_by_hand() -> None:
 def test_chain_equals_following_each_anchor() -> None:
     g = torch.Generator().manual_seed(1)
     slots, positions = 4, 40
-    target_N = torch.randperm(positions, generator=g)[:30].sort().values
-    valid_SN = (torch.rand(slots, 30, generator=g) > 0.2) & (target_N >= torch.arange(1, slots + 1).unsqueeze(1))
-    correct_SN = torch.rand(slots, 30, generator=g) > 0.4
-    rows = {(int(t) - s, s): (s - 1, n) for n, t in enumerate(target_N) for s in range(1, slots + 1)}
+    # Of every anchor some slots, in no order; anchors before the first position are invalid.
+    pairs = [(a, s) for a in range(-slots, positions) for s in range(1, slots + 1)]
+    pairs = [pairs[i] for i in torch.randperm(len(pairs), generator=g)[:150].tolist()]
+    anchor_R, slot_R = torch.tensor(pairs).unbind(1)
+    valid_R = (torch.rand(150, generator=g) > 0.1) & (anchor_R >= 0)
+    correct_R = torch.rand(150, generator=g) > 0.2
     tried, kept = [0] * slots, [0] * slots
     for anchor in range(positions):
         for s in range(1, slots + 1):
-            row = rows.get((anchor, s))
-            if row is None or not valid_SN[row]:
+            if (anchor, s) not in pairs or not valid_R[pairs.index((anchor, s))]:
                 break
             tried[s - 1] += 1
-            if not correct_SN[row]:
+            if not correct_R[pairs.index((anchor, s))]:
                 break
             kept[s - 1] += 1
-    tried_S, kept_S = chained(correct_SN, valid_SN, target_N, positions)
+    assert min(tried) > 0
+    tried_S, kept_S = chained(correct_R, valid_R, anchor_R, slot_R, slots, positions)
     assert (tried_S.tolist(), kept_S.tolist()) == (tried, kept)

@@ -9,7 +9,7 @@ from torch import Tensor
 from speculators.config import SpeculatorModelConfig
 from speculators.data.collate import collate
 from speculators.data.template import Document
-from speculators.model import SpeculatorModel
+from speculators.model import SpeculatorModel, TrainingContext
 from speculators.protocols.drafter import Context
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
@@ -65,19 +65,18 @@ def check_training(model: SpeculatorModel, head: VerifierHead, states: VerifierS
     """Every valid row of the training pass, as logits, equals the naive draft's."""
     batch = collate([[Document(TOKENS, [True] * LENGTH)]], SLOTS)
     with torch.no_grad():
-        rows = model(batch, states, head).rows
+        # No setting changes what these drafts compute in training.
+        (rows,) = model(batch, states, head, TrainingContext[Any](None, 0.0)).rows.values()
+    (term,) = rows.terms
     compared = 0
-    for slot in range(1, SLOTS + 1):
-        for n, target in enumerate(batch.target_N.tolist()):
-            if not batch.valid_SN[slot - 1, n]:
-                continue
-            wide = torch.full((VOCAB,), -torch.inf)
-            logits_D = rows.heads[0] @ rows.hidden_SNH[slot - 1, n]
-            kept = torch.arange(VOCAB) if rows.kept_D is None else rows.kept_D
-            wide[kept] = head.scaled(logits_D) if rows.scaled_as_verifier else logits_D
-            expected = naive.draft(TOKENS, target - slot, slot)[-1]
-            torch.testing.assert_close(wide, expected, rtol=1e-4, atol=1e-4)
-            compared += 1
+    for r in batch.rows.valid_R.nonzero().flatten().tolist():
+        wide = torch.full((VOCAB,), -torch.inf)
+        logits_D = term.weights[0] @ term.input_RI[r]
+        kept = torch.arange(VOCAB) if rows.kept_D is None else rows.kept_D
+        wide[kept] = head.scaled(logits_D) if rows.scaled_as_verifier else logits_D
+        expected = naive.draft(TOKENS, int(batch.rows.anchor_R[r]), int(batch.rows.slot_R[r]))[-1]
+        torch.testing.assert_close(wide, expected, rtol=1e-4, atol=1e-4)
+        compared += 1
     assert compared == 6 + 5 + 4
 
 

@@ -7,6 +7,7 @@ import torch
 
 from speculators.config import SpeculatorModelConfig
 from speculators.model import SpeculatorModel
+from speculators.protocols.initialisation import Initialisation
 
 from .compare import HIDDEN, VOCAB, check_drafting, check_training, layer_config, make_draft, make_verifier
 from .naive import NaiveDraft, Past, Weights, attention, linear, post_attention, pre_norm_layer, rms_norm
@@ -122,7 +123,7 @@ def test_a_fresh_draft_takes_the_most_frequent_tokens() -> None:
     head, _ = make_verifier(0)
     count_V = torch.zeros(VOCAB, dtype=torch.int64)
     count_V[[21, 3, 17, 9]] = torch.tensor([5, 9, 1, 2])
-    model.initialise(head, count_V)
+    model.initialise(Initialisation(head, count_V))
     weights = model.state_dict()
     assert weights["d2t"].dtype == torch.int64 and weights["t2d"].dtype == torch.bool
     assert [i + d for i, d in enumerate(weights["d2t"].tolist())] == [3, 9, 17, 21]

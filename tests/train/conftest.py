@@ -12,6 +12,7 @@ from speculators.config import SpeculatorModelConfig
 from speculators.data.prepare import DataReport, Prepared
 from speculators.data.template import Document
 from speculators.model import SpeculatorModel
+from speculators.protocols.initialisation import Initialisation
 from speculators.settings.run_config import RunConfig
 from speculators.train.build import build
 from speculators.verifier.facts import VerifierFacts
@@ -116,7 +117,7 @@ def fresh(verifier: Verifier, llama: LlamaForCausalLM, prepared: Prepared):
             {"speculators_model_type": run.algorithm.name, "speculators_config": own | proposals}
             | run.algorithm.published(facts)
         )
-        return build(config, verifier.head, prepared.token_count_V, torch.device("cpu"))
+        return build(config, Initialisation(verifier.head, prepared.token_count_V), torch.device("cpu"))
 
     return make
 

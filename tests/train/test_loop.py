@@ -84,8 +84,8 @@ def test_micro_batches_do_not_change_the_gradient(make_run, fresh, verifier, pre
     students = [
         Student(m, verifier, run.algorithm, start_accelerator(verifier.device, run, tmp_path)) for m in (whole, pieces)
     ]
-    sums = students[0].learn([collate(prepared.train[:4], 3)])
-    cut_sums = students[1].learn([collate(prepared.train[i : i + cut], 3) for i in range(0, 4, cut)])
+    sums = students[0].learn([collate(prepared.train[:4], 3)], 0.0)
+    cut_sums = students[1].learn([collate(prepared.train[i : i + cut], 3) for i in range(0, 4, cut)], 0.0)
     assert cut_sums["loss"].item() == pytest.approx(sums["loss"].item(), rel=1e-5)
     assert torch.equal(cut_sums["count_S"], sums["count_S"])
     for (name, a), (_, b) in zip(whole.named_parameters(), pieces.named_parameters(), strict=True):
@@ -124,9 +124,9 @@ def test_nan_stops_and_the_last_good_checkpoint_stays(make_run, fresh, verifier,
     loss = Student.loss
     calls = []
 
-    def broken(student, batch):
+    def broken(student, batch, progress):
         calls.append(1)
-        value, metrics = loss(student, batch)
+        value, metrics = loss(student, batch, progress)
         return (value * float("nan") if len(calls) == 4 else value), metrics
 
     monkeypatch.setattr(Student, "loss", broken)

@@ -14,7 +14,7 @@ def trainer(epochs=1, max_steps=None, batch_size=2, accumulation=1) -> TrainerSe
 
 
 def seen(order: Order, process: int = 0) -> list[int]:
-    return [i for step in range(order.steps) for batch in order.of_step(step, process) for i in batch]
+    return [p.index for step in range(order.steps) for batch in order.of_step(step, process) for p in batch]
 
 
 @pytest.mark.parametrize("batch_size,accumulation", [(1, 1), (2, 1), (2, 3), (16, 2)])

@@ -3,18 +3,21 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from speculators.protocols.rows import RowPlan
 
-def state_distance(hidden_SNH: Tensor, last_PH: Tensor, target_N: Tensor, valid_SN: Tensor) -> Tensor:
+
+def state_distance(hidden_RH: Tensor, last_PH: Tensor, plan: RowPlan) -> Tensor:
     """Smooth-L1 distance, the mean over targets, slots and state elements; an invalid row adds nothing.
 
     Not the mean over valid rows: so it is linear in the targets, and batches add up however they are cut.
 
     Args:
-        hidden_SNH: the draft's states.
+        hidden_RH: the draft's states, of every slot of every target.
         last_PH: the verifier's states of all positions.
-        target_N: int64 position that each row imitates.
-        valid_SN: bool, rows that count.
+        plan: the grid of slots and targets.
     """
-    target_SNH = last_PH[target_N].to(hidden_SNH.dtype).expand_as(hidden_SNH)
+    hidden_SNH = hidden_RH.unflatten(0, (plan.slots, -1))
+    # One copy of a target's state for all slots.
+    target_SNH = last_PH[plan.target_U].to(hidden_SNH.dtype).expand_as(hidden_SNH)
     distance_SN = F.smooth_l1_loss(hidden_SNH, target_SNH, reduction="none").mean(-1)
-    return (distance_SN * valid_SN).sum() / max(valid_SN.numel(), 1)
+    return (distance_SN * plan.valid_R.unflatten(0, (plan.slots, -1))).sum() / max(plan.valid_R.numel(), 1)

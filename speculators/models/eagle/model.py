@@ -1,11 +1,12 @@
 """EAGLE-1: a recurrent draft on the verifier's last state (Li et al. 2024, arXiv:2401.15077), as vLLM computes it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from speculators.model import DraftOutput, Rows, SpeculatorModel
+from speculators.model import SpeculatorModel, TrainingContext
 from speculators.models.eagle.config import EagleSpeculatorConfig
 from speculators.models.eagle.loss import state_distance
 from speculators.nn.attention import KeyValue
@@ -16,6 +17,8 @@ from speculators.nn.unroll import ChainDrafter, Step, unroll
 from speculators.protocols.batch import Batch
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
+from speculators.protocols.initialisation import Initialisation
+from speculators.protocols.rows import DraftOutput, Rows
 
 
 class _Bound:
@@ -50,7 +53,7 @@ class EagleSpeculator(SpeculatorModel):
         self.post_init()
 
     @torch.no_grad()
-    def initialise(self, verifier: VerifierHead, token_count_V: Tensor) -> None:
+    def initialise(self, given: Initialisation) -> None:
         """Random layers; embedding and head stay the verifier's."""
         start_weights(self, self.config.transformer_layer_config.initializer_range)
 
@@ -75,11 +78,14 @@ class EagleSpeculator(SpeculatorModel):
             seen.append(own)
         return Step(x_BTH, x_BTH, seen)
 
-    def forward(self, batch: Batch, states: VerifierStates, verifier: VerifierHead) -> DraftOutput:
+    def forward(
+        self, batch: Batch, states: VerifierStates, verifier: VerifierHead, context: TrainingContext[Any]
+    ) -> DraftOutput:
         """Rows of all slots, unrolled as in `unroll`, and the distance between states."""
-        output_SNH = unroll(_Bound(self, verifier), batch, states)
-        distance = state_distance(output_SNH, states.last_BTH.flatten(0, 1), batch.target_N, batch.valid_SN)
-        return DraftOutput(Rows(output_SNH, (verifier.head_VH,), scaled_as_verifier=True), {"smooth_l1": distance})
+        output_RH = unroll(_Bound(self, verifier), batch, states)
+        distance = state_distance(output_RH, states.last_BTH.flatten(0, 1), batch.rows)
+        rows = Rows.of(output_RH, verifier.head_VH, scaled_as_verifier=True)
+        return DraftOutput({"rows": rows}, {"smooth_l1": lambda _: distance})
 
     def drafter(self, verifier: VerifierHead) -> ChainDrafter:
         """This draft as decoding uses it."""

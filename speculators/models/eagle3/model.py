@@ -1,12 +1,13 @@
 """EAGLE-3: a recurrent draft on several of the verifier's layers (Li et al. 2025, arXiv:2503.01840), as vLLM computes it."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speculators.model import DraftOutput, Rows, SpeculatorModel
+from speculators.model import SpeculatorModel, TrainingContext
 from speculators.models.eagle3.config import Eagle3SpeculatorConfig
 from speculators.nn.attention import Attention, KeyValue
 from speculators.nn.decoder_layer import DecoderLayer, GatedMLP
@@ -18,6 +19,8 @@ from speculators.nn.vocabulary import most_frequent, widen
 from speculators.protocols.batch import Batch
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
+from speculators.protocols.initialisation import Initialisation
+from speculators.protocols.rows import DraftOutput, Rows
 
 
 class FirstLayer(nn.Module):
@@ -113,11 +116,12 @@ class Eagle3Speculator(SpeculatorModel):
         return (self.lm_head.weight,)
 
     @torch.no_grad()
-    def initialise(self, verifier: VerifierHead, token_count_V: Tensor) -> None:
+    def initialise(self, given: Initialisation) -> None:
         """Random layers; head and embedding start as the verifier's; the draft vocabulary is the most frequent tokens."""
+        verifier = given.verifier
         start_weights(self, self.config.transformer_layer_config.initializer_range)
         if self.config.draft_vocab_size < self.config.target_vocab_size:
-            kept_D = most_frequent(token_count_V, len(self.d2t)).to(self.d2t.device)
+            kept_D = most_frequent(given.token_count_V, len(self.d2t)).to(self.d2t.device)
             self.d2t.copy_(kept_D - torch.arange(len(kept_D), device=kept_D.device))
             self.t2d.zero_()[kept_D] = True
         head_VH = verifier.head_VH
@@ -161,10 +165,12 @@ class Eagle3Speculator(SpeculatorModel):
         output_BTH = self.norm(x_BTH)
         return Step(output_BTH if self.config.norm_output else x_BTH, output_BTH, seen)
 
-    def forward(self, batch: Batch, states: VerifierStates, verifier: VerifierHead) -> DraftOutput:
+    def forward(
+        self, batch: Batch, states: VerifierStates, verifier: VerifierHead, context: TrainingContext[Any]
+    ) -> DraftOutput:
         """Rows of all slots, unrolled as in `unroll`."""
-        output_SNH = unroll(_Bound(self, verifier), batch, states)
-        return DraftOutput(Rows(output_SNH, self.heads, self.kept_D))
+        output_RH = unroll(_Bound(self, verifier), batch, states)
+        return DraftOutput({"rows": Rows.of(output_RH, *self.heads, kept_D=self.kept_D)})
 
     def drafter(self, verifier: VerifierHead) -> ChainDrafter:
         """This draft as decoding uses it."""

@@ -1,15 +1,19 @@
 """Medusa: parallel heads on the verifier's last state, no recurrence (Cai et al. 2024, arXiv:2401.10774)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from speculators.model import DraftOutput, Rows, SpeculatorModel
+from speculators.model import SpeculatorModel, TrainingContext
 from speculators.models.medusa.config import MedusaSpeculatorConfig
 from speculators.models.medusa.draft import MedusaDrafter
 from speculators.nn.vocabulary import most_frequent
 from speculators.protocols.batch import Batch
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
+from speculators.protocols.initialisation import Initialisation
+from speculators.protocols.rows import DraftOutput, Rows
 
 
 class MedusaHead(nn.Module):
@@ -66,22 +70,25 @@ class MedusaModel(SpeculatorModel):
         return self.token_map if self.config.truncated_vocab_size not in (None, self.config.vocab_size) else None
 
     @torch.no_grad()
-    def initialise(self, verifier: VerifierHead, token_count_V: Tensor) -> None:
+    def initialise(self, given: Initialisation) -> None:
         """Start as the verifier's own head does: zero blocks are the identity, heads are copies (paper, section 2.1.1)."""
         for parameter in self.blocks.parameters():
             nn.init.zeros_(parameter)
         if self.kept_D is not None:
-            self.token_map.copy_(most_frequent(token_count_V, len(self.token_map)))
+            self.token_map.copy_(most_frequent(given.token_count_V, len(self.token_map)))
+        head_VH = given.verifier.head_VH
         for head in self.heads:
-            head.copy_(verifier.head_VH if self.kept_D is None else verifier.head_VH[self.kept_D])
+            head.copy_(head_VH if self.kept_D is None else head_VH[self.kept_D])
 
-    def forward(self, batch: Batch, states: VerifierStates, verifier: VerifierHead) -> DraftOutput:
+    def forward(
+        self, batch: Batch, states: VerifierStates, verifier: VerifierHead, context: TrainingContext[Any]
+    ) -> DraftOutput:
         """Rows of every head: slot s of a target reads the verifier's state s positions before it."""
-        last_PH = states.last_BTH.flatten(0, 1)
-        hidden_SNH = torch.stack(
-            [block(last_PH[(batch.target_N - slot).clamp_min(0)]) for slot, block in enumerate(self.blocks, start=1)]
+        last_PH, anchor_R = states.last_BTH.flatten(0, 1), batch.rows.anchor_R.clamp_min(0)
+        hidden_RH = torch.cat(
+            [block(last_PH[batch.rows.of_slot(anchor_R, slot)]) for slot, block in enumerate(self.blocks, start=1)]
         )
-        return DraftOutput(Rows(hidden_SNH, self.heads, self.kept_D))
+        return DraftOutput({"rows": Rows.of(hidden_RH, *self.heads, kept_D=self.kept_D)})
 
     def drafter(self, verifier: VerifierHead) -> MedusaDrafter:
         """Heads applied side by side to the last verified state."""

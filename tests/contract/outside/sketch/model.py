@@ -1,16 +1,19 @@
 """The sketch's networks, in training and in drafting."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sketch.config import SketchConfig
-from speculators.model import DraftOutput, Rows, SpeculatorModel
+from speculators.model import SpeculatorModel, TrainingContext
 from speculators.protocols.batch import Batch
 from speculators.protocols.drafter import Choose, Context
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
+from speculators.protocols.initialisation import Initialisation
+from speculators.protocols.rows import DraftOutput, Rows
 
 
 @SpeculatorModel.register("sketch")
@@ -27,7 +30,7 @@ class SketchModel(SpeculatorModel):
         self.down = nn.ModuleList(nn.Linear(width, size) for _ in range(config.num_slots))
         self.post_init()
 
-    def initialise(self, verifier: VerifierHead, token_count_V: Tensor) -> None:
+    def initialise(self, given: Initialisation) -> None:
         """Small random weights."""
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.05)
@@ -37,12 +40,14 @@ class SketchModel(SpeculatorModel):
         last_NH = last_NH.to(self.up[0].weight.dtype)
         return last_NH + self.down[number - 1](torch.tanh(self.up[number - 1](last_NH)))
 
-    def forward(self, batch: Batch, states: VerifierStates, verifier: VerifierHead) -> DraftOutput:
+    def forward(
+        self, batch: Batch, states: VerifierStates, verifier: VerifierHead, context: TrainingContext[Any]
+    ) -> DraftOutput:
         """Slot s of a target reads the verifier's state s positions before it."""
-        last_PH = states.last_BTH.flatten(0, 1)
+        last_PH, anchor_R = states.last_BTH.flatten(0, 1), batch.rows.anchor_R.clamp_min(0)
         slots = range(1, self.config.num_slots + 1)
-        hidden_SNH = torch.stack([self.slot(s, last_PH[(batch.target_N - s).clamp_min(0)]) for s in slots])
-        return DraftOutput(Rows(hidden_SNH, (verifier.head_VH,), scaled_as_verifier=True))
+        hidden_RH = torch.cat([self.slot(s, last_PH[batch.rows.of_slot(anchor_R, s)]) for s in slots])
+        return DraftOutput({"rows": Rows.of(hidden_RH, verifier.head_VH, scaled_as_verifier=True)})
 
     def drafter(self, verifier: VerifierHead) -> "SketchDrafter":
         """All slots from the last verified state."""

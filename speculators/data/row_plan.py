@@ -1,0 +1,97 @@
+"""Which rows of a batch are trained: planned on the host, sequence by sequence, and put together.
+
+A sequence's plan depends on the sequence, the settings and its own generator alone, so a batch has the same rows however
+it is cut into micro-batches and processes.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from speculators.protocols.rows import PackedTargets, RowLayout, RowPlan, SequenceRows
+
+# Plans one packed sequence; the generator is the sequence's own, on the host.
+RowPlanner = Callable[[PackedTargets, torch.Generator], SequenceRows]
+
+
+def row_seed(seed: int, step: int, number: int) -> int:
+    """The seed of one sequence's plan, the same in every process and after every resume.
+
+    Args:
+        seed: the run's.
+        step: optimizer step, from 0; -1 for held-out data, whose rows are then the same at every evaluation.
+        number: of the sequence in the step's whole batch, all processes and micro-batches together.
+
+    Returns:
+        0 ... 2 ** 63 - 1.
+    """
+    # A hash, not a sum: neighbouring seeds, steps and numbers share no stream.
+    digest = hashlib.blake2b(f"{seed} {step} {number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def dense_rows(sequence: PackedTargets, slots: int) -> SequenceRows:
+    """Every slot of every target; a target with its slots is a group.
+
+    Args:
+        sequence: one packed sequence.
+        slots: tokens ahead that the draft is trained to predict, S >= 1.
+    """
+    slot_R = torch.arange(1, slots + 1).repeat_interleave(len(sequence.target_N))
+    target_R = sequence.target_N.repeat(slots)
+    group_R = torch.arange(len(sequence.target_N)).repeat(slots)
+    return SequenceRows(target_R, slot_R, group_R, sequence.position_T[target_R] >= slot_R, slots)
+
+
+def anchor_blocks(sequence: PackedTargets, anchor_A: torch.Tensor, slots: int) -> SequenceRows:
+    """A block of slots after each anchor; an anchor with its block is a group.
+
+    Args:
+        sequence: one packed sequence.
+        anchor_A: int64 anchors in the sequence, ascending.
+        slots: rows of a block, S >= 1. A row whose target is none of `sequence.target_N`, or is of another document
+            than the anchor, is there and invalid, so that R = S * A and row (s, a) lies in place (s - 1) * A + a.
+    """
+    length = len(sequence.position_T)
+    slot_R = torch.arange(1, slots + 1).repeat_interleave(len(anchor_A))
+    target_R = anchor_A.repeat(slots) + slot_R
+    is_target_T = torch.zeros(length, dtype=torch.bool)
+    is_target_T[sequence.target_N] = True
+    inside_R = target_R < length
+    target_R = target_R.clamp(max=length - 1)
+    same_R = sequence.position_T[target_R] >= slot_R
+    group_R = torch.arange(len(anchor_A)).repeat(slots)
+    return SequenceRows(target_R, slot_R, group_R, inside_R & same_R & is_target_T[target_R], slots)
+
+
+def put_together(parts: Sequence[SequenceRows], width: int, seeds: Sequence[int]) -> RowPlan:
+    """The plan of a batch.
+
+    Args:
+        parts: the rows of each of its sequences.
+        width: tokens of a sequence of the batch, T.
+        seeds: a number for each sequence.
+
+    Raises:
+        ValueError: rows of one slot share a target or a group, or their targets do not ascend with their groups.
+    """
+    group_offsets = np.cumsum([0, *(int(p.group_R.max()) + 1 if len(p.group_R) else 0 for p in parts)])
+    target_R = _joined([p.target_R + b * width for b, p in enumerate(parts)])
+    group_R = _joined([p.group_R + int(offset) for p, offset in zip(parts, group_offsets, strict=False)])
+    slot_R, valid_R = _joined([p.slot_R for p in parts]), _joined([p.valid_R for p in parts])
+    order_R = np.lexsort((group_R, slot_R))
+    target_R, group_R, slot_R, valid_R = (x[order_R] for x in (target_R, group_R, slot_R, valid_R))
+    same_slot = slot_R[1:] == slot_R[:-1]
+    if (same_slot & ((np.diff(target_R) <= 0) | (np.diff(group_R) <= 0))).any():
+        raise ValueError("a row plan: among the rows of one slot, targets must ascend with groups, each there once")
+    target_U, place_R = np.unique(target_R, return_inverse=True)
+    starts = np.searchsorted(slot_R, np.arange(1, parts[0].slots + 2))
+    layout = RowLayout(tuple(starts.tolist()), group_R, place_R, int(group_offsets[-1]), len(target_U))
+    arrays = [torch.from_numpy(x) for x in (target_U, place_R, slot_R, group_R, valid_R)]
+    return RowPlan(*arrays, seeds=tuple(seeds), layout=layout)
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> np.ndarray:
+    return torch.cat(list(parts)).numpy()
