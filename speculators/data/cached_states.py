@@ -37,6 +37,8 @@ SHARD = 16
 # Shards of one run that are open at a time; a process has some 65,000 mappings.
 OPEN = 4096
 LAST = "last"
+# Raised when the states of some verifier change: 2 keeps documents apart in every class of model.
+VERSION = 2
 # Seconds between two lines about the progress.
 EVERY = 10.0
 
@@ -93,6 +95,7 @@ def cached_states(
     """
     keys = [fingerprints(collate([sequence], 1))[0] for sequence in sequences]
     made_of = {
+        "version": VERSION,
         "verifier": content(settings.name_or_path, settings.revision, weights=True),
         "dtype": str(verifier.model.dtype),
         "sequences": sha256(b"".join(keys)).hexdigest(),

@@ -26,8 +26,8 @@ from speculators.protocols.drafter import Context
 from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
 from speculators.train.step import Student
-from speculators.verifier.head import without_weights
 from speculators.verifier.in_process import Verifier
+from speculators.verifier.structure import without_weights
 
 # Parts of memory, in the order in which they are shown.
 VERIFIER, DRAFT, STATE, GRADIENTS = "verifier's weights", "draft's weights", "optimizer state", "gradients"
@@ -148,6 +148,7 @@ def rehearse(
     )
     with _chunks(on_cpu), FakeTensorMode() as fake, Ledger() as ledger:
         verifier = Verifier(without_weights(run.verifier, running))
+        verifier.packs = True  # what it measures needs values
         ledger.part = DRAFT
         draft = SpeculatorModel.for_config(config)(config)
         batch = batch.map(fake.from_tensor)

@@ -99,6 +99,20 @@ def _rope(layer: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
         if not isinstance(kind, str) or kind not in ROPE_KEYS:
             yield f"{key}.rope_type", kind, f"is no kind of rotary embedding; there are {', '.join(ROPE_KEYS)}"
             continue
+        for name, value in rope.items():
+            if isinstance(value, Mapping):
+                yield (
+                    f"{key}.{name}",
+                    value,
+                    "all layers of a draft rotate alike: write one layer's parameters without it",
+                )
+        part = rope.get("partial_rotary_factor")
+        if part is not None and not (isinstance(part, (int, float)) and 0 < part <= 1):
+            yield (
+                f"{key}.partial_rotary_factor",
+                part,
+                "must be above 0 and at most 1: the part of head_dim that is rotated",
+            )
         for needed in ROPE_KEYS[kind]:
             if rope.get(needed) is None:
                 yield f"{key}.{needed}", None, f"must be given: {kind} embeddings are made with it"

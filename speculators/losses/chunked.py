@@ -149,7 +149,7 @@ class Reduction:
         """Logits of the terms' products: scaled and capped as the verifier's are, if the first term's weight is its head."""
         if not self.rows.scaled_as_verifier:
             return raw[0]
-        scaled = self.verifier.scaled(raw[0])
+        scaled = self.verifier.scaled(raw[0], self.rows.kept_D)
         return scaled if len(raw) == 1 else scaled + raw[1]
 
     def compare(

@@ -36,10 +36,20 @@ class DraftLayers(BaseModel):
             "hidden_act": "silu",
             "max_position_embeddings": facts.max_position_embeddings,
             "rms_norm_eps": facts.rms_norm_eps,
-            "rope_parameters": facts.rope_parameters,
+            "rope_parameters": _rope(facts.rope_parameters),
             "attention_bias": False,
             "mlp_bias": False,
             "initializer_range": 0.02,
             "tie_word_embeddings": False,
             "use_cache": True,
         }
+
+
+def _rope(rope: dict[str, Any]) -> dict[str, Any]:
+    """The verifier's rotary embedding, where training and engines agree on it."""
+    if rope["rope_type"] != "longrope":
+        return rope
+    # vLLM chooses longrope's factors by the server's longest sequence, transformers by the one at hand. A draft learns
+    # its positions anew and needs no factors.
+    kept = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+    return {"rope_type": "default", **kept}

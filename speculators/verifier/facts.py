@@ -56,6 +56,11 @@ class VerifierFacts(BaseModel):
     @classmethod
     def from_dict(cls, name_or_path: str, config: dict[str, Any]) -> "VerifierFacts":
         """Facts of a config.json that is already read."""
+        if config.get("is_encoder_decoder"):
+            raise ValueError(
+                f"verifier.name_or_path: {name_or_path} is an encoder-decoder; a draft goes on with the text of a decoder "
+                "alone, so take a causal language model"
+            )
         text = {**config, **_mapping(config, "text_config")}
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
         missing = [k for k in sizes if not isinstance(text.get(k), int) or text[k] < 1]
@@ -95,7 +100,19 @@ def _mapping(config: dict[str, Any], key: str) -> dict[str, Any]:
 def _rope(text: dict[str, Any]) -> dict[str, Any]:
     """One dict of rope parameters, from either of the two spellings; what only multimodal positions need is dropped."""
     parameters = dict(_mapping(text, "rope_parameters") or _mapping(text, "rope_scaling"))
+    # By kind of layer (Gemma 3): those of the layers that see everything.
+    by_kind = {kind: own for kind, own in parameters.items() if isinstance(own, dict)}
+    if by_kind:
+        parameters = dict(by_kind.get("full_attention") or next(iter(by_kind.values())))
     parameters.setdefault("rope_type", parameters.pop("type", "default"))
     parameters.setdefault("rope_theta", text.get("rope_theta", 10000.0))
-    parameters.pop("mrope_section", None)
+    if text.get("partial_rotary_factor") is not None:
+        parameters.setdefault("partial_rotary_factor", text["partial_rotary_factor"])
+    if parameters["rope_type"] in ("llama3", "yarn", "longrope"):
+        trained = text.get("original_max_position_embeddings") or text.get("max_position_embeddings")
+        parameters.setdefault("original_max_position_embeddings", trained)
+    if parameters["rope_type"] == "mrope":
+        parameters["rope_type"] = "default"
+    for key in ("mrope_section", "mrope_interleaved"):
+        parameters.pop(key, None)
     return parameters

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from speculators.protocols.head import VerifierHead
-from speculators.verifier.location import local_path
 from speculators.verifier.settings import VerifierSettings
+from speculators.verifier.structure import without_weights
 from speculators.verifier.tensors import NotInSafetensors, VerifierTensors
 
 
@@ -20,6 +20,7 @@ def head_of(model: PreTrainedModel) -> VerifierHead:
     return VerifierHead(
         embed_VH=embedding.weight.detach(),
         head_VH=head.weight.detach(),
+        bias_V=None if head.bias is None else head.bias.detach(),
         # Cohere multiplies its logits by logit_scale, Granite divides them by logits_scaling.
         logit_scale=config.get("logit_scale") or 1.0 / (config.get("logits_scaling") or 1.0),
         softcap=config.get("final_logit_softcapping"),
@@ -56,20 +57,6 @@ def read_head(settings: VerifierSettings, dtype: str, device: torch.device) -> V
             values[name] = read[stored]
         module.load_state_dict(values, strict=False, assign=True)
     return head_of(model)
-
-
-def without_weights(settings: VerifierSettings, dtype: str) -> PreTrainedModel:
-    """The verifier's modules, on torch's default device, not initialised from the checkpoint.
-
-    Args:
-        settings: where the verifier is.
-        dtype: of the weights; `auto` is the config's.
-    """
-    config = AutoConfig.from_pretrained(
-        local_path(settings.name_or_path), revision=settings.revision, trust_remote_code=settings.trust_remote_code
-    )
-    wanted = config.dtype if dtype == "auto" else getattr(torch, dtype)
-    return AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=settings.trust_remote_code)
 
 
 def _stored(tensors: VerifierTensors, names: list[str], parameter: nn.Parameter) -> str:

@@ -2,46 +2,63 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from speculators.protocols.batch import Batch
 from speculators.protocols.hidden_states import VerifierStates
+from speculators.verifier.alone import groups, placed
 from speculators.verifier.head import head_of
 from speculators.verifier.location import local_path
 from speculators.verifier.settings import VerifierSettings
+from speculators.verifier.structure import auto_class, check_structure, read_config, structure_of
 
 
 class Verifier:
     """A frozen causal language model of transformers; implements `HiddenStates`.
 
+    Args:
+        model: the whole model.
+        name: what messages call it.
+
     Attributes:
         model: the whole model, in evaluation mode, without gradients.
         head: its embedding and output head.
         eos_ids: tokens that end a text, those of its generation config.
+
+    Raises:
+        ValueError: a draft cannot be trained for this class of model.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, name: str = "the verifier") -> None:
         self.model = model.requires_grad_(False).eval()
-        self.decoder = model.get_decoder()
+        structure = structure_of(model, name)
+        self.decoder, self._layers = structure.decoder, structure.layers
         self.head = head_of(model)
         eos = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
         self.eos_ids = frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
 
     @classmethod
     def load(cls, settings: VerifierSettings, device: torch.device) -> "Verifier":
-        """Read the weights onto `device`."""
-        model = AutoModelForCausalLM.from_pretrained(
+        """Read the weights onto `device`.
+
+        Raises:
+            ValueError: a draft cannot be trained for this class of model; said before the weights are read.
+        """
+        check_structure(settings)
+        auto: Any = auto_class(read_config(settings), settings.name_or_path)
+        model = auto.from_pretrained(
             local_path(settings.name_or_path),
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
             dtype=run_dtype(settings, device.type == "cpu"),
             device_map={"": device},
         )
-        return cls(model)
+        return cls(model, settings.name_or_path)
 
     @property
     def device(self) -> torch.device:
@@ -49,8 +66,34 @@ class Verifier:
         return self.head.embed_VH.device
 
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
-        """States of a packed batch; transformers reads the documents' borders off the positions, which restart."""
-        return self.states(batch.token_BT.to(self.device), batch.position_BT.to(self.device), layer_ids)
+        """States of a packed batch, each document's as if it stood alone; padding's are of no use."""
+        if self.packs:
+            return self.states(batch.token_BT.to(self.device), batch.position_BT.to(self.device), layer_ids)
+        B, T = batch.token_BT.shape
+        parts = []
+        for index_DL in groups(batch):
+            # Padding stands behind its document, and no token sees what comes after it.
+            token_DL = batch.token_BT.flatten()[index_DL.clamp_min(0)].to(self.device)
+            position_DL = torch.arange(index_DL.shape[1], device=self.device).expand_as(token_DL)
+            parts.append((index_DL, self.states(token_DL, position_DL, layer_ids)))
+        last = [(index_DL, states.last_BTH) for index_DL, states in parts]
+        aux = [(index_DL, states.aux_BTA) for index_DL, states in parts if states.aux_BTA is not None]
+        return VerifierStates(placed(last, (B, T)), placed(aux, (B, T)) if aux else None)
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether documents side by side stay apart in this model where positions restart.
+
+        Measured once, on a document beside two others: linear attention carries its state on, and some classes of
+        transformers make their masks without the positions. Where it is not so, each document gets a row of its own.
+        """
+        token_T = torch.arange(24, device=self.device) % len(self.head.embed_VH)
+        before_2L, own_L = token_T[:16].view(2, 8), token_T[16:]
+        token_BT = torch.cat((before_2L, own_L.expand(2, 8)), dim=1)
+        position_BT = torch.arange(8, device=self.device).repeat(2, 2)
+        one_LH, other_LH = self.states(token_BT, position_BT, ()).last_BTH[:, 8:].float()
+        # Rounding may differ where tokens are routed to experts; to take it for a leak costs padding and nothing else.
+        return bool((one_LH - other_LH).norm() < 1e-2 * one_LH.norm())
 
     @torch.no_grad()
     def states(
@@ -73,7 +116,7 @@ class Verifier:
         captured: dict[int, Tensor] = {}
         with ExitStack() as hooks:
             for i in layer_ids:
-                hooks.callback(_capture(self.decoder.layers, i, captured).remove)
+                hooks.callback(_capture(self._layers, i, captured).remove)
             output = self.decoder(
                 input_ids=token_BT,
                 position_ids=position_BT,

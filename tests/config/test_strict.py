@@ -127,6 +127,18 @@ MISTAKES: list[tuple[str, Any, str, str]] = [
         "must be a number",
     ),
     (
+        "transformer_layer_config.rope_parameters",
+        {"rope_theta": 1e4, "partial_rotary_factor": 1.5},
+        "transformer_layer_config.rope_parameters.partial_rotary_factor",
+        "must be above 0 and at most 1",
+    ),
+    (
+        "transformer_layer_config.rope_parameters",
+        {"full_attention": {"rope_type": "default", "rope_theta": 1e6}},
+        "transformer_layer_config.rope_parameters.full_attention",
+        "all layers of a draft rotate alike",
+    ),
+    (
         "transformer_layer_config.layer_types",
         ["sliding_attention"],
         "transformer_layer_config.layer_types",

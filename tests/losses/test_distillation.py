@@ -85,8 +85,8 @@ def make(plan: SequenceRows, kept: int = VOCAB, own_heads: bool = False, rank: i
     for leaf in (leaf for term in terms for leaf in (term.input_RI, *term.weights)):
         leaf.requires_grad_()
     kept_D = torch.randperm(VOCAB, generator=g)[:kept].sort().values if kept < VOCAB else None
-    verifier = VerifierHead(torch.zeros(VOCAB, HIDDEN), randn(VOCAB, HIDDEN), logit_scale=0.7, softcap=5.0)
-    states = VerifierStates(randn(2, LENGTH, HIDDEN), None)
+    head_VH, states = randn(VOCAB, HIDDEN), VerifierStates(randn(2, LENGTH, HIDDEN), None)
+    verifier = VerifierHead(torch.zeros(VOCAB, HIDDEN), head_VH, logit_scale=0.7, softcap=5.0, bias_V=randn(VOCAB))
     return Case(Rows(tuple(terms), kept_D, scaled), batch, states, verifier)
 
 
@@ -95,7 +95,9 @@ def logits(case: Case, r: int) -> Tensor:
     total = 0
     for i, term in enumerate(case.rows.terms):
         product = term.weights[int(case.batch.rows.slot_R[r]) - 1 if len(term.weights) > 1 else 0] @ term.input_RI[r]
-        total = total + (case.verifier.scaled(product) if i == 0 and case.rows.scaled_as_verifier else product)
+        total = total + (
+            case.verifier.scaled(product, case.rows.kept_D) if i == 0 and case.rows.scaled_as_verifier else product
+        )
     return total
 
 

@@ -1,0 +1,108 @@
+"""States, logits and texts of every family of verifiers, against the model's own, one document at a time."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import BartConfig, BloomConfig, CLIPConfig, MptConfig, PreTrainedConfig, T5Config
+
+from speculators.composition.compose import compose
+from speculators.data.collate import collate
+from speculators.data.template import Document
+from speculators.decoding.generate import plain
+from speculators.utils.messages import WrongInput
+from speculators.verifier.in_process import Verifier
+from speculators.verifier.settings import VerifierSettings
+
+from .families import FAMILIES, VOCAB, random_model
+
+# Of the largest value; a leak between documents is of its own size.
+CLOSE = 1e-5
+LAYERS = (1, 2, 4)
+
+
+@cache
+def verifier(family: str) -> Verifier:
+    """A random model as training uses it."""
+    return Verifier(random_model(family))
+
+
+def document(length: int, seed: int) -> Document:
+    """Random tokens."""
+    g = torch.Generator().manual_seed(seed)
+    return Document(torch.randint(3, VOCAB, (length,), generator=g).tolist(), [True] * length)
+
+
+def distance(found: Tensor, right: Tensor) -> float:
+    """The largest difference over the largest value."""
+    return ((found - right).abs().max() / right.abs().max()).item()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_states_are_each_documents_own(family: str) -> None:
+    """Documents longer than a window, side by side and beside padding."""
+    documents = [document(n, seed=n) for n in (20, 13, 30, 5)]
+    packed = verifier(family)(collate([documents[:2], documents[2:3], documents[3:]], 1), LAYERS)
+    places = [(0, 0), (0, 20), (1, 0), (2, 0)]
+    assert packed.aux_BTA is not None and packed.last_BTH.shape[:2] == (3, 33)
+    for one, (row, start) in zip(documents, places, strict=True):
+        token_BT = torch.tensor([one.tokens])
+        alone = verifier(family).states(token_BT, torch.arange(len(one.tokens))[None], LAYERS)
+        assert alone.aux_BTA is not None
+        place = row, slice(start, start + len(one.tokens))
+        assert distance(packed.last_BTH[place], alone.last_BTH[0]) < CLOSE
+        for found, right in zip(packed.aux_BTA[place].chunk(3, -1), alone.aux_BTA[0].chunk(3, -1), strict=True):
+            assert distance(found, right) < CLOSE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_and_logits_are_the_models(family: str) -> None:
+    """The residual stream before layers 1 and 2, and the logits of the whole vocabulary."""
+    one = torch.tensor([document(30, seed=1).tokens])
+    with torch.no_grad():
+        right = verifier(family).model(input_ids=one, output_hidden_states=True)
+    states = verifier(family).states(one, torch.arange(30)[None], (1, 2))
+    assert states.aux_BTA is not None
+    assert distance(states.aux_BTA, torch.cat(right.hidden_states[1:3], dim=-1)) < CLOSE
+    assert distance(verifier(family).head.logits(states.last_BTH), right.logits) < CLOSE
+
+
+# Their caches hold a state that no rejected token can be taken out of.
+CANNOT_DECODE = ("qwen3_next", "qwen3_5")
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in CANNOT_DECODE])
+def test_decoding_gives_the_models_own_text(family: str) -> None:
+    """Prompts of different lengths side by side, some longer than a window, against the whole model without a cache."""
+    prompts = [document(n, seed=n).tokens for n in (5, 12, 9)]
+    texts = plain(verifier(family), prompts, max_new_tokens=12, batch_size=3)
+    for prompt, text in zip(prompts, texts, strict=True):
+        with torch.no_grad():
+            logits = verifier(family).model(input_ids=torch.tensor([[*prompt, *text]])).logits[0]
+        assert text == logits[len(prompt) - 1 : -1].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("config", [T5Config(), BartConfig()], ids=["t5", "bart"])
+def test_an_encoder_decoder_is_refused_before_a_run_starts(config: PreTrainedConfig, tmp_path: Path) -> None:
+    config.save_pretrained(tmp_path)
+    with pytest.raises(WrongInput, match="is an encoder-decoder; .* take a causal language model"):
+        compose(["verifier=hf", f"verifier.name_or_path={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (BloomConfig(n_layer=2), "is a BloomForCausalLM, whose decoder takes no position_ids"),
+        (MptConfig(n_layers=2), "is a MptForCausalLM, whose decoder takes no position_ids"),
+        (CLIPConfig(), "is a clip, which transformers does not load as a causal language model"),
+    ],
+    ids=["bloom", "mpt", "clip"],
+)
+def test_a_class_without_what_a_draft_needs_is_refused(config: PreTrainedConfig, why: str, tmp_path: Path) -> None:
+    """Before the weights are read: there are none."""
+    config.save_pretrained(tmp_path)
+    settings = VerifierSettings(name_or_path=str(tmp_path), revision=None, dtype="auto", trust_remote_code=False)
+    with pytest.raises(ValueError, match=f"^verifier.name_or_path: {tmp_path} {why}; take another verifier$"):
+        Verifier.load(settings, torch.device("cpu"))
