@@ -166,7 +166,7 @@ class Reduction:
             log_q_ND = F.log_softmax(logits_ND, dim=-1)
             row_N = torch.zeros_like(weight_N)
             for name, weight in self.divergences.items():
-                row_N = row_N + weight * DIVERGENCES[name](log_q_ND, teacher.log_p_CD)
+                row_N = row_N + weight * DIVERGENCES[name](log_q_ND, teacher.log_p_CD, teacher.log_whole_CD)
             loss = (row_N * weight_N * (teacher.first_C >= 0)).sum()
         with torch.no_grad():
             correct_N = (first_choice(logits_ND) == teacher.first_C) & valid_N

@@ -40,6 +40,15 @@ STEPS = {
             "run.launch.num_processes": Added(None),
         }
     ),
+    3: Step(
+        added={
+            "run.algorithm.loss.rkl": Added(0.0),
+            "run.algorithm.loss.jsd": Added(0.0),
+            "run.algorithm.loss.topk": Added(0.0),
+            "run.algorithm.loss.nla": Added(0.0),
+            "run.algorithm.loss.lk_hybrid": Added(0.0),
+        }
+    ),
 }
 SCHEMA_VERSION = max(STEPS)
 

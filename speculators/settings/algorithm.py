@@ -15,8 +15,13 @@ class LossWeights(Strict):
     """Weights of the divergences between the verifier's next-token distribution p and the draft's q; at least one > 0."""
 
     kl: float = Field(ge=0, description="forward Kullback-Leibler divergence KL(p || q)")
+    rkl: float = Field(ge=0, description="reverse Kullback-Leibler divergence KL(q || p)")
+    jsd: float = Field(ge=0, description="Jensen-Shannon divergence")
     ce: float = Field(ge=0, description="cross entropy with the verifier's most likely token")
+    topk: float = Field(ge=0, description="cross entropy over the verifier's ten most likely tokens (HASS)")
     tv: float = Field(ge=0, description="total variation, one minus the chance that a drafted token is accepted")
+    nla: float = Field(ge=0, description="negative log of the chance that a drafted token is accepted")
+    lk_hybrid: float = Field(ge=0, description="kl where acceptance is low, tv where it is high (LK losses, eta 3)")
 
     @model_validator(mode="after")
     def check_some_weight(self) -> "LossWeights":

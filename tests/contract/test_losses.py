@@ -1,6 +1,8 @@
 """Every loss that an algorithm offers, against full logits and plain loops."""
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,36 +16,86 @@ from speculators.protocols.rows import Rows
 from .conftest import VOCAB, Case, student
 
 
-def kl(p: Tensor, q: Tensor, state: Tensor, verifiers: Tensor) -> Tensor:
+class Row(NamedTuple):
+    """One row: the verifier's distribution over the draft's tokens, their part of its whole one, the draft's; states."""
+
+    p: Tensor
+    whole: Tensor
+    q: Tensor
+    state: Tensor
+    verifiers: Tensor
+
+    @property
+    def accepted(self) -> Tensor:
+        """The chance that a sampled token is accepted."""
+        return torch.stack([min(a, b) for a, b in zip(self.whole, self.q, strict=True)]).sum()
+
+
+def kl(row: Row) -> Tensor:
     """Forward Kullback-Leibler divergence."""
-    return (p * (p.log() - q.log())).sum()
+    return (row.p * (row.p.log() - row.q.log())).sum()
 
 
-def ce(p: Tensor, q: Tensor, state: Tensor, verifiers: Tensor) -> Tensor:
+def rkl(row: Row) -> Tensor:
+    """Reverse Kullback-Leibler divergence."""
+    return (row.q * (row.q.log() - row.p.log())).sum()
+
+
+def jsd(row: Row) -> Tensor:
+    """Jensen-Shannon divergence: entropy of the mixture minus the mean entropy."""
+    mixture = (row.p + row.q) / 2
+    entropies = [-(x * x.log()).sum() for x in (mixture, row.p, row.q)]
+    return entropies[0] - (entropies[1] + entropies[2]) / 2
+
+
+def ce(row: Row) -> Tensor:
     """Cross entropy with the verifier's first choice."""
-    return -q[p.argmax()].log()
+    return -row.q[row.p.argmax()].log()
 
 
-def tv(p: Tensor, q: Tensor, state: Tensor, verifiers: Tensor) -> Tensor:
+def topk(row: Row) -> Tensor:
+    """Cross entropy over the verifier's ten likeliest tokens."""
+    top = sorted(range(len(row.whole)), key=lambda v: -row.whole[v])[:10]
+    return torch.stack([-row.whole[v] * row.q[v].log() for v in top]).sum()
+
+
+def tv(row: Row) -> Tensor:
     """Total variation."""
-    return (p - q).abs().sum() / 2
+    return 1 - row.accepted
 
 
-def smooth_l1(p: Tensor, q: Tensor, state: Tensor, verifiers: Tensor) -> Tensor:
+def nla(row: Row) -> Tensor:
+    """Negative log of the acceptance."""
+    return -row.accepted.clamp(min=1e-5).log()
+
+
+def lk_hybrid(row: Row) -> Tensor:
+    """KL where acceptance is low, total variation where it is high."""
+    share = math.exp(-3 * row.accepted)
+    return share * kl(row) + (1 - share) * tv(row)
+
+
+def smooth_l1(row: Row) -> Tensor:
     """Huber's distance of the states with threshold one, the mean over elements."""
-    d = (state - verifiers).abs()
+    d = (row.state - row.verifiers).abs()
     return torch.where(d < 1, d**2 / 2, d - 0.5).mean()
 
 
 # A loss of a new kind gets its naive twin here.
-NAIVE: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+NAIVE: dict[str, Callable[[Row], Tensor]] = {
     "kl": kl,
+    "rkl": rkl,
+    "jsd": jsd,
     "ce": ce,
+    "topk": topk,
     "tv": tv,
+    "nla": nla,
+    "lk_hybrid": lk_hybrid,
     "smooth_l1": smooth_l1,
 }
 
 
+@torch.no_grad()
 def naive(case: Case, kind: str, batch: Batch, rows: Rows) -> float:
     """The weighted mean over all planned rows; what cannot be judged counts as zero."""
     last_PH = case.verifier(batch, ()).last_BTH.flatten(0, 1)
@@ -57,7 +109,8 @@ def naive(case: Case, kind: str, batch: Batch, rows: Rows) -> float:
         if plan.valid_R[r] and (kind not in DIVERGENCES or int(whole_V.argmax()) in kept):
             # In float64 no probability is too small to be one.
             p, q = (logits_V[kept].double().softmax(0) for logits_V in (whole_V, logits_RV[r]))
-            total += weight * NAIVE[kind](p, q, rows.terms[0].input_RI[r], last_PH[target]).item()
+            whole = whole_V.double().softmax(0)[kept]
+            total += weight * NAIVE[kind](Row(p, whole, q, rows.terms[0].input_RI[r], last_PH[target])).item()
     return total / weights
 
 

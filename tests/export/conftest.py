@@ -12,10 +12,12 @@ from speculators.config import SpeculatorModelConfig
 from speculators.model import SpeculatorModel
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.initialisation import Initialisation
+from speculators.settings.algorithm import LossWeights
 from speculators.settings.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
 
 VOCAB, HIDDEN = 96, 64
+LOSS = dict.fromkeys(LossWeights.model_fields, 0.0) | {"kl": 1.0}
 
 EAGLE3 = {
     "name": "eagle3",
@@ -23,7 +25,7 @@ EAGLE3 = {
     "intermediate_size": None,
     "slot_decay": 0.8,
     "ttt_steps": 3,
-    "loss": {"kl": 1.0, "ce": 0.0, "tv": 0.0},
+    "loss": LOSS,
     "draft_arch": "llama",
     "draft_vocab_size": 40,
     "norm_before_residual": False,
@@ -39,7 +41,7 @@ EAGLE = {
     "intermediate_size": None,
     "slot_decay": 0.8,
     "ttt_steps": 3,
-    "loss": {"kl": 1.0, "ce": 0.0, "tv": 0.0, "smooth_l1": 0.5},
+    "loss": LOSS | {"smooth_l1": 0.5},
     "transformer_layer_architecture": "auto",
     "layernorms": False,
     "fusion_bias": False,

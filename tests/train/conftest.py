@@ -13,12 +13,14 @@ from speculators.data.prepare import DataReport, Prepared
 from speculators.data.template import Document
 from speculators.model import SpeculatorModel
 from speculators.protocols.initialisation import Initialisation
+from speculators.settings.algorithm import LossWeights
 from speculators.settings.run_config import RunConfig
 from speculators.train.build import build
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.in_process import Verifier
 
 VOCAB = 40
+LOSS = dict.fromkeys(LossWeights.model_fields, 0.0) | {"kl": 1.0}
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +74,7 @@ def composed(**groups: Any) -> RunConfig:
             "name": "eagle3", "ttt_steps": 3, "draft_arch": "llama", "num_hidden_layers": 1, "draft_vocab_size": 24,
             "norm_before_residual": True, "eagle_aux_hidden_state_layer_ids": [1, 2, 3], "norm_before_fc": False,
             "fc_norm": False, "norm_output": False, "embed_requires_grad": False, "slot_decay": 0.8,
-            "loss": {"kl": 1.0, "ce": 0.0, "tv": 0.0}, "intermediate_size": None,
+            "loss": LOSS, "intermediate_size": None,
         },
         "proposal": {
             "proposal_type": "greedy", "speculative_tokens": 3, "verifier_accept_k": 1, "accept_tolerance": 0.0,
