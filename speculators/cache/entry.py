@@ -8,7 +8,6 @@ removes.
 import errno
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,10 +18,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from speculators.utils import digest
+from speculators.utils import digest, files
 
 log = logging.getLogger(__name__)
-MANIFEST, PARTIAL = "manifest.json", ".partial"
+MANIFEST = "manifest.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
@@ -196,16 +195,9 @@ class Entry:
         self._write(MANIFEST, json.dumps(asdict(self.manifest), indent=1).encode())
 
     def _write(self, name: str, payload: bytes) -> None:
-        partial = self.path(name + PARTIAL)
         try:
-            partial.unlink(missing_ok=True)
-            with partial.open("xb") as file:
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path(name))
+            files.write(self.path(name), payload)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             if error.errno not in FULL:
                 raise
             raise NoRoom(

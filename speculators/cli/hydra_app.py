@@ -18,7 +18,7 @@ from speculators.composition.compose import EntryPointGroups, origin
 from speculators.composition.hydra_errors import explain
 from speculators.composition.provenance import CONF, NAME, Blame
 from speculators.composition.validate import COMPOSING, validate
-from speculators.runfolder.folder import at_work
+from speculators.runfolder.folder import RunFolder
 from speculators.utils.messages import RunFailed, WrongInput, broken_yaml, stop
 from speculators.utils.process import STOPPED_BY_SIGNAL
 
@@ -58,7 +58,7 @@ def _entry(config: DictConfig) -> float:
         from speculators.sweep.trial import run_trial
 
         return run_trial(run, folder, came_from, hydra_config.job.num)
-    with at_work(folder):
+    with RunFolder(folder).lock():
         # Again: of two runs that were started in the same second, one was here first.
         check_free(run, folder)
         write_pin(run, folder, came_from)

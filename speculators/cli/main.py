@@ -56,7 +56,7 @@ def run(
     from speculators.execution import input_hashes
     from speculators.execution.again import load_again, place
     from speculators.execution.launch import launch
-    from speculators.runfolder.folder import LOG
+    from speculators.runfolder.folder import RunFolder
     from speculators.runfolder.run_yaml import rewrite
     from speculators.utils.messages import RunFailed, WrongInput, stop
     from speculators.utils.process import start_log
@@ -66,7 +66,7 @@ def run(
         input_hashes.check(pin, path)
         folder = place(path, output)
         rewrite(folder, pin)
-        start_log(folder / LOG)
+        start_log(RunFolder(folder).log)
         for note in [*notes, *moved(pin)]:
             log.info(note)
         launch(folder)
@@ -116,7 +116,7 @@ def _check_published(path: Path, overrides: list[str]) -> None:
     """Judge a published draft; the overrides are those of the group `export`."""
     from speculators.composition.compose import compose
     from speculators.export.checklist import judge
-    from speculators.runfolder.folder import FILE
+    from speculators.runfolder.folder import RUN_YAML
     from speculators.runfolder.rights import claim, claimed
     from speculators.runfolder.run_yaml import read_pin
     from speculators.utils.messages import WrongInput, stop
@@ -125,7 +125,7 @@ def _check_published(path: Path, overrides: list[str]) -> None:
     if others:
         stop([f"{o}: of a published draft, only export.target and export.engine_version are asked" for o in others])
     try:
-        claims = claimed(read_pin(path)) if (path / FILE).is_file() else {}
+        claims = claimed(read_pin(path)) if (path / RUN_YAML).is_file() else {}
         verdict = judge(path, compose(overrides).export)
     except WrongInput as error:
         stop(error.messages)
@@ -134,7 +134,7 @@ def _check_published(path: Path, overrides: list[str]) -> None:
     bad = any(finding.bad for finding in verdict.findings)
     typer.echo(verdict.summary, err=bad)
     for key, value in claims.items():
-        typer.echo(f"  note: {claim(key, value, path / FILE)}", err=bad)
+        typer.echo(f"  note: {claim(key, value, path / RUN_YAML)}", err=bad)
     if bad:
         sys.exit(2)
 

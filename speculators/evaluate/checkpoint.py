@@ -7,7 +7,7 @@ from typing import Any
 
 from speculators.export.checklist import check_folder
 from speculators.format.strict import read_config
-from speculators.runfolder.folder import FILE
+from speculators.runfolder.folder import RUN_YAML
 from speculators.runfolder.rights import claim, claimed
 from speculators.runfolder.run_yaml import read_pin
 from speculators.settings.algorithm import AlgorithmSettings
@@ -47,11 +47,11 @@ def with_its_own(checkpoint: Path, given: Sequence[str]) -> list[str]:
         "proposal": _choice("proposal", proposal["proposal_type"], proposal, aside="proposal_type"),
         "verifier": _choice("verifier", "hf", verifier),
     }
-    if (checkpoint / FILE).is_file():
+    if (checkpoint / RUN_YAML).is_file():
         run = read_pin(checkpoint)
         key = "verifier.trust_remote_code"
         if key in claimed(run) and not any(o.startswith(("verifier=", f"{key}=")) for o in given):
-            raise WrongInput([claim(key, True, checkpoint / FILE)])
+            raise WrongInput([claim(key, True, checkpoint / RUN_YAML)])
         own["verifier"] = _choice("verifier", "hf", run.verifier.model_dump() | verifier)
         own["data"] = _choice("data", run.data.source, run.data.model_dump(), aside="source")
         own["seed"] = [f"seed={run.seed}"]
@@ -66,4 +66,4 @@ def _choice(group: str, option: str, values: Mapping[str, Any], aside: str = "")
 
 def is_trained(checkpoint: Path, given: Sequence[str]) -> bool:
     """Whether prompts are taken from the data that a checkpoint was trained on."""
-    return (checkpoint / FILE).is_file() and not any(o.startswith("data=") for o in given)
+    return (checkpoint / RUN_YAML).is_file() and not any(o.startswith("data=") for o in given)

@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from speculators.runfolder.result import RESULT, EvaluationResult
-
-PLOT, TEXTS = "acceptance.png", "generations.jsonl"
+from speculators.runfolder.folder import RunFolder
+from speculators.runfolder.result import EvaluationResult
+from speculators.utils import files
 
 
 def report(result: EvaluationResult, folder: Path) -> None:
@@ -20,12 +20,13 @@ def report(result: EvaluationResult, folder: Path) -> None:
         folder: gets result.json, acceptance.png and generations.jsonl (token ids of each prompt and its text).
     """
     folder.mkdir(parents=True, exist_ok=True)
+    own = RunFolder(folder)
     values = asdict(result)
     pairs = zip(values.pop("prompts"), values.pop("tokens"), strict=True)
-    (folder / RESULT).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    files.write(own.result, json.dumps(values, indent=2) + "\n")
     lines = [json.dumps({"prompt": prompt, "tokens": tokens}) + "\n" for prompt, tokens in pairs]
-    (folder / TEXTS).write_text("".join(lines), encoding="utf-8")
-    plot(result, folder / PLOT)
+    files.write(own.generations, "".join(lines))
+    plot(result, own.acceptance_plot)
     Console().print(table(result))
 
 
@@ -68,4 +69,5 @@ def plot(result: EvaluationResult, file: Path) -> None:
     )
     axes.set_xticks(list(positions))
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=150)
+    with files.replacing(file) as partial:
+        figure.savefig(partial, dpi=150, format="png")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speculators.execution.rules import broken
-from speculators.runfolder.folder import FILE, check_links
+from speculators.runfolder.folder import RUN_YAML, RunFolder, run_yaml_of
 from speculators.runfolder.rights import allow
 from speculators.runfolder.run_yaml import Pin, read
 from speculators.utils.messages import WrongInput, key_of, set_by
@@ -21,18 +21,21 @@ def place(path: Path, output: Path | None = None) -> Path:
     Raises:
         WrongInput: there is a run, the pin is a published draft's, or links in its folder lead elsewhere.
     """
-    file = path / FILE if path.is_dir() else path
+    file = run_yaml_of(path)
     if output is not None:
-        if (output / FILE).exists():
+        copy = RunFolder(output).run_yaml
+        if copy.exists():
             raise WrongInput([f"--output={output}: there is a run already; name a new folder"])
         output.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, output / FILE)
+        shutil.copyfile(file, copy)
         return output
     if (file.parent / "config.json").exists():
         raise WrongInput([f"{file}: it lies in a published draft; name a folder to run it in with --output=FOLDER"])
-    if file.name != FILE:
-        raise WrongInput([f"{file}: a run's folder holds a {FILE}; name a folder to run it in with --output=FOLDER"])
-    check_links(file.parent)
+    if file.name != RUN_YAML:
+        raise WrongInput(
+            [f"{file}: a run's folder holds a {RUN_YAML}; name a folder to run it in with --output=FOLDER"]
+        )
+    RunFolder(file.parent).check_links()
     return file.parent
 
 
@@ -50,7 +53,7 @@ def load_again(path: Path, typed: Sequence[str] = ()) -> tuple[Pin, list[str]]:
         WrongInput: as `load`, a rule is broken, or the run needs a right that was not typed.
     """
     pin, notes, blame = read(path)
-    pin = pin.model_copy(update={"run": allow(pin.run, typed, path / FILE if path.is_dir() else path)})
+    pin = pin.model_copy(update={"run": allow(pin.run, typed, run_yaml_of(path))})
     try:
         problems = [f"{problem}{set_by(blame(f'run.{problem.key}'))}" for problem in broken(pin.run)]
     except ValueError as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speculators.runfolder.folder import FILE
+from speculators.runfolder.folder import run_yaml_of
 from speculators.runfolder.run_yaml import Pin
 from speculators.settings.run_config import DataSettings, HubData, JsonlData, RunConfig
 from speculators.utils.messages import WrongInput
@@ -83,7 +83,7 @@ def check_vocabulary(pin: Pin, model: "SpeculatorModel", folder: Path) -> None:
 
 
 def _compare(pin: Pin, now: Mapping[str, str], path: Path) -> None:
-    file = path / FILE if path.is_dir() else path
+    file = run_yaml_of(path)
     changed = [name for name in now if name in pin.read and now[name] != pin.read[name]]
     if changed:
         raise WrongInput([_changed(name, pin.read[name], now[name], pin.run, file) for name in changed])

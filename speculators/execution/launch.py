@@ -1,6 +1,5 @@
 """One run, in this process or in several under torchrun, with what remains of it: DONE, or FAILED with the traceback."""
 
-import json
 import logging
 import math
 import os
@@ -10,7 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
-from speculators.runfolder.folder import DONE, FAILED, at_work
+from speculators.runfolder.folder import Done, RunFolder, read_object
 from speculators.runfolder.rights import as_typed, claimed
 from speculators.runfolder.run_yaml import read_pin
 from speculators.settings.run_config import RunConfig
@@ -34,39 +33,33 @@ def launch(folder: Path) -> float:
         RunFailed: something went wrong; the reason is printed.
         speculators.train.interrupt.Interrupted: a signal stopped it; all is saved.
     """
-    run = read_pin(folder)
+    run, own = read_pin(folder), RunFolder(folder)
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return _guarded(folder)
-    with at_work(folder):
-        for marker in (DONE, FAILED):
-            (folder / marker).unlink(missing_ok=True)
+        return _guarded(own)
+    with own.lock():
+        own.clear_markers()
         start = time.monotonic()
-        objective = _processes(folder, run) if run.launch.mode == "torchrun" else _guarded(folder)
-        done = {"seconds": round(time.monotonic() - start, 1), "memory_gb": round(_peak_memory_gb(), 3)}
-        if not math.isnan(objective):
-            done["objective"] = objective
-        (folder / DONE).write_text(json.dumps(done) + "\n", encoding="utf-8")
+        objective = _processes(own, run) if run.launch.mode == "torchrun" else _guarded(own)
+        own.mark_done(Done(round(time.monotonic() - start, 1), round(_peak_memory_gb(), 3), objective))
         return objective
 
 
-def _guarded(folder: Path) -> float:
+def _guarded(folder: RunFolder) -> float:
     """Run in this process; if it raises, its traceback is the folder's."""
     from speculators.execution.run import run
 
     try:
-        return run(folder)
+        return run(folder.path)
     except WrongInput:
         raise
     except Exception as error:
         log.debug("the run failed", exc_info=True)
-        # Of several processes the first to fail has the cause; the others only miss it.
-        if not (folder / FAILED).exists():
-            (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
-        print(f"the run failed: {error}\n  the traceback is in {folder / FAILED}", file=sys.stderr)
+        folder.mark_failed(traceback.format_exc())
+        print(f"the run failed: {error}\n  the traceback is in {folder.failed}", file=sys.stderr)
         raise RunFailed(str(error)) from error
 
 
-def _processes(folder: Path, run: RunConfig) -> float:
+def _processes(folder: RunFolder, run: RunConfig) -> float:
     """Run in several processes that train together, one an accelerator; the first of them evaluates and publishes."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -76,7 +69,7 @@ def _processes(folder: Path, run: RunConfig) -> float:
     allowed = as_typed(claimed(run))
     command = ["--standalone", f"--nproc-per-node={run.launch.num_processes or 'auto'}", "-m", "speculators", "run"]
     try:
-        torchrun([*command, str(folder), *allowed])
+        torchrun([*command, str(folder.path), *allowed])
     except SignalException:
         # torchrun has waited for its processes; the first of them has said what is saved and how to go on.
         sys.exit(STOPPED_BY_SIGNAL)
@@ -86,11 +79,9 @@ def _processes(folder: Path, run: RunConfig) -> float:
         if STOPPED_BY_SIGNAL in codes and codes <= {STOPPED_BY_SIGNAL, -signal.SIGTERM}:
             sys.exit(STOPPED_BY_SIGNAL)
         # One that refused what it was given has said so, and leaves no traceback.
-        if not (folder / FAILED).exists():
-            (folder / FAILED).write_text(f"{error}\n", encoding="utf-8")
-        raise RunFailed(f"one of its processes failed; see {folder / FAILED}") from error
-    result = folder / "result.json"
-    return json.loads(result.read_text(encoding="utf-8"))["objective"] if result.exists() else math.nan
+        folder.mark_failed(str(error))
+        raise RunFailed(f"one of its processes failed; see {folder.failed}") from error
+    return read_object(folder.result, {"objective"})["objective"] if folder.result.exists() else math.nan
 
 
 def _peak_memory_gb() -> float:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from importlib.resources import files
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from plotly.offline import get_plotlyjs
 from speculators.report import figures
 from speculators.report.rows import COLOURS, OTHERS, Row, Training, ranked, short, trainings
 from speculators.report.runs import Trial, serve_command
-from speculators.runfolder.folder import FILE
+from speculators.runfolder.folder import RunFolder
+from speculators.utils import files
 
 PAGE = "report.html"
 # Of a traceback; what was called first is rarely what went wrong.
@@ -82,14 +83,14 @@ def write_page(trials: Sequence[Trial], file: Path) -> Path:
     objectives = {row.run["evaluation"]["objective"].replace("_", " ") for row in own}
     objective = objectives.pop() if len(objectives) == 1 else "objective"
     template = Environment(autoescape=True, trim_blocks=True).from_string(
-        (files("speculators.report") / "report.html").read_text(encoding="utf-8")
+        (resources("speculators.report") / "report.html").read_text(encoding="utf-8")
     )
     page = template.render(
         title=_title(own),
         summary=_summary(own),
         best=_best(own[0], objective, {} if one else own[0].settings),
         one=one,
-        pinned=(one.trial.folder / FILE).read_text(encoding="utf-8") if one else "",
+        pinned=RunFolder(one.trial.folder).run_yaml.read_text(encoding="utf-8") if one else "",
         failures=_failures(own),
         columns=_columns(own[0], objective),
         table=[(row, _cells(row, objective)) for row in own],
@@ -101,7 +102,7 @@ def write_page(trials: Sequence[Trial], file: Path) -> Path:
         plotly=Markup(get_plotlyjs()),
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page, encoding="utf-8")
+    files.write(file, page)
     return file
 
 

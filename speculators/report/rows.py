@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from speculators.report.runs import Trial, pinned
+from speculators.runfolder.folder import RunFolder
 
 # Tableau's ten: told apart on white and on black. The best trials have a colour each, the same in every figure.
 COLOURS = (
@@ -101,7 +102,7 @@ def trainings(rows: Sequence[Row]) -> list[Training]:
     shared: dict[Path, list[Row]] = {}
     for row in rows:
         shared.setdefault(row.training, []).append(row)
-    return [Training(own, *_readings(folder / "metrics.jsonl")) for folder, own in shared.items()]
+    return [Training(own, *_readings(RunFolder(folder).metrics)) for folder, own in shared.items()]
 
 
 def short(text: str, length: int) -> str:
@@ -111,7 +112,7 @@ def short(text: str, length: int) -> str:
 
 def _untouched(trial: Trial, run: dict[str, Any], key: str) -> str:
     """What a trial has at a key that only others override: its option of a group, or its value."""
-    file = trial.folder / ".hydra" / "hydra.yaml"
+    file = RunFolder(trial.folder).hydra / "hydra.yaml"
     choices = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["runtime"]["choices"] if file.exists() else {}
     if key in choices:
         return str(choices[key])

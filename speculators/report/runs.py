@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from speculators.runfolder.folder import DONE, FAILED, FILE, running
-from speculators.runfolder.result import RESULT, EvaluationResult
+from speculators.runfolder.folder import RUN_YAML, RunFolder, read_object
+from speculators.runfolder.result import EvaluationResult
 
 NEEDED = {field.name for field in fields(EvaluationResult)} - {"prompts", "tokens"}
 
@@ -56,7 +56,7 @@ class Trial:
     @property
     def checkpoint(self) -> Path | None:
         """The published folder."""
-        folder = self.folder / "checkpoint"
+        folder = RunFolder(self.folder).checkpoint
         return folder if self.status == "done" and folder.is_dir() else None
 
 
@@ -81,9 +81,9 @@ def read(*folders: Path) -> list[Trial]:
 
 def runs(folder: Path) -> list[Path]:
     """The folder itself if it is a run's, else the runs' in it."""
-    if (folder / FILE).is_file():
+    if RunFolder(folder).run_yaml.is_file():
         return [folder]
-    return sorted(file.parent for file in folder.glob(f"*/{FILE}") if not file.parent.is_symlink())
+    return sorted(file.parent for file in folder.glob(f"*/{RUN_YAML}") if not file.parent.is_symlink())
 
 
 def varying(trials: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -98,7 +98,7 @@ def pinned(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is broken; the message names it.
     """
-    file = folder / FILE
+    file = RunFolder(folder).run_yaml
     try:
         pin = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -130,27 +130,15 @@ def serve_command(trial: Trial, checkpoint: Path) -> str | None:
 
 
 def _overrides(folder: Path) -> list[str]:
-    file = folder / ".hydra" / "overrides.yaml"
+    file = RunFolder(folder).hydra / "overrides.yaml"
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
 def _trial(folder: Path, name: str, overrides: list[str]) -> Trial:
-    failed, done, result = folder / FAILED, folder / DONE, folder / RESULT
-    if failed.exists():
-        return Trial(folder, name, overrides, "failed", {}, None, None, failed.read_text(encoding="utf-8").strip())
-    if not done.exists():
-        return Trial(folder, name, overrides, "running" if running(folder) else "cut off", {}, None, None, "")
-    ended = _object(done, {"seconds", "memory_gb"})
-    measured = _object(result, NEEDED) if result.exists() else {}
-    return Trial(folder, name, overrides, "done", measured, ended["seconds"], ended["memory_gb"], "")
-
-
-def _object(file: Path, keys: set[str]) -> dict[str, Any]:
-    """A file that holds a JSON object with at least these keys."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: broken JSON: {error}; `speculators run {file.parent}` writes it anew") from error
-    if missing := sorted(keys - set(found) if isinstance(found, dict) else keys):
-        raise ValueError(f"{file}: it has no {missing[0]}; `speculators run {file.parent}` writes it anew")
-    return found
+    own = RunFolder(folder)
+    if (traceback := own.read_failed()) is not None:
+        return Trial(folder, name, overrides, "failed", {}, None, None, traceback)
+    if (done := own.read_done()) is None:
+        return Trial(folder, name, overrides, "running" if own.is_running() else "cut off", {}, None, None, "")
+    measured = read_object(own.result, NEEDED) if own.result.exists() else {}
+    return Trial(folder, name, overrides, "done", measured, done.seconds, done.memory_gb, "")

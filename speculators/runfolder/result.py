@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-RESULT = "result.json"
-
 
 @dataclass(frozen=True)
 class EvaluationResult:

@@ -1,6 +1,5 @@
 """`run.yaml`: a run, pinned. Every value resolved, so that no default that moves later reaches it. Torch-free."""
 
-import os
 import platform
 import re
 import subprocess
@@ -13,11 +12,12 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
-from speculators.runfolder.folder import FILE, TRAININGS, at_work, check_links, running
+from speculators.runfolder.folder import RUN_YAML, TRAININGS, RunFolder, run_yaml_of
 from speculators.runfolder.keys import WEIGHTS, weights_key
 from speculators.runfolder.migrations import SCHEMA_VERSION, carry
 from speculators.runfolder.rights import command
 from speculators.settings.run_config import RunConfig, flat
+from speculators.utils import files
 from speculators.utils.messages import Blame, WrongInput, broken_yaml, complaints, set_by
 from speculators.utils.strict import Strict
 from speculators.utils.yaml_lines import Lines, dump
@@ -100,8 +100,9 @@ def write_pin(run: RunConfig, folder: Path, origin: Origin | None = None, traini
         sources=origin.sources if origin else {},
     )
     (folder / training).mkdir(parents=True, exist_ok=True)
-    _replace(folder / FILE, dump(pin.model_dump(mode="json", exclude={"threads", "read"})))
-    return folder / FILE
+    file = RunFolder(folder).run_yaml
+    files.write(file, dump(pin.model_dump(mode="json", exclude={"threads", "read"})))
+    return file
 
 
 def check_free(run: RunConfig, folder: Path) -> None:
@@ -110,9 +111,10 @@ def check_free(run: RunConfig, folder: Path) -> None:
     Raises:
         WrongInput: they are, or links in it lead elsewhere.
     """
-    check_links(folder)
-    in_the_making = running(folder) and not at_work(folder).is_locked
-    if not (folder / FILE).is_file() or not (in_the_making or any((folder / "checkpoints").glob("*"))):
+    own = RunFolder(folder)
+    own.check_links()
+    in_the_making = own.is_running() and not own.lock().is_locked
+    if not own.run_yaml.is_file() or not (in_the_making or any(own.checkpoints.glob("*"))):
         return
     there = load(folder).run
     if weights_key(there) != weights_key(run):
@@ -130,7 +132,7 @@ def rewrite(folder: Path, pin: Pin) -> None:
     """Write a pin that says something else than the `run.yaml` of a folder does; else leave the file as it is."""
     if load(folder) != pin:
         nothing = {key for key in ("threads", "read") if not pin.model_dump()[key]}
-        _replace(folder / FILE, dump(pin.model_dump(mode="json", exclude=nothing)))
+        files.write(RunFolder(folder).run_yaml, dump(pin.model_dump(mode="json", exclude=nothing)))
 
 
 def complete(folder: Path, threads: int, read: dict[str, str]) -> None:
@@ -141,9 +143,9 @@ def complete(folder: Path, threads: int, read: dict[str, str]) -> None:
         threads: CPU threads of torch.
         read: hashes.
     """
-    file = folder / FILE
+    file = RunFolder(folder).run_yaml
     found = {"threads": threads, "read": read}
-    _replace(file, file.read_text(encoding="utf-8").rstrip("\n") + "\n" + dump(found))
+    files.write(file, file.read_text(encoding="utf-8").rstrip("\n") + "\n" + dump(found))
 
 
 def training_folder(folder: Path) -> Path:
@@ -153,7 +155,7 @@ def training_folder(folder: Path) -> Path:
     training = shared if shared.is_dir() else folder
     if training != folder and (training.is_symlink() or training.parent.is_symlink()):
         raise WrongInput([f"{training}: it is a link, and a run writes in its own folder alone; remove it"])
-    check_links(training)
+    RunFolder(training).check_links()
     return training
 
 
@@ -173,9 +175,9 @@ def load(path: Path) -> Pin:
 
 def read(path: Path) -> tuple[Pin, list[str], Blame]:
     """A pin, what was carried forward, and what finds the line of a key."""
-    file = path / FILE if path.is_dir() else path
+    file = run_yaml_of(path)
     if not file.is_file():
-        raise WrongInput([f"{path}: there is no {FILE}; give a run's folder, or a {FILE}"])
+        raise WrongInput([f"{path}: there is no {RUN_YAML}; give a run's folder, or a {RUN_YAML}"])
     try:
         lines = Lines(file.read_text(encoding="utf-8"))
         pin: Any = lines.value()
@@ -232,10 +234,3 @@ def _commit(folder: Path) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = file.with_name(f"{file.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from speculators.report.runs import Trial, read
-from speculators.runfolder.folder import LOG
+from speculators.runfolder.folder import RunFolder
 from speculators.sweep.table import table
 
 # More ended trials than these would push the running ones off the screen.
@@ -42,6 +42,6 @@ def picture(folder: Path) -> Group:
 
 def _last_line(trial: Trial) -> str:
     """What the trial said last."""
-    file = trial.folder / LOG
+    file = RunFolder(trial.folder).log
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     return lines[-1] if lines else "starting"

@@ -2,7 +2,7 @@
 
 import atexit
 import csv
-import os
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from speculators.report.runs import Trial, read, serve_command
-from speculators.runfolder.folder import FAILED
+from speculators.runfolder.folder import RunFolder
 from speculators.sweep.live import start
 from speculators.sweep.table import console, table
 from speculators.sweep.trial import STOPPED
+from speculators.utils import files
 
 RESULTS, BEST = "results.csv", "best"
 
@@ -25,12 +26,11 @@ def write(sweep: Path, trials: Sequence[Trial]) -> None:
     """`results.csv`, a row a trial; replaced whole, for trials of several processes end when they like."""
     rows = [_row(trial) for trial in trials]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    part = sweep / f"{RESULTS}.{os.getpid()}"
-    with part.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns)
-        table.writeheader()
-        table.writerows(rows)
-    part.replace(sweep / RESULTS)
+    text = io.StringIO(newline="")
+    written = csv.DictWriter(text, columns)
+    written.writeheader()
+    written.writerows(rows)
+    files.write(sweep / RESULTS, text.getvalue())
 
 
 def _row(trial: Trial) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Results(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """After the last; exits with 1 if a trial failed, for some sweepers take a failure for a result."""
-        failed = [trial.folder / FAILED for trial in read(self.sweep) if trial.status == "failed"]
+        failed = [RunFolder(trial.folder).failed for trial in read(self.sweep) if trial.status == "failed"]
         if any(file.stat().st_mtime >= self.started for file in failed):
             sys.exit(1)
 

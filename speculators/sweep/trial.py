@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from speculators.execution.launch import launch
-from speculators.runfolder.folder import FAILED, LOG, TRAININGS, at_work, check_links, done
+from speculators.runfolder.folder import TRAININGS, RunFolder
 from speculators.runfolder.keys import weights_key
 from speculators.runfolder.run_yaml import Origin, write_pin
 from speculators.settings.run_config import RunConfig
@@ -44,13 +44,14 @@ def run_trial(run: RunConfig, folder: Path, origin: Origin, number: int) -> floa
     Raises:
         RunFailed: it failed, or a trial before it did and launch.on_failure=stop.
     """
-    if (objective := done(folder)) is not None:
+    own = RunFolder(folder)
+    if (done := own.read_done()) is not None:
         log.info("trial %d was done before: %s", number, folder)
-        return objective
+        return done.objective
     stopped = folder.parent / STOPPED
     if stopped.exists():
         raise RunFailed(f"trial {number} was not started: a trial failed before it, and launch.on_failure=stop")
-    check_links(folder)
+    own.check_links()
     write_pin(run, folder, origin, training=f"../{TRAININGS}/{weights_key(run)}")
     log.info("trial %d: %s", number, folder)
     try:
@@ -65,16 +66,17 @@ def run_trial(run: RunConfig, folder: Path, origin: Origin, number: int) -> floa
         if run.launch.on_failure == "stop":
             stopped.touch()
         raise
-    objective = done(folder)
-    assert objective is not None
-    log.info("trial %d: %.4g", number, objective)
-    return objective
+    done = own.read_done()
+    assert done is not None
+    log.info("trial %d: %.4g", number, done.objective)
+    return done.objective
 
 
 def once(folder: Path) -> None:
     """Run what a folder pins; another process that does so is waited for, and not repeated if it ended well."""
-    with at_work(folder):
-        if done(folder) is None:
+    own = RunFolder(folder)
+    with own.lock():
+        if own.read_done() is None:
             launch(folder)
 
 
@@ -102,7 +104,8 @@ def start(folder: Path, timeout: float | None, own_device: bool) -> None:
         # The terminal told the trial as well; it saves.
         process.join(GRACE_SECONDS)
         raise
-    reason = _reason(folder, process.exitcode)
+    own = RunFolder(folder)
+    reason = _reason(own, process.exitcode)
     if process.exitcode is None:
         process.terminate()
         process.join(GRACE_SECONDS)
@@ -110,22 +113,20 @@ def start(folder: Path, timeout: float | None, own_device: bool) -> None:
         process.join()
         reason = f"launch.timeout={timeout:g}: it took longer and was stopped"
     if reason is not None:
-        if not (folder / FAILED).exists():
-            (folder / FAILED).write_text(reason + "\n", encoding="utf-8")
+        own.mark_failed(reason)
         raise RunFailed(reason)
 
 
-def _reason(folder: Path, code: int | None) -> str | None:
+def _reason(folder: RunFolder, code: int | None) -> str | None:
     """Why a process ended with a code; None if it ended well, or has not ended."""
     if not code:
         return None
     if code < 0:
         memory = "; the machine may have run out of memory" if code == -signal.SIGKILL else ""
         return f"its process was killed by signal {-code}{memory}"
-    failed = folder / FAILED
-    if failed.exists():
-        return failed.read_text(encoding="utf-8").strip().splitlines()[-1]
-    return f"its process ended with code {code}; see {folder / LOG}"
+    if (failed := folder.read_failed()) is not None:
+        return failed.splitlines()[-1]
+    return f"its process ended with code {code}; see {folder.log}"
 
 
 def _work(folder: Path, own_device: bool) -> None:
@@ -135,7 +136,8 @@ def _work(folder: Path, own_device: bool) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # A scheduler that preempts a job sends this to all its processes; the one that waits answers, and this one ends with it.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    with (folder / LOG).open("ab", buffering=0) as file:
+    own = RunFolder(folder)
+    with own.log.open("ab", buffering=0) as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
@@ -146,7 +148,7 @@ def _work(folder: Path, own_device: bool) -> None:
     try:
         once(folder)
     except RunFailed:
-        print((folder / FAILED).read_text(encoding="utf-8"), file=sys.stderr)
+        print(own.read_failed(), file=sys.stderr)
         sys.exit(1)
     finally:
         if lock is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from speculators.runfolder.folder import RunFolder
 from speculators.settings.run_config import RunConfig
 from speculators.train.metrics import Readings
 
@@ -23,7 +24,7 @@ class Tracking:
 
     def __init__(self, accelerator: Accelerator, run: RunConfig, folder: Path, first: int) -> None:
         self._accelerator = accelerator
-        self._file = folder / "metrics.jsonl"
+        self._file = RunFolder(folder).metrics
         if accelerator.is_main_process:
             # A crash may have cut the last line off.
             lines = self._file.read_text().rpartition("\n")[0].splitlines() if self._file.exists() else []

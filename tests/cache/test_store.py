@@ -15,6 +15,7 @@ from speculators.cache.entry import MANIFEST, NoRoom
 from speculators.cache.store import LOCKS, Store
 from speculators.cli.main import app
 from speculators.composition.compose import compose
+from speculators.utils.files import PARTIAL
 
 
 @pytest.fixture
@@ -173,10 +174,11 @@ def test_a_link_in_an_entry_is_not_written_through(tmp_path: Path, store: Store)
     folder = filled(store, "a", 1000)
     (folder / "shard").unlink()
     (folder / "shard").symlink_to(victim)
-    (folder / "shard.partial").symlink_to(victim)
+    partial = folder / f"shard.{os.getpid()}{PARTIAL}"
+    partial.symlink_to(victim)
     with store.use("some", {"key": "a"}, "") as entry, entry.writing():
         assert entry.missing(["shard"])
-        (folder / "shard.partial").symlink_to(victim)
+        partial.symlink_to(victim)
         entry.begin(["shard"])
         entry.add({"shard": b"anew"})
     assert victim.read_text() == "years of work" and (folder / "shard").read_bytes() == b"anew"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from speculators import SpeculatorModelConfig
 from speculators.composition.compose import pinned
 from speculators.execution.launch import RunFailed, launch
-from speculators.runfolder.folder import FAILED
+from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import load
 from speculators.settings.algorithm import AlgorithmSettings
 
@@ -112,7 +112,7 @@ def test_processes_that_train_together_stop_together(told: str, tmp_path: Path) 
     assert process.returncode == 130 and "all is saved" in said and "Traceback" not in said, said
     steps = [int(path.name.removeprefix("step_")) for path in (tmp_path / "checkpoints").iterdir()]
     assert len(steps) == 1 and steps[0] >= 2
-    assert not (tmp_path / "FAILED").exists()
+    assert not RunFolder(tmp_path).failed.exists()
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_a_failed_run_leaves_its_traceback(tmp_path: Path) -> None:
     """Data that is not there fails the run with a file FAILED, and a message that names the setting."""
     with pytest.raises(RunFailed, match="data.path"):
         started(tmp_path, "data=jsonl", "data.path=/nowhere.jsonl")
-    assert "Traceback" in (tmp_path / FAILED).read_text()
+    assert "Traceback" in RunFolder(tmp_path).failed.read_text()
 
 
 @pytest.mark.slow

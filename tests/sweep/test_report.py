@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 
 from speculators.composition.compose import compose
 from speculators.execution.launch import RunFailed, launch
 from speculators.report.runs import read
-from speculators.runfolder.folder import LOCK
+from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import write_pin
 
 from .browser import complaints, needs_chromium, opened, requests
@@ -153,7 +152,7 @@ def test_trials_that_have_not_ended_are_told_apart(tmp_path: Path) -> None:
         write_pin(compose([*SHORT[:-1], *missing]), tmp_path / "sweep" / name)
     with pytest.raises(RunFailed):
         launch(tmp_path / "sweep" / "broken")
-    with FileLock(tmp_path / "sweep" / "going" / LOCK):
+    with RunFolder(tmp_path / "sweep" / "going").lock():
         status = {trial.name: trial.status for trial in read(tmp_path / "sweep")}
         assert status == {"stopped": "cut off", "going": "running", "broken": "failed"}
         made = report(tmp_path / "sweep")

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from speculators.composition.compose import compose
 from speculators.execution.launch import RunFailed, launch
-from speculators.runfolder.folder import FAILED
+from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.keys import result_key, weights_key
 from speculators.runfolder.run_yaml import read_pin, write_pin
 from speculators.sweep.trial import start, take_device
@@ -129,7 +129,7 @@ def test_a_trial_that_fails_changes_no_other(sweep: Sweep, tmp_path: Path) -> No
     assert table[str(data)]["status"] == "done" and float(table[str(data)]["objective"]) >= 1
     failed = table[str(tmp_path / "also.jsonl")]
     assert failed["status"] == "failed" and "also.jsonl" in failed["error"]
-    assert "Traceback" in (tmp_path / "sweep" / failed["trial"] / FAILED).read_text()
+    assert "Traceback" in RunFolder(tmp_path / "sweep" / failed["trial"]).failed.read_text()
 
     (tmp_path / "also.jsonl").write_text(data.read_text() + json.dumps(conversations[0]) + "\n")
     assert sweep(*trials).returncode == 0
@@ -149,7 +149,7 @@ def test_a_trial_that_hangs_or_is_killed_fails_with_the_reason(tmp_path: Path) -
     # It waits for a training that never ends.
     with FileLock(hanging / "training.lock"), pytest.raises(RunFailed, match="launch.timeout=15"):
         start(hanging, 15, own_device=False)
-    assert "launch.timeout" in (hanging / FAILED).read_text()
+    assert "launch.timeout" in RunFolder(hanging).failed.read_text()
 
     def kill() -> None:
         while not (found := [c for c in psutil.Process().children(recursive=True) if holds(c, killed)]):
@@ -161,7 +161,7 @@ def test_a_trial_that_hangs_or_is_killed_fails_with_the_reason(tmp_path: Path) -
     threading.Thread(target=kill, daemon=True).start()
     with pytest.raises(RunFailed, match="signal 9"):
         start(killed, 100, own_device=False)
-    assert "signal 9" in (killed / FAILED).read_text()
+    assert "signal 9" in RunFolder(killed).failed.read_text()
 
 
 def holds(process: psutil.Process, folder: Path) -> bool:
