@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Generator, Tensor
 from transformers import PreTrainedModel
@@ -48,6 +48,9 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
     """
 
     config: SpeculatorModelConfig
+
+    # Whether drafting reads the verifier's states; a small language model reads the text alone.
+    reads_states: ClassVar[bool] = True
 
     @property
     def layer_ids(self) -> tuple[int, ...]:
@@ -124,8 +127,13 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
 
-    def drafter(self, verifier: VerifierHead) -> Drafter:
-        """This draft as decoding uses it."""
+    def drafter(self, verifier: VerifierHead, batch_size: int) -> Drafter:
+        """This draft model as decoding uses it, for one batch of sequences of which it has seen nothing yet.
+
+        Args:
+            verifier: the verifier's embedding and head.
+            batch_size: sequences of the batch.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not say how it drafts")
 
     @classmethod

@@ -27,13 +27,15 @@ class RaggedCache:
         self.valid_BL = torch.nn.functional.pad(self.valid_BL, (0, columns), value=True)
         return self.valid_BL
 
-    def keep(self, accepted_B: Tensor, columns: int) -> None:
-        """Of the last `columns`, keep the first accepted_B + 1 of each sequence, and pack to the right."""
-        if columns == 1:
-            return  # plain decoding: nothing can have been rejected
-        last_BC = torch.arange(columns, device=accepted_B.device) <= accepted_B.unsqueeze(1)
-        valid_BL = torch.cat((self.valid_BL[:, :-columns], last_BC), dim=1)
-        self._take(valid_BL)
+    def keep(self, kept_BP: Tensor) -> None:
+        """Drop columns of the last pass, and pack to the right.
+
+        Args:
+            kept_BP: bool, which of the last P columns to keep; column 0 of them always is.
+        """
+        P = kept_BP.shape[1]
+        if P > 1:  # plain decoding has nothing to drop
+            self._take(torch.cat((self.valid_BL[:, :-P], kept_BP), dim=1))
 
     def select(self, rows: Tensor) -> None:
         """Keep only some sequences."""

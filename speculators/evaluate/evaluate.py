@@ -1,6 +1,9 @@
 """How far a draft carries each pass of the verifier, measured by decoding with it and without it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +11,12 @@ import torch
 from transformers.utils.logging import set_verbosity_error
 
 from speculators.data.prepare import prompts
-from speculators.decoding.acceptance import Acceptance
-from speculators.decoding.generate import Decoded, Decoder
+from speculators.decoding.generate import Decoded, Decoder, Speculation
 from speculators.evaluate.checkpoint import read_strictly
 from speculators.model import SpeculatorModel
-from speculators.proposals import GreedyTokenProposalConfig, TokenProposalConfig
+from speculators.proposals import TokenProposalConfig
+from speculators.proposals.method import ProposalMethod
+from speculators.proposals.sampler import Sampler
 from speculators.runfolder.result import EvaluationResult
 from speculators.settings.run_config import EvaluationSettings, RunConfig
 from speculators.utils.device import resolve
@@ -34,7 +38,7 @@ def evaluate(
         model: the draft, on the verifier's device.
         verifier: the model that it drafts for.
         prompts: token ids; the first evaluation.num_prompts are taken.
-        proposal: proposal method and speculative_tokens.
+        proposal: proposal method and its settings.
         evaluation: sizes, temperature and what counts as a tie.
         seed: of sampling.
 
@@ -47,51 +51,47 @@ def evaluate(
             "evaluation: no prompt is held out; raise data.heldout_fraction, or set evaluation.num_prompts=0"
         )
     training = model.training
-    count: int = proposal.model_dump()["speculative_tokens"]  # every method has it; the base class need not
     model.eval()
     generator = torch.Generator(device=verifier.device).manual_seed(seed)
-    acceptance = Acceptance.of(proposal, evaluation.temperature, generator)
-    # What it is compared with is sampled alike, but always the verifier's own.
-    own = Acceptance.of(GreedyTokenProposalConfig(), evaluation.temperature, generator)
-    with_draft = Decoder(
-        verifier,
-        acceptance,
-        evaluation.max_new_tokens,
-        model.drafter(verifier.head),
-        model.layer_ids,
-        count,
+    sampler = Sampler(evaluation.temperature, generator)
+    speculation = Speculation(
+        ProposalMethod.of(proposal, sampler),
+        partial(model.drafter, verifier.head),
+        model.layer_ids if model.reads_states else None,
     )
-    plainly = Decoder(verifier, own, evaluation.max_new_tokens)
-    drafted, plain = Decoded([], [], [0] * count), Decoded([], [], [])
+    with_draft = Decoder(verifier, sampler, evaluation.max_new_tokens, speculation)
+    plainly = Decoder(verifier, sampler, evaluation.max_new_tokens)
+    drafted, plain = Decoded([], [], [0] * proposal.depth), Decoded([], [], [])
     # A first pass over little, so that neither side pays for what only happens once.
     for decoder in (with_draft, plainly):
-        Decoder(verifier, own, 2, decoder.drafter, decoder.layer_ids, decoder.speculative_tokens)(chosen[:1])
+        replace(decoder, max_new_tokens=2)(chosen[:1])
     for start in range(0, len(chosen), evaluation.batch_size):
         batch = chosen[start : start + evaluation.batch_size]
         _add(drafted, with_draft(batch))
         _add(plain, plainly(batch))
     model.train(training)
-    same, ties = compare(drafted.tokens, plain.tokens, plain.gaps, evaluation.tie_epsilon)
+    same, ties = compare(drafted.tokens, plain.tokens, plain.margins, evaluation.tie_epsilon)
+    lossless = sampler.is_greedy and proposal.lossy(evaluation.temperature) is None
     acceptance_length = 1 + drafted.accepted / max(1, drafted.drafts)
     tokens_per_second = drafted.generated / drafted.seconds
     objectives = {
         "acceptance_length": acceptance_length,
         "tokens_per_second": tokens_per_second,
         # Leviathan et al. 2023, arXiv:2211.17192, theorem 3.8, with the measured length.
-        "speedup": acceptance_length / (1 + evaluation.cost_ratio * count),
+        "speedup": acceptance_length / (1 + evaluation.cost_ratio * proposal.depth),
     }
     return EvaluationResult(
         objective=objectives[evaluation.objective],
         acceptance_length=acceptance_length,
         acceptance_per_position=[k / max(1, drafted.drafts) for k in drafted.accepted_K],
-        speculative_tokens=count,
+        speculative_tokens=proposal.nodes,
         num_prompts=len(chosen),
         max_new_tokens=evaluation.max_new_tokens,
         drafts=drafted.drafts,
         accepted=drafted.accepted,
         generated=drafted.generated,
-        matches_plain_decoding=same if acceptance.lossless else None,
-        ties=ties if acceptance.lossless else 0,
+        matches_plain_decoding=same if lossless else None,
+        ties=ties if lossless else 0,
         tokens_per_second=tokens_per_second,
         plain_tokens_per_second=plain.generated / plain.seconds,
         prompts=chosen,
@@ -100,22 +100,22 @@ def evaluate(
 
 
 def compare(
-    texts: Sequence[Sequence[int]], own: Sequence[Sequence[int]], gaps: Sequence[Sequence[float]], epsilon: float
+    texts: Sequence[Sequence[int]], own: Sequence[Sequence[int]], margins: Sequence[Sequence[float]], epsilon: float
 ) -> tuple[bool, int]:
     """Whether texts are the verifier's own up to ties, and how many leave it at one.
 
     Args:
         texts: token ids, decoded with a draft.
         own: token ids of plain decoding.
-        gaps: beside each token of `own`, the distance of the verifier's two largest logits.
-        epsilon: a distance up to this is a tie: rounding may pick either. What follows it is not compared.
+        margins: beside each token of `own`, the verifier's top-2 margin.
+        epsilon: a margin up to this is a tie: rounding may pick either. What follows it is not compared.
     """
     same, ties = True, 0
-    for text, right, gap in zip(texts, own, gaps, strict=True):
+    for text, right, margin in zip(texts, own, margins, strict=True):
         if list(text) == list(right):
             continue
         first = next((i for i, (a, b) in enumerate(zip(text, right, strict=False)) if a != b), None)
-        if first is not None and gap[first] <= epsilon:
+        if first is not None and margin[first] <= epsilon:
             ties += 1
         else:
             same = False
@@ -124,9 +124,10 @@ def compare(
 
 def _add(total: Decoded, part: Decoded) -> None:
     total.tokens += part.tokens
-    total.gaps += part.gaps
-    total.accepted_K = [a + b for a, b in zip(total.accepted_K, part.accepted_K, strict=True)]
+    total.margins += part.margins
+    total.accepted_K = [a + b for a, b in zip_longest(total.accepted_K, part.accepted_K, fillvalue=0)]
     total.drafts += part.drafts
+    total.drafted += part.drafted
     total.seconds += part.seconds
 
 

@@ -38,7 +38,9 @@ def table(result: EvaluationResult) -> Table:
     shown = Table(title="Evaluation by decoding", show_header=False, title_justify="left")
     shown.add_column(style="bold")
     shown.add_column()
-    shown.add_row("acceptance length", f"{result.acceptance_length:.2f} of at most {result.speculative_tokens + 1}")
+    shown.add_row(
+        "acceptance length", f"{result.acceptance_length:.2f} of at most {len(result.acceptance_per_position) + 1}"
+    )
     shown.add_row("accepted at position", "  ".join(f"{k:.2f}" for k in result.acceptance_per_position))
     shown.add_row("same text as plain decoding", f"{same}{ties}")
     shown.add_row(
@@ -58,7 +60,7 @@ def plot(result: EvaluationResult, file: Path) -> None:
     figure = Figure(figsize=(5, 3), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    positions = range(1, result.speculative_tokens + 1)
+    positions = range(1, len(result.acceptance_per_position) + 1)
     bars = axes.bar(positions, result.acceptance_per_position, color="#3b6ea5")
     axes.bar_label(bars, fmt="%.2f", fontsize=8)
     axes.set(

@@ -21,8 +21,10 @@ from transformers import DynamicCache
 from speculators.config import SpeculatorModelConfig
 from speculators.losses import chunked
 from speculators.model import SpeculatorModel
+from speculators.proposals.method import ProposalMethod
+from speculators.proposals.sampler import Sampler
 from speculators.protocols.batch import Batch
-from speculators.protocols.drafter import Context
+from speculators.protocols.drafter import Context, Drafter
 from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
 from speculators.train.step import Student
@@ -204,28 +206,29 @@ def _booked(module: nn.Module, ledger: Ledger, inside: str, behind: str) -> Iter
 
 def _decoding(run: RunConfig, verifier: Verifier, draft: SpeculatorModel, prompt: int, ledger: Ledger) -> None:
     """The prompts, and a last round in which every text is as long as it gets."""
-    settings, K = run.evaluation, run.proposal.model_dump()["speculative_tokens"]
+    settings = run.evaluation
+    method = ProposalMethod.of(run.proposal, Sampler(settings.temperature, torch.Generator()))
     B = min(settings.num_prompts, settings.batch_size)
-    drafter = draft.eval().drafter(verifier.head)
+    draft.eval()
 
-    def read(width: int, past: int, cache: DynamicCache, memory: object) -> None:
+    def read(width: int, past: int, cache: DynamicCache, drafter: Drafter) -> None:
         token_BT = torch.zeros(B, width, dtype=torch.int64)
         valid_BL = torch.ones(B, past + width, dtype=torch.bool)
         states = verifier.states(token_BT, token_BT, draft.layer_ids, valid_BL, cache)
         # The prompts' last state alone has logits; a round's have them all, and in float32 for the ties.
         logits_BPV = verifier.head.logits(states.last_BTH if past else states.last_BTH[:, -1:]).float()
-        context = Context(token_BT, states, token_BT, valid_BL[:, past:])
-        drafter.propose(memory, context, K, lambda logits_BV: logits_BV.argmax(-1))
+        context = Context(token_BT, token_BT, states, token_BT, valid_BL[:, past:])
+        method.draft(drafter, context)
         del logits_BPV
 
     with torch.no_grad():
         with ledger.during("evaluation", DECODING):
-            read(prompt, 0, DynamicCache(), drafter.start(B))
-        cache, memory = DynamicCache(), drafter.start(B)
+            read(prompt, 0, DynamicCache(), draft.drafter(verifier.head, B))
+        cache, drafter = DynamicCache(), draft.drafter(verifier.head, B)
         with ledger.during(None, DECODING):
-            read(prompt + settings.max_new_tokens, 0, cache, memory)
+            read(prompt + settings.max_new_tokens, 0, cache, drafter)
         with ledger.during("evaluation", DECODING):
-            read(K + 1, prompt + settings.max_new_tokens, cache, memory)
+            read(run.proposal.nodes + 1, prompt + settings.max_new_tokens, cache, drafter)
 
 
 def _loading(verifier: int, running: str, stored: str | None) -> list[Moment]:

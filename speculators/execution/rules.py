@@ -41,7 +41,7 @@ def broken(run: RunConfig) -> list[Broken]:
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     return [
         *drafts_what_it_can(run),
-        *acceptance_is_read(run),
+        *proposal_is_sound(run),
         *best_step_is_measured(run),
         *each_process_has_its_device(run),
         *follows_the_groups(run),
@@ -52,33 +52,32 @@ def broken(run: RunConfig) -> list[Broken]:
 
 def notes(run: RunConfig) -> list[str]:
     """What is allowed and worth knowing."""
-    tokens, slots = _speculative_tokens(run), run.algorithm.slots
-    if run.algorithm.recurrent and tokens > slots:
-        return [
-            f"proposal.speculative_tokens={tokens}: the draft is trained {slots} tokens ahead; "
+    depth, slots, found = run.proposal.depth, run.algorithm.slots, []
+    if run.algorithm.recurrent and depth > slots:
+        found.append(
+            f"proposal.{run.proposal.depth_key}={depth}: the draft is trained {slots} tokens ahead; "
             "those beyond are drafted by going on"
-        ]
-    return []
+        )
+    if lossy := run.proposal.lossy(run.evaluation.temperature):
+        found.append(f"proposal={run.proposal.proposal_type} is lossy: {lossy}")
+    return found
 
 
 def drafts_what_it_can(run: RunConfig) -> Iterator[Broken]:
-    """A draft that is not recurrent has no more tokens to give than slots."""
-    tokens, slots = _speculative_tokens(run), run.algorithm.slots
-    if not run.algorithm.recurrent and tokens > slots:
+    """A draft that is not recurrent has no more tokens to give than slots, and not every draft can draft a tree."""
+    proposal, slots = run.proposal, run.algorithm.slots
+    if not run.algorithm.recurrent and proposal.depth > slots:
         reason = f"a {run.algorithm.name} draft of these settings drafts at most {slots}"
-        yield Broken("proposal.speculative_tokens", tokens, reason)
+        yield Broken(f"proposal.{proposal.depth_key}", proposal.depth, reason)
+    if proposal.is_tree and not run.algorithm.drafts_trees:
+        reason = f"a {run.algorithm.name} draft cannot draft trees; choose a chain, as proposal=greedy is"
+        yield Broken("proposal.proposal_type", proposal.proposal_type, reason)
 
 
-def acceptance_is_read(run: RunConfig) -> Iterator[Broken]:
-    """A setting of the proposal that something else makes void is a misunderstanding."""
-    proposal = run.proposal.model_dump()
-    k, tolerance = proposal.get("verifier_accept_k", 1), proposal.get("accept_tolerance", 0)
-    if k == 1 and tolerance > 0:
-        reason = "has no effect with proposal.verifier_accept_k=1; raise that, or leave this at 0"
-        yield Broken("proposal.accept_tolerance", tolerance, reason)
-    if k > 1 and run.evaluation.temperature > 0:
-        reason = "has no effect while sampling; set evaluation.temperature=0, or leave this at 1"
-        yield Broken("proposal.verifier_accept_k", k, reason)
+def proposal_is_sound(run: RunConfig) -> Iterator[Broken]:
+    """What the proposal method says of its own settings."""
+    for key, value, reason in run.proposal.problems(run.evaluation.temperature):
+        yield Broken(f"proposal.{key}", value, reason)
 
 
 def best_step_is_measured(run: RunConfig) -> Iterator[Broken]:
@@ -151,7 +150,3 @@ def _typed(key: str, value: Any, run: RunConfig) -> tuple[str, Any]:
     if head == "transformer_layer_config" and last in settings:
         return f"algorithm.{last}", value
     return "verifier.name_or_path", run.verifier.name_or_path
-
-
-def _speculative_tokens(run: RunConfig) -> int:
-    return run.proposal.model_dump()["speculative_tokens"]  # every method has it; the base class need not

@@ -1,22 +1,16 @@
-"""Token proposal methods, one file each. Torch-free."""
+"""Token proposal methods, one folder each. Torch-free at import."""
 
 import importlib
-import pkgutil
-from importlib.metadata import entry_points
 
-from speculators.proposals.base import TokenProposalConfig
+from speculators.proposals.base import ChainProposalConfig, TokenProposalConfig
+from speculators.utils.discovery import PROPOSALS, packages
 
-# The file is the registration: whatever stands in this folder is known.
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
-
-# So is an installed package's folder with a file `acceptance.py`, named by an entry point.
-PACKAGES = [entry.value for entry in entry_points(group="speculators.proposals")]
-for _package in PACKAGES:
+# The folder is the registration: whatever stands here, or an installed package names by an entry point, is known.
+for _package in packages(PROPOSALS).values():
     importlib.import_module(_package)
 
 from speculators.proposals.greedy import GreedyTokenProposalConfig  # noqa: E402  after its turn in the folder's order
 
 TokenProposalConfig.reload_schema()
 
-__all__ = ["GreedyTokenProposalConfig", "TokenProposalConfig"]
+__all__ = ["ChainProposalConfig", "GreedyTokenProposalConfig", "TokenProposalConfig"]

@@ -1,6 +1,7 @@
-"""TokenProposalConfig: base of what says how tokens are drafted and accepted."""
+"""What a proposal method is told, as it is published: the base of all, and of those that draft chains. Torch-free."""
 
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -8,12 +9,62 @@ from speculators.utils.pydantic_utils import PydanticClassRegistryMixin
 
 
 class TokenProposalConfig(PydanticClassRegistryMixin):
-    """How tokens are proposed and when they are accepted; each file beside this one registers a method."""
+    """How tokens are proposed and when they are accepted; each folder beside this file registers a method."""
 
     schema_discriminator: ClassVar[str] = "proposal_type"
+
+    # Whether a node of the draft may have several children: only some draft models and engines can do that.
+    is_tree: ClassVar[bool] = False
+    # The setting to lower for a draft model that cannot draft as far ahead as `depth`.
+    depth_key: ClassVar[str] = "speculative_tokens"
 
     proposal_type: str = Field(description="the method's name")
 
     @classmethod
     def __pydantic_schema_base_type__(cls) -> type["TokenProposalConfig"]:
         return cls if PydanticClassRegistryMixin in cls.__bases__ else TokenProposalConfig
+
+    @property
+    def depth(self) -> int:
+        """Levels of a draft, >= 1: the most tokens that one pass of the verifier can accept."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many levels its drafts have")
+
+    @property
+    def nodes(self) -> int:
+        """Drafted tokens that one pass of the verifier judges at most, >= depth."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many tokens its drafts have")
+
+    def lossy(self, temperature: float) -> str | None:
+        """Which setting makes the text differ from the verifier's own, and how; None if the text does not differ.
+
+        Args:
+            temperature: of the verifier's sampling; 0 is greedy.
+        """
+        return None
+
+    def problems(self, temperature: float) -> Iterator[tuple[str, Any, str]]:
+        """Settings that have no effect or contradict each other.
+
+        Args:
+            temperature: of the verifier's sampling; 0 is greedy.
+
+        Yields:
+            The setting's key inside `proposal`, its value, and the rule with the remedy.
+        """
+        yield from ()
+
+
+class ChainProposalConfig(TokenProposalConfig):
+    """Base of the methods that draft a chain: one token a level."""
+
+    speculative_tokens: int = Field(default=5, ge=1, description="tokens drafted for each pass of the verifier")
+
+    @property
+    def depth(self) -> int:
+        """One level a token."""
+        return self.speculative_tokens
+
+    @property
+    def nodes(self) -> int:
+        """One token a level."""
+        return self.speculative_tokens

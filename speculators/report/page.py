@@ -126,7 +126,7 @@ def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, An
     if not result:
         return None
     same = {True: "yes", False: "no", None: "not compared"}[result["matches_plain_decoding"]]
-    limit = result["speculative_tokens"] + 1
+    limit = len(result["acceptance_per_position"]) + 1
     tiles = [(ACCEPTANCE, f"{result['acceptance_length']:.2f} of at most {limit}")]
     if objective != ACCEPTANCE:
         tiles.insert(0, (objective, f"{result['objective']:.4g}"))

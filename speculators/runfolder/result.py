@@ -10,8 +10,8 @@ class EvaluationResult:
     Attributes:
         objective: what evaluation.objective names.
         acceptance_length: 1 + accepted / drafts, tokens per pass of the verifier.
-        acceptance_per_position: share of drafts whose k-th token was accepted, k = 1, 2, ...
-        speculative_tokens: tokens drafted a pass.
+        acceptance_per_position: share of drafts of which a token was accepted at level k = 1, 2, ...: k tokens in all.
+        speculative_tokens: drafted tokens that a pass judges, at most.
         num_prompts: prompts decoded.
         max_new_tokens: limit of each text.
         drafts: drafts that the verifier judged, over all prompts.

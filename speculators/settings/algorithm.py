@@ -46,6 +46,8 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
     derived_keys: ClassVar[tuple[str, ...]] = ("transformer_layer_config",)
     # Whether drafting more tokens than slots were trained is possible (a recurrent draft) or not (one head a slot).
     recurrent: ClassVar[bool] = False
+    # Whether its drafter can predict after several tokens of one level, each with its own past.
+    drafts_trees: ClassVar[bool] = True
 
     @classmethod
     def __pydantic_init_subclass__(cls) -> None:

@@ -1,6 +1,6 @@
 """The verifier, loaded into this process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
@@ -101,7 +101,7 @@ class Verifier:
         token_BT: Tensor,
         position_BT: Tensor,
         layer_ids: Sequence[int],
-        mask_BL: Tensor | None = None,
+        mask_BL: Tensor | Mapping[str, Tensor] | None = None,
         cache: Cache | None = None,
     ) -> VerifierStates:
         """One pass of the decoder, without logits.
@@ -110,7 +110,8 @@ class Verifier:
             token_BT: int64 token ids.
             position_BT: int64 positions.
             layer_ids: layers whose input to capture, ascending; the number of layers names the last one's output.
-            mask_BL: bool, False at padding; L counts cached tokens, then these.
+            mask_BL: bool, False at padding; L counts cached tokens, then these. Or masks [B, 1, T, L] that are added to
+                attention scores, one for all layers or by kind of layer.
             cache: keys and values of earlier tokens; these are appended.
         """
         captured: dict[int, Tensor] = {}

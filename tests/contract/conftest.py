@@ -1,5 +1,6 @@
 """Every algorithm there is, found by itself, on one tiny random verifier; each once as it comes and once all otherwise."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,12 +18,12 @@ from speculators.composition.compose import compose
 from speculators.config import SpeculatorModelConfig
 from speculators.data.collate import collate
 from speculators.data.template import Document
-from speculators.decoding.acceptance import Acceptance
-from speculators.decoding.generate import Decoder, plain
+from speculators.decoding.generate import Decoder, Speculation, plain
 from speculators.execution.rules import broken
 from speculators.format.published import speculator_dict
 from speculators.model import SpeculatorModel, TrainingContext
-from speculators.proposals import GreedyTokenProposalConfig
+from speculators.proposals.method import ProposalMethod
+from speculators.proposals.sampler import Sampler
 from speculators.protocols.batch import Batch
 from speculators.protocols.drafter import Drafter
 from speculators.protocols.hidden_states import VerifierStates
@@ -105,11 +106,15 @@ class Case:
         wide_RV[:, rows.kept_D] = logits_RD
         return wide_RV
 
-    def decoder(self, model: SpeculatorModel, drafter: Drafter, max_new_tokens: int) -> Decoder:
-        """Draft-and-verify with as many tokens as the run's proposal says."""
-        count: int = self.run.proposal.model_dump()["speculative_tokens"]
-        greedy = Acceptance.of(GreedyTokenProposalConfig(), 0.0, torch.Generator())
-        return Decoder(self.verifier, greedy, max_new_tokens, drafter, model.layer_ids, count)
+    def decoder(
+        self, model: SpeculatorModel, max_new_tokens: int, drafter: Callable[[int], Drafter] | None = None
+    ) -> Decoder:
+        """Draft-and-verify with the run's proposal; another drafter than the model's may be given."""
+        sampler = Sampler(0.0, torch.Generator())
+        layer_ids = model.layer_ids if model.reads_states else None
+        make = drafter or partial(model.drafter, self.verifier.head)
+        speculation = Speculation(ProposalMethod.of(self.run.proposal, sampler), make, layer_ids)
+        return Decoder(self.verifier, sampler, max_new_tokens, speculation)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Decoding with every algorithm's drafter: counts, texts, and that it drafts what was trained."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +8,8 @@ from torch import Tensor
 from speculators.data.template import Document
 from speculators.decoding.generate import Decoded, plain
 from speculators.model import SpeculatorModel
-from speculators.protocols.drafter import Choose, Context, Drafter
+from speculators.proposals.chain import draft_chain, most_likely
+from speculators.protocols.drafter import Context, Drafter, Predictions
 from speculators.protocols.hidden_states import VerifierStates
 
 from .conftest import VOCAB, Case, Overfit
@@ -19,36 +19,32 @@ TOKENS = 17
 
 @dataclass
 class Dictated:
-    """A drafter that computes as ever, but whose choices are read off known texts, shifted by `off` token ids."""
+    """A drafter that computes as ever, but whose predictions are read off known texts, shifted by `off` token ids."""
 
     drafter: Drafter
     texts: list[list[int]]
     off: int
 
-    def start(self, batch_size: int) -> Any:
-        """The drafter's own state, and which text each sequence is."""
-        return self.drafter.start(batch_size), list(range(batch_size))
+    def select(self, rows: Tensor) -> None:
+        """Only some sequences, and their texts."""
+        self.drafter.select(rows)
+        self.texts = [self.texts[i] for i in rows.tolist()]
 
-    def select(self, state: Any, rows: Tensor) -> Any:
-        """Both, of only some sequences."""
-        return self.drafter.select(state[0], rows), [state[1][i] for i in rows.tolist()]
+    def extend(self, context: Context, depth: int) -> Predictions:
+        """The last verified place carries the token at the position after it."""
+        self.next = (context.position_BT[:, -1] + 2).tolist()
+        return self._dictated(self.drafter.extend(context, depth))
 
-    def propose(self, state: Any, context: Context, count: int, choose: Choose) -> Tensor:
-        """What the drafter makes of the dictated choices."""
-        own, order = state
-        chosen: list[Tensor] = []
-        # The last verified place carries the token at the position after it.
-        first = (context.position_BT[:, -1] + 2).tolist()
+    def expand(self, token_BN: Tensor, parent_BN: Tensor) -> Predictions:
+        """A level further."""
+        self.next = [p + 1 for p in self.next]
+        return self._dictated(self.drafter.expand(token_BN, parent_BN))
 
-        def dictated(logits_BV: Tensor) -> Tensor:
-            assert logits_BV.shape == (len(order), VOCAB)
-            told = [self.texts[o][p + len(chosen)] + self.off for o, p in zip(order, first, strict=True)]
-            chosen.append(torch.tensor(told) % VOCAB)
-            return chosen[-1]
-
-        token_BK = self.drafter.propose(own, context, count, dictated)
-        assert torch.equal(token_BK, torch.stack(chosen, dim=1)) and token_BK.shape == (len(order), count)
-        return token_BK
+    def _dictated(self, own: Predictions) -> Predictions:
+        assert own.logits_BNV.shape[::2] == (len(self.texts), VOCAB) and own.logits_BNV.isfinite().any(-1).all()
+        told = [(text[p] + self.off) % VOCAB for text, p in zip(self.texts, self.next, strict=True)]
+        one_hot_BV = torch.nn.functional.one_hot(torch.tensor(told), VOCAB).float()
+        return Predictions(one_hot_BV.unsqueeze(1).expand_as(own.logits_BNV))
 
 
 def prompts(case: Case) -> list[list[int]]:
@@ -59,11 +55,13 @@ def prompts(case: Case) -> list[list[int]]:
 def decode_dictated(case: Case, off: int) -> Decoded:
     """Decode with choices read off the verifier's own texts; its texts must be the verifier's."""
     model = case.shaken()
-    count: int = case.run.proposal.model_dump()["speculative_tokens"]
-    own = plain(case.verifier, prompts(case), TOKENS + count + 1, batch_size=4)
+    own = plain(case.verifier, prompts(case), TOKENS + case.run.proposal.depth + 1, batch_size=4)
     texts = [[*p, *a] for p, a in zip(prompts(case), own, strict=True)]
-    drafter = Dictated(model.drafter(case.verifier.head), texts, off)
-    decoded = case.decoder(model, drafter, TOKENS)(prompts(case))
+
+    def dictated(batch_size: int) -> Dictated:
+        return Dictated(model.drafter(case.verifier.head, batch_size), texts, off)
+
+    decoded = case.decoder(model, TOKENS, dictated)(prompts(case))
     assert decoded.tokens == [a[:TOKENS] for a in own]
     return decoded
 
@@ -72,7 +70,7 @@ def test_a_perfect_draft_is_accepted_whole(either: Case) -> None:
     """Drafting what the verifier says gives the longest acceptance length there is, 1 + K."""
     decoded = decode_dictated(either, off=0)
     assert decoded.drafts > 0
-    assert decoded.accepted == decoded.drafts * either.run.proposal.model_dump()["speculative_tokens"]
+    assert decoded.accepted == decoded.drafts * either.run.proposal.depth
     assert set(decoded.accepted_K) == {decoded.drafts}
 
 
@@ -88,7 +86,7 @@ def test_a_batch_decodes_as_each_alone(overfit: Overfit) -> None:
     case, model = overfit.case, overfit.model
     # Some that were trained, and some of which the draft knows only parts.
     chosen = [*prompts(case), case.texts[3].tokens[:20], [5, *case.texts[2].tokens[:4]], [99]]
-    decoder = case.decoder(model, model.drafter(case.verifier.head), TOKENS)
+    decoder = case.decoder(model, TOKENS)
     together, alone = decoder(chosen), [decoder([p]) for p in chosen]
     assert together.tokens == [d.tokens[0] for d in alone] == plain(case.verifier, chosen, TOKENS, batch_size=1)
     assert together.drafts == sum(d.drafts for d in alone)
@@ -104,8 +102,9 @@ def context(case: Case, model: SpeculatorModel, tokens: list[int], start: int, e
     states = case.verifier.states(torch.tensor([tokens[:end]]), position_BT, model.layer_ids)
     aux_BTA = None if states.aux_BTA is None else states.aux_BTA[:, start:]
     return Context(
+        torch.tensor([tokens[start:end]]),
         torch.tensor([tokens[start + 1 : end + 1]]),
-        VerifierStates(states.last_BTH[:, start:], aux_BTA),
+        VerifierStates(states.last_BTH[:, start:], aux_BTA) if model.reads_states else None,
         position_BT[:, start:],
         torch.ones(1, end - start, dtype=torch.bool),
     )
@@ -115,18 +114,17 @@ def context(case: Case, model: SpeculatorModel, tokens: list[int], start: int, e
 def test_training_and_drafting_compute_the_same(either: Case) -> None:
     """Every slot's logits in training, over a document with the drafted tokens in it, are those of drafting."""
     model, slots, tokens = either.shaken(), either.run.algorithm.slots, either.texts[3].tokens
-    drafter = model.drafter(either.verifier.head)
-    memory, start = drafter.start(1), 0
+    drafter, start = model.drafter(either.verifier.head, 1), 0
     # In several rounds: what an earlier one speculated must leave no trace.
     for end in (1, 6, 7, 11, 20):
         drafting: list[Tensor] = []
 
-        def greedy(logits_BV: Tensor, seen: list[Tensor] = drafting) -> Tensor:
+        def greedy(logits_BV: Tensor, seen: list[Tensor] = drafting) -> tuple[Tensor, None]:
             seen.append(logits_BV)
-            return logits_BV.argmax(-1)
+            return most_likely(logits_BV)
 
-        token_BK = drafter.propose(memory, context(either, model, tokens, start, end), slots, greedy)
-        document = [*tokens[: end + 1], *token_BK[0].tolist()]
+        draft = draft_chain(drafter, context(either, model, tokens, start, end), slots, greedy)
+        document = [*tokens[: end + 1], *draft.token_BM[0].tolist()]
         batch = either.batch([Document(document, [True] * len(document))])
         logits_RV = either.logits(either.rows(model, batch), batch)
         anchor_R = batch.rows.anchor_R

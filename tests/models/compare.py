@@ -10,6 +10,7 @@ from speculators.config import SpeculatorModelConfig
 from speculators.data.collate import collate
 from speculators.data.template import Document
 from speculators.model import SpeculatorModel, TrainingContext
+from speculators.proposals.chain import draft_chain
 from speculators.protocols.drafter import Context
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
@@ -82,12 +83,11 @@ def check_training(model: SpeculatorModel, head: VerifierHead, states: VerifierS
 
 def check_drafting(model: SpeculatorModel, head: VerifierHead, states: VerifierStates, naive: NaiveDraft) -> None:
     """Drafting after two rounds of verified positions, the second padded on the left, equals the naive draft's."""
-    drafter, seen = model.drafter(head), list[Tensor]()
-    memory = drafter.start(1)
+    drafter, seen = model.drafter(head, 1), list[Tensor]()
 
-    def teach(logits_BV: Tensor) -> Tensor:
+    def teach(logits_BV: Tensor) -> tuple[Tensor, None]:
         seen.append(logits_BV[0])
-        return torch.tensor([TOKENS[anchor + 1 + len(seen)]])
+        return torch.tensor([TOKENS[anchor + 1 + len(seen)]]), None
 
     for start, anchor, padding in ((0, 2, 0), (3, 4, 2)):
         seen.clear()
@@ -96,9 +96,13 @@ def check_drafting(model: SpeculatorModel, head: VerifierHead, states: VerifierS
         valid_BT = torch.tensor([[False] * padding + [True] * (len(places) - padding)])
         next_BT = torch.tensor([[TOKENS[p + 1] for p in places]])
         context = Context(
-            next_BT, VerifierStates(states.last_BTH[:, places], aux_BTA), torch.tensor([places]), valid_BT
+            torch.tensor([[TOKENS[p] for p in places]]),
+            next_BT,
+            VerifierStates(states.last_BTH[:, places], aux_BTA),
+            torch.tensor([places]),
+            valid_BT,
         )
         with torch.no_grad():
-            drafter.propose(memory, context, SLOTS - 1, teach)
+            draft_chain(drafter, context, SLOTS - 1, teach)
         for found, expected in zip(seen, naive.draft(TOKENS, anchor, SLOTS - 1), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

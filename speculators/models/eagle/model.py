@@ -11,28 +11,15 @@ from speculators.models.eagle.config import EagleSpeculatorConfig
 from speculators.models.eagle.loss import state_distance
 from speculators.nn.attention import KeyValue
 from speculators.nn.decoder_layer import DecoderLayer
+from speculators.nn.recurrent_drafter import RecurrentDrafter
 from speculators.nn.rotary import Rotary
 from speculators.nn.start import start_weights
-from speculators.nn.unroll import ChainDrafter, Step, unroll
+from speculators.nn.unroll import Step, unroll
 from speculators.protocols.batch import Batch
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
 from speculators.protocols.initialisation import Initialisation
 from speculators.protocols.rows import DraftOutput, Rows
-
-
-class _Bound:
-    """The draft with the verifier whose embedding and head it uses: what `unroll` and `ChainDrafter` want."""
-
-    def __init__(self, model: "EagleSpeculator", verifier: VerifierHead) -> None:
-        self.model, self.verifier = model, verifier
-        self.features, self.step = model.features, model.step
-
-    def embed(self, token_BT: Tensor) -> Tensor:
-        return self.verifier.embed(token_BT).to(self.model.fc.weight.dtype)
-
-    def logits(self, output_BH: Tensor) -> Tensor:
-        return self.verifier.logits(output_BH.to(self.verifier.head_VH.dtype))
 
 
 @SpeculatorModel.register("eagle")
@@ -61,6 +48,14 @@ class EagleSpeculator(SpeculatorModel):
         """The verifier's state after its final norm."""
         return states.last_BTH.to(self.fc.weight.dtype)
 
+    def embed(self, token_BT: Tensor, verifier: VerifierHead) -> Tensor:
+        """The verifier's embedding."""
+        return verifier.embed(token_BT).to(self.fc.weight.dtype)
+
+    def logits(self, output_NH: Tensor, verifier: VerifierHead) -> Tensor:
+        """The verifier's head."""
+        return verifier.logits(output_NH.to(verifier.head_VH.dtype))
+
     def step(
         self,
         embed_BTH: Tensor,
@@ -82,11 +77,11 @@ class EagleSpeculator(SpeculatorModel):
         self, batch: Batch, states: VerifierStates, verifier: VerifierHead, context: TrainingContext[Any]
     ) -> DraftOutput:
         """Rows of all slots, unrolled as in `unroll`, and the distance between states."""
-        output_RH = unroll(_Bound(self, verifier), batch, states)
+        output_RH = unroll(self, batch, states, verifier)
         distance = state_distance(output_RH, states.last_BTH.flatten(0, 1), batch.rows)
         rows = Rows.of(output_RH, verifier.head_VH, scaled_as_verifier=True)
         return DraftOutput({"rows": rows}, {"smooth_l1": lambda _: distance})
 
-    def drafter(self, verifier: VerifierHead) -> ChainDrafter:
-        """This draft as decoding uses it."""
-        return ChainDrafter(_Bound(self, verifier), self.device)
+    def drafter(self, verifier: VerifierHead, batch_size: int) -> RecurrentDrafter:
+        """Each token is drafted from the state of the token before it."""
+        return RecurrentDrafter(self, verifier, batch_size)

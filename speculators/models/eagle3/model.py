@@ -12,9 +12,10 @@ from speculators.models.eagle3.config import Eagle3SpeculatorConfig
 from speculators.nn.attention import Attention, KeyValue
 from speculators.nn.decoder_layer import DecoderLayer, GatedMLP
 from speculators.nn.norm import RMSNorm
+from speculators.nn.recurrent_drafter import RecurrentDrafter
 from speculators.nn.rotary import Rotary, Rotation
 from speculators.nn.start import start_weights
-from speculators.nn.unroll import ChainDrafter, Step, unroll
+from speculators.nn.unroll import Step, unroll
 from speculators.nn.vocabulary import most_frequent, widen
 from speculators.protocols.batch import Batch
 from speculators.protocols.head import VerifierHead
@@ -45,23 +46,6 @@ class FirstLayer(nn.Module):
         attended_BTH, seen = self.self_attn(both_BTI, rotation, past, mask_B1TL)
         x_BTH = residual_BTH + attended_BTH
         return x_BTH + self.mlp(self.post_attention_layernorm(x_BTH)), seen
-
-
-class _Bound:
-    """The draft with the verifier whose embedding and head it uses: what `unroll` and `ChainDrafter` want."""
-
-    def __init__(self, model: "Eagle3Speculator", verifier: VerifierHead) -> None:
-        self.model, self.verifier = model, verifier
-        self.features, self.step = model.features, model.step
-
-    def embed(self, token_BT: Tensor) -> Tensor:
-        own = self.model.embed_tokens
-        embed_BTH = self.verifier.embed(token_BT) if own is None else own(token_BT)
-        return embed_BTH.to(self.model.fc.weight.dtype)
-
-    def logits(self, output_BH: Tensor) -> Tensor:
-        logits_BD = F.linear(output_BH, self.model.lm_head.weight)
-        return widen(logits_BD, self.model.kept_D, self.model.config.target_vocab_size)
 
 
 @SpeculatorModel.register("eagle3")
@@ -147,6 +131,15 @@ class Eagle3Speculator(SpeculatorModel):
             aux_BTA = torch.cat([norm(part) for norm, part in zip(self.fc_norm, parts, strict=True)], dim=-1)
         return self.fc(aux_BTA)
 
+    def embed(self, token_BT: Tensor, verifier: VerifierHead) -> Tensor:
+        """The draft's own embedding, or the verifier's."""
+        embed_BTH = verifier.embed(token_BT) if self.embed_tokens is None else self.embed_tokens(token_BT)
+        return embed_BTH.to(self.fc.weight.dtype)
+
+    def logits(self, output_NH: Tensor, verifier: VerifierHead) -> Tensor:
+        """The draft's head, over the verifier's vocabulary."""
+        return widen(F.linear(output_NH, self.lm_head.weight), self.kept_D, self.config.target_vocab_size)
+
     def step(
         self,
         embed_BTH: Tensor,
@@ -169,9 +162,9 @@ class Eagle3Speculator(SpeculatorModel):
         self, batch: Batch, states: VerifierStates, verifier: VerifierHead, context: TrainingContext[Any]
     ) -> DraftOutput:
         """Rows of all slots, unrolled as in `unroll`."""
-        output_RH = unroll(_Bound(self, verifier), batch, states)
+        output_RH = unroll(self, batch, states, verifier)
         return DraftOutput({"rows": Rows.of(output_RH, *self.heads, kept_D=self.kept_D)})
 
-    def drafter(self, verifier: VerifierHead) -> ChainDrafter:
-        """This draft as decoding uses it."""
-        return ChainDrafter(_Bound(self, verifier), self.device)
+    def drafter(self, verifier: VerifierHead, batch_size: int) -> RecurrentDrafter:
+        """Each token is drafted from the state of the token before it."""
+        return RecurrentDrafter(self, verifier, batch_size)

@@ -90,6 +90,6 @@ class MedusaModel(SpeculatorModel):
         )
         return DraftOutput({"rows": Rows.of(hidden_RH, *self.heads, kept_D=self.kept_D)})
 
-    def drafter(self, verifier: VerifierHead) -> MedusaDrafter:
+    def drafter(self, verifier: VerifierHead, batch_size: int) -> MedusaDrafter:
         """Heads applied side by side to the last verified state."""
         return MedusaDrafter(self.blocks, self.heads, self.kept_D, self.config.vocab_size)

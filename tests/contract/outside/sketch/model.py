@@ -1,6 +1,5 @@
 """The sketch's networks, in training and in drafting."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,8 +7,9 @@ from torch import Tensor, nn
 
 from sketch.config import SketchConfig
 from speculators.model import SpeculatorModel, TrainingContext
+from speculators.nn.slot_drafter import SlotDrafter
 from speculators.protocols.batch import Batch
-from speculators.protocols.drafter import Choose, Context
+from speculators.protocols.drafter import Context
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
 from speculators.protocols.initialisation import Initialisation
@@ -49,27 +49,24 @@ class SketchModel(SpeculatorModel):
         hidden_RH = torch.cat([self.slot(s, last_PH[batch.rows.of_slot(anchor_R, s)]) for s in slots])
         return DraftOutput({"rows": Rows.of(hidden_RH, verifier.head_VH, scaled_as_verifier=True)})
 
-    def drafter(self, verifier: VerifierHead) -> "SketchDrafter":
+    def drafter(self, verifier: VerifierHead, batch_size: int) -> "SketchDrafter":
         """All slots from the last verified state."""
         return SketchDrafter(self, verifier)
 
 
-class SketchDrafter:
+class SketchDrafter(SlotDrafter):
     """Drafts without a memory."""
 
     def __init__(self, model: SketchModel, verifier: VerifierHead) -> None:
+        super().__init__()
         self.model, self.verifier = model, verifier
 
-    def start(self, batch_size: int) -> None:
-        """Nothing is remembered."""
+    def read(self, context: Context, depth: int) -> None:
+        """Keep the last verified state."""
+        assert context.states is not None
+        self.last_BH = context.states.last_BTH[:, -1]
 
-    def select(self, state: None, rows: Tensor) -> None:
-        """Nothing is remembered."""
-
-    def propose(self, state: None, context: Context, count: int, choose: Choose) -> Tensor:
-        """Token k comes from slot k."""
-        return torch.stack([choose(logits) for logits in self._logits(context.states.last_BTH[:, -1], count)], dim=1)
-
-    def _logits(self, last_BH: Tensor, count: int) -> Iterator[Tensor]:
-        for s in range(1, count + 1):
-            yield self.verifier.logits(self.model.slot(s, last_BH).to(self.verifier.head_VH.dtype))
+    def slot(self, level: int) -> Tensor:
+        """Level k comes from network k."""
+        state_BH = self.model.slot(level + 1, self.last_BH)
+        return self.verifier.logits(state_BH.to(self.verifier.head_VH.dtype))

@@ -1,0 +1,140 @@
+"""The verifier's side of decoding: one pass judges a draft, and the cache keeps what was accepted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from speculators.decoding.cache import RaggedCache
+from speculators.decoding.tree_mask import attention_masks, tree_visibility
+from speculators.protocols.draft import Draft, Verdict
+from speculators.protocols.drafter import Context
+from speculators.protocols.hidden_states import VerifierStates
+from speculators.verifier.in_process import Verifier
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over a draft: place 0 is the last verified token, place 1 + m is node m.
+
+    Attributes:
+        token_BP: int64 tokens, P = 1 + M.
+        position_BP: int64 positions in the text.
+        states: at every place.
+        logits_BPV: after every place.
+    """
+
+    token_BP: Tensor
+    position_BP: Tensor
+    states: VerifierStates
+    logits_BPV: Tensor
+
+    def context(self, verdict: Verdict, with_states: bool) -> Context:
+        """The accepted places, moved to the right edge, as the drafter takes them in.
+
+        Args:
+            verdict: what was accepted.
+            with_states: whether the drafter reads states.
+        """
+        P = 1 + verdict.node_BD.shape[1]
+        # Place 0 and the accepted ones in order, after as many that are padding.
+        shift_B1 = (P - 1 - verdict.accepted_B).unsqueeze(1)
+        path_BP = torch.nn.functional.pad(verdict.node_BD + 1, (1, 0))
+        index_BP = torch.arange(P, device=path_BP.device) - shift_B1
+        valid_BP = index_BP >= 0
+        place_BP = path_BP.gather(1, index_BP.clamp_min(0))
+        token_BP = self.token_BP.gather(1, place_BP)
+
+        def pick(x_BPC: Tensor) -> Tensor:
+            return x_BPC.gather(1, place_BP.unsqueeze(-1).expand(-1, -1, x_BPC.shape[-1]))
+
+        aux_BPA = self.states.aux_BTA
+        return Context(
+            token_BT=token_BP * valid_BP,
+            next_token_BT=torch.cat((token_BP[:, 1:], verdict.token_B.unsqueeze(1)), dim=1),
+            states=VerifierStates(pick(self.states.last_BTH), None if aux_BPA is None else pick(aux_BPA))
+            if with_states
+            else None,
+            position_BT=self.position_BP.gather(1, place_BP) * valid_BP,
+            valid_BT=valid_BP,
+        )
+
+
+class Verification:
+    """A batch of texts in the verifier's cache.
+
+    Attributes:
+        cache: keys and values of every verified token but the last of each text.
+        length_B: int64 tokens in the cache, of each text.
+    """
+
+    def __init__(self, verifier: Verifier, layer_ids: Sequence[int]) -> None:
+        """Nothing is read yet.
+
+        Args:
+            verifier: the model.
+            layer_ids: layers whose states a draft reads; empty if it reads none but the last.
+        """
+        self.verifier, self.layer_ids = verifier, layer_ids
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Pass, Tensor]:
+        """Read the prompts.
+
+        Args:
+            prompts: token ids, at least one prompt and one token each.
+
+        Returns:
+            The pass over all of them, padded on the left, with logits after the last place alone, P = 1 in them; and
+            bool valid_BT, False at padding.
+        """
+        device, width = self.verifier.device, max(map(len, prompts))
+        token_BT = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
+        valid_BT = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
+        position_BT = (valid_BT.cumsum(1) - 1).clamp_min(0)
+        self.cache, self.length_B = RaggedCache(valid_BT), valid_BT.sum(1)
+        states = self.verifier.states(token_BT, position_BT, self.layer_ids, valid_BT, self.cache.kv)
+        logits_B1V = self.verifier.head.logits(states.last_BTH[:, -1:])
+        return Pass(token_BT, position_BT, states, logits_B1V), valid_BT
+
+    def read(self, last_B: Tensor, draft: Draft) -> Pass:
+        """One pass over the last verified tokens and what was drafted after them; the cache holds all of it afterwards.
+
+        Args:
+            last_B: int64 the last verified token of each text, which the cache does not hold yet.
+            draft: of M >= 0 tokens.
+
+        Raises:
+            ValueError: the draft is no chain, and the verifier has layers that cannot read a tree.
+        """
+        token_BP = torch.cat((last_B.unsqueeze(1), draft.token_BM), dim=1)
+        P, old_BL = token_BP.shape[1], self.cache.valid_BL
+        mask = self.cache.grow(P)
+        if draft.is_chain:
+            # Causal attention over columns is a chain's: no mask of places by columns is made.
+            position_BP = self.length_B.unsqueeze(1) + torch.arange(P, device=token_BP.device)
+        else:
+            visible_BPC, distance_BPC = tree_visibility(old_BL, draft)
+            position_BP = self.length_B.unsqueeze(1) + visible_BPC[:, :, -P:].sum(2) - 1
+            config, dtype = self.verifier.model.config.get_text_config(), self.verifier.head.embed_VH.dtype
+            mask = attention_masks(config, visible_BPC, distance_BPC, dtype)
+        states = self.verifier.states(token_BP, position_BP, self.layer_ids, mask, self.cache.kv)
+        return Pass(token_BP, position_BP, states, self.verifier.head.logits(states.last_BTH))
+
+    def keep(self, verdict: Verdict, places: int) -> None:
+        """Of the last pass, keep the last verified token and the accepted path.
+
+        Args:
+            verdict: what was accepted.
+            places: P of that pass.
+        """
+        place_P = torch.arange(places, device=verdict.token_B.device)
+        kept_BP = (verdict.node_BD.unsqueeze(2) + 1 == place_P).any(1)
+        kept_BP[:, 0] = True
+        self.cache.keep(kept_BP)
+        self.length_B = self.length_B + verdict.accepted_B + 1
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only some texts, `rows` int64 indices."""
+        self.cache.select(rows)
+        self.length_B = self.length_B[rows]
