@@ -1,6 +1,6 @@
 """Decoding with every algorithm's drafter: counts, texts, and that it drafts what was trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,6 +9,8 @@ from speculators.data.template import Document
 from speculators.decoding.generate import Decoded, plain
 from speculators.model import SpeculatorModel
 from speculators.proposals.chain import draft_chain, most_likely
+from speculators.proposals.method import ProposalMethod
+from speculators.protocols.draft import Draft, Verdict
 from speculators.protocols.drafter import Context, Drafter, Predictions
 from speculators.protocols.hidden_states import VerifierStates
 
@@ -132,3 +134,62 @@ def test_training_and_drafting_compute_the_same(either: Case) -> None:
             row = (batch.rows.valid_R & (anchor_R == end - 1) & (batch.rows.slot_R == slot)).nonzero().item()
             torch.testing.assert_close(drafting[slot - 1][0], logits_RV[row], rtol=1e-3, atol=1e-3)
         start = end
+
+
+@torch.no_grad()
+def test_a_tree_is_drafted_as_each_of_its_paths(either: Case) -> None:
+    """What the draft predicts after a node depends on the text and the node's path alone."""
+    if not either.run.algorithm.drafts_trees:
+        return
+    model, tokens = either.shaken(), either.texts[3].tokens
+    levels = [([7, 9, 11], [0, 0, 0]), ([1, 2, 3, 4], [0, 0, 2, 1]), ([5, 6, 5], [3, 0, 0])]
+
+    def depth_first(drafter: Drafter, paths: list[list[tuple[int, int]]]) -> list[Tensor]:
+        """Predictions after each of the nodes that a call adds; a call adds (token, parent) of one level."""
+        drafter.extend(context(either, model, tokens, 0, 6), 4)
+        first = drafter.extend(context(either, model, tokens, 6, 9), 4)
+        found = [first.logits_BNV[0]]
+        for level in paths:
+            own = [torch.tensor([[pair[i] for pair in level]]) for i in (0, 1)]
+            found.append(drafter.expand(*own).logits_BNV[0])
+        return found
+
+    depth = min(len(levels), either.run.algorithm.slots - 1)
+    together = depth_first(
+        model.drafter(either.verifier.head, 1), [list(zip(*level, strict=True)) for level in levels[:depth]]
+    )
+    for level in range(depth):
+        for node in range(len(levels[level][0])):
+            path, at = list[int](), node
+            for tokens_N, parents_N in reversed(levels[: level + 1]):
+                path.insert(0, tokens_N[at])
+                at = parents_N[at]
+            alone = depth_first(model.drafter(either.verifier.head, 1), [[(token, 0)] for token in path])
+            torch.testing.assert_close(together[level + 1][node], alone[-1][0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_chain_written_as_a_tree_counts_alike(overfit: Overfit) -> None:
+    """A tree with one branch takes the tree's mask and cache: the same text, and the same counts one by one."""
+    case, model = overfit.case, overfit.model
+    decoder = case.decoder(model, TOKENS)
+    assert decoder.speculation is not None
+    as_tree = replace(decoder.speculation, method=AsTree(decoder.speculation.method))
+    chain, tree = decoder(prompts(case)), replace(decoder, speculation=as_tree)(prompts(case))
+    assert tree.tokens == chain.tokens and tree.accepted_K == chain.accepted_K
+    assert (tree.drafts, tree.drafted) == (chain.drafts, chain.drafted)
+
+
+class AsTree(ProposalMethod):
+    """Another method's chains, with their parents written out."""
+
+    def __init__(self, method: ProposalMethod) -> None:
+        self.method = method
+
+    def draft(self, drafter: Drafter, context: Context) -> Draft:
+        """A tree with one branch."""
+        chain = self.method.draft(drafter, context)
+        return replace(chain, parent_BM=chain.parents())
+
+    def judge(self, draft: Draft, logits_BPV: Tensor) -> Verdict:
+        """As the chain."""
+        return self.method.judge(draft, logits_BPV)
