@@ -61,7 +61,7 @@ def evaluate(
     )
     with_draft = Decoder(verifier, sampler, evaluation.max_new_tokens, speculation)
     plainly = Decoder(verifier, sampler, evaluation.max_new_tokens)
-    drafted, plain = Decoded([], [], [0] * proposal.depth), Decoded([], [], [])
+    drafted, plain = Decoded([], [], [0] * proposal.levels), Decoded([], [], [])
     # A first pass over little, so that neither side pays for what only happens once.
     for decoder in (with_draft, plainly):
         replace(decoder, max_new_tokens=2)(chosen[:1])
@@ -78,7 +78,7 @@ def evaluate(
         "acceptance_length": acceptance_length,
         "tokens_per_second": tokens_per_second,
         # Leviathan et al. 2023, arXiv:2211.17192, theorem 3.8, with the measured length.
-        "speedup": acceptance_length / (1 + evaluation.cost_ratio * proposal.depth),
+        "speedup": acceptance_length / (1 + evaluation.cost_ratio * proposal.levels),
     }
     return EvaluationResult(
         objective=objectives[evaluation.objective],

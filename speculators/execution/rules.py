@@ -52,10 +52,10 @@ def broken(run: RunConfig) -> list[Broken]:
 
 def notes(run: RunConfig) -> list[str]:
     """What is allowed and worth knowing."""
-    depth, slots, found = run.proposal.depth, run.algorithm.slots, []
-    if run.algorithm.recurrent and depth > slots:
+    levels, slots, found = run.proposal.levels, run.algorithm.slots, []
+    if run.algorithm.recurrent and levels > slots:
         found.append(
-            f"proposal.{run.proposal.depth_key}={depth}: the draft is trained {slots} tokens ahead; "
+            f"proposal.{run.proposal.levels_key}={levels}: the draft is trained {slots} tokens ahead; "
             "those beyond are drafted by going on"
         )
     if lossy := run.proposal.lossy(run.evaluation.temperature):
@@ -66,9 +66,9 @@ def notes(run: RunConfig) -> list[str]:
 def drafts_what_it_can(run: RunConfig) -> Iterator[Broken]:
     """A draft that is not recurrent has no more tokens to give than slots, and not every draft can draft a tree."""
     proposal, slots = run.proposal, run.algorithm.slots
-    if not run.algorithm.recurrent and proposal.depth > slots:
+    if not run.algorithm.recurrent and proposal.levels > slots:
         reason = f"a {run.algorithm.name} draft of these settings drafts at most {slots}"
-        yield Broken(f"proposal.{proposal.depth_key}", proposal.depth, reason)
+        yield Broken(f"proposal.{proposal.levels_key}", proposal.levels, reason)
     if proposal.is_tree and not run.algorithm.drafts_trees:
         reason = f"a {run.algorithm.name} draft cannot draft trees; choose a chain, as proposal=greedy is"
         yield Broken("proposal.proposal_type", proposal.proposal_type, reason)

@@ -15,8 +15,8 @@ class TokenProposalConfig(PydanticClassRegistryMixin):
 
     # Whether a node of the draft may have several children: only some draft models and engines can do that.
     is_tree: ClassVar[bool] = False
-    # The setting to lower for a draft model that cannot draft as far ahead as `depth`.
-    depth_key: ClassVar[str] = "speculative_tokens"
+    # The setting to lower for a draft model that cannot draft as far ahead as `levels`.
+    levels_key: ClassVar[str] = "speculative_tokens"
 
     proposal_type: str = Field(description="the method's name")
 
@@ -25,13 +25,13 @@ class TokenProposalConfig(PydanticClassRegistryMixin):
         return cls if PydanticClassRegistryMixin in cls.__bases__ else TokenProposalConfig
 
     @property
-    def depth(self) -> int:
+    def levels(self) -> int:
         """Levels of a draft, >= 1: the most tokens that one pass of the verifier can accept."""
         raise NotImplementedError(f"{type(self).__name__} does not say how many levels its drafts have")
 
     @property
     def nodes(self) -> int:
-        """Drafted tokens that one pass of the verifier judges at most, >= depth."""
+        """Drafted tokens that one pass of the verifier judges at most, >= levels."""
         raise NotImplementedError(f"{type(self).__name__} does not say how many tokens its drafts have")
 
     def lossy(self, temperature: float) -> str | None:
@@ -60,7 +60,7 @@ class ChainProposalConfig(TokenProposalConfig):
     speculative_tokens: int = Field(default=5, ge=1, description="tokens drafted for each pass of the verifier")
 
     @property
-    def depth(self) -> int:
+    def levels(self) -> int:
         """One level a token."""
         return self.speculative_tokens
 

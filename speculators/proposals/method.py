@@ -37,7 +37,7 @@ class ProposalMethod(ClassRegistryMixin, ABC):
             context: the positions verified since the last call, for its `extend`.
 
         Returns:
-            At most `config.nodes` tokens in at most `config.depth` levels. Every round of a batch may have another shape.
+            At most `config.nodes` tokens in at most `config.levels` levels. Every round of a batch may have another shape.
         """
 
     @abstractmethod
@@ -50,7 +50,7 @@ class ProposalMethod(ClassRegistryMixin, ABC):
                 node m. Those of nodes that are not valid hold anything.
 
         Returns:
-            The accepted path, as wide as `config.depth`, and the verifier's next token after it.
+            The accepted path, as wide as `config.levels`, and the verifier's next token after it.
         """
 
     @classmethod

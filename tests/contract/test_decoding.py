@@ -57,7 +57,7 @@ def prompts(case: Case) -> list[list[int]]:
 def decode_dictated(case: Case, off: int) -> Decoded:
     """Decode with choices read off the verifier's own texts; its texts must be the verifier's."""
     model = case.shaken()
-    own = plain(case.verifier, prompts(case), TOKENS + case.run.proposal.depth + 1, batch_size=4)
+    own = plain(case.verifier, prompts(case), TOKENS + case.run.proposal.levels + 1, batch_size=4)
     texts = [[*p, *a] for p, a in zip(prompts(case), own, strict=True)]
 
     def dictated(batch_size: int) -> Dictated:
@@ -72,7 +72,7 @@ def test_a_perfect_draft_is_accepted_whole(either: Case) -> None:
     """Drafting what the verifier says gives the longest acceptance length there is, 1 + K."""
     decoded = decode_dictated(either, off=0)
     assert decoded.drafts > 0
-    assert decoded.accepted == decoded.drafts * either.run.proposal.depth
+    assert decoded.accepted == decoded.drafts * either.run.proposal.levels
     assert set(decoded.accepted_K) == {decoded.drafts}
 
 

@@ -76,18 +76,18 @@ def test_an_unknown_key_is_refused_with_the_nearest(name: str) -> None:
 def test_a_draft_has_the_form_that_its_settings_say(name: str, temperature: float) -> None:
     """At most `nodes` tokens in at most `depth` levels, siblings differ, and a pass of the draft for each level."""
     config = settings(name)
-    assert config.nodes >= config.depth >= 1
+    assert config.nodes >= config.levels >= 1
     drafter = TableDrafter(list(DRAFTS))
     method = ProposalMethod.of(config, Sampler(temperature, torch.Generator().manual_seed(0)))
     draft, verdict = round_of(method, VERIFIERS, drafter)
     assert draft.token_BM.dtype == verdict.node_BD.dtype == verdict.token_B.dtype == torch.int64
     assert draft.token_BM.shape[0] == len(DRAFTS) and 1 <= draft.token_BM.shape[1] <= config.nodes
-    assert verdict.node_BD.shape == (len(DRAFTS), config.depth)
+    assert verdict.node_BD.shape == (len(DRAFTS), config.levels)
     assert draft.is_chain or config.is_tree
-    assert len(drafter.calls) == config.depth - 1
+    assert len(drafter.calls) == config.levels - 1
     for row in range(len(DRAFTS)):
         texts = node_texts(draft, row)
-        assert len(set(texts)) == len(texts) and max(map(len, texts)) <= config.depth
+        assert len(set(texts)) == len(texts) and max(map(len, texts)) <= config.levels
 
 
 @pytest.mark.parametrize("name", PROPOSALS)
@@ -127,7 +127,7 @@ def test_sampled_text_has_the_verifiers_law(name: str, closed: set[Text]) -> Non
         method = ProposalMethod.of(config, sampler)
         return emitted(*round_of(method, [verifier], TableDrafter([draft], closed)), 0)
 
-    length, law, total = config.depth + 1, defaultdict[Text, float](float), 0.0
+    length, law, total = config.levels + 1, defaultdict[Text, float](float), 0.0
     for chance, text in outcomes(one_round):
         law[text] += chance
         total += chance

@@ -21,7 +21,7 @@ class GreedyMethod(ProposalMethod):
 
     def draft(self, drafter: Drafter, context: Context) -> Draft:
         """Draft `speculative_tokens` tokens, each the most likely one."""
-        return draft_chain(drafter, context, self.config.depth, most_likely)
+        return draft_chain(drafter, context, self.config.levels, most_likely)
 
     def judge(self, draft: Draft, logits_BPV: Tensor) -> Verdict:
         """Accept the verifier's own tokens, or those near enough to them; at a temperature, accept by their probability."""

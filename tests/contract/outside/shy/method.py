@@ -20,7 +20,7 @@ class ShyMethod(ProposalMethod):
 
     def draft(self, drafter: Drafter, context: Context) -> Draft:
         """A chain of most likely tokens."""
-        return draft_chain(drafter, context, self.config.depth, most_likely)
+        return draft_chain(drafter, context, self.config.levels, most_likely)
 
     def judge(self, draft: Draft, logits_BPV: Tensor) -> Verdict:
         """Accept at most `max_accepted` of the verifier's own tokens."""
