@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speculators.verifier.location import config_file
 
+# Classes of transformers whose output head always has a bias; others say it in `lm_head_bias`.
+BIASED_HEADS = ("codegen", "gptj", "phi")
+
 
 class VerifierFacts(BaseModel):
     """Sizes and kinds that a draft must agree with, the text model's where there are several."""
@@ -27,6 +30,7 @@ class VerifierFacts(BaseModel):
     rope_parameters: dict[str, Any]
     max_position_embeddings: int = Field(ge=1)
     tie_word_embeddings: bool
+    head_bias: bool = Field(description="the output head adds a bias")
     dtype: str | None = Field(description="dtype of the checkpoint; None if it does not say")
 
     @classmethod
@@ -86,6 +90,7 @@ class VerifierFacts(BaseModel):
             rope_parameters=_rope(text),
             max_position_embeddings=text.get("max_position_embeddings") or 2048,
             tie_word_embeddings=bool(text.get("tie_word_embeddings", False)),
+            head_bias=bool(text.get("lm_head_bias")) or text.get("model_type") in BIASED_HEADS,
             dtype=text.get("dtype") or text.get("torch_dtype"),
         )
 

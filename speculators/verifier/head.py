@@ -21,10 +21,17 @@ def head_of(model: PreTrainedModel) -> VerifierHead:
         embed_VH=embedding.weight.detach(),
         head_VH=head.weight.detach(),
         bias_V=None if head.bias is None else head.bias.detach(),
-        # Cohere multiplies its logits by logit_scale, Granite divides them by logits_scaling.
-        logit_scale=config.get("logit_scale") or 1.0 / (config.get("logits_scaling") or 1.0),
+        logit_scale=_logit_scale(config),
         softcap=config.get("final_logit_softcapping"),
     )
+
+
+def _logit_scale(config: dict[str, Any]) -> float:
+    """What a model multiplies its logits by: Cohere and Falcon-H1 do, Granite divides them; `Verifier.load` checks it."""
+    scaling = config.get("logits_scaling") or 1.0
+    if config["model_type"] == "hyperclovax":  # Granite's key, but multiplied
+        return scaling
+    return config.get("logit_scale") or config.get("lm_head_multiplier") or 1.0 / scaling
 
 
 def read_head(settings: VerifierSettings, dtype: str, device: torch.device) -> VerifierHead:

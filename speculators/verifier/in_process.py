@@ -58,7 +58,30 @@ class Verifier:
             dtype=run_dtype(settings, device.type == "cpu"),
             device_map={"": device},
         )
-        return cls(model, settings.name_or_path)
+        verifier = cls(model, settings.name_or_path)
+        verifier.check_head(settings.name_or_path)
+        return verifier
+
+    @torch.no_grad()
+    def check_head(self, name: str) -> None:
+        """Look whether decoder and head give the model's own logits: some classes do more than that.
+
+        Args:
+            name: the verifier, for the message.
+
+        Raises:
+            ValueError: they do not.
+        """
+        token_BT = torch.arange(1, 5, device=self.device).unsqueeze(0) % len(self.head.embed_VH)
+        right_BTV = self.model(input_ids=token_BT, use_cache=False).logits
+        states = self.states(token_BT, torch.arange(4, device=self.device).unsqueeze(0), ())
+        # Rounding of half precision is below a hundredth of the largest logit.
+        far = (self.head.logits(states.last_BTH) - right_BTV).abs().max() > 1e-2 * right_BTV.abs().max()
+        if far:
+            raise ValueError(
+                f"verifier.name_or_path: {name} is a {type(self.model).__name__}, which makes its logits otherwise than by "
+                "its output head on its last state; take another verifier"
+            )
 
     @property
     def device(self) -> torch.device:

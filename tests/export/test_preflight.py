@@ -46,6 +46,15 @@ def test_what_we_train_is_served(
     assert preflight(ENGINE, published(make_run(algorithm)), facts) == []
 
 
+@pytest.mark.parametrize(("algorithm", "found"), [(EAGLE, ["wrong"]), (EAGLE3, [])])
+def test_a_head_that_the_draft_borrows_has_no_bias(
+    algorithm: dict[str, Any], found: list[str], make_run: Make, published: Published, facts: VerifierFacts
+) -> None:
+    """EAGLE's logits are made by the verifier's head, EAGLE-3 has one of its own."""
+    biased = facts.model_copy(update={"head_bias": True})
+    assert [f.level for f in preflight(ENGINE, published(make_run(algorithm)), biased)] == found
+
+
 @pytest.mark.parametrize(
     ("path", "value", "level", "key"),
     [

@@ -69,3 +69,13 @@ def test_a_scaled_rope_knows_how_far_it_was_trained() -> None:
     yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
     assert rope(rope_parameters=yarn) == {**yarn, "original_max_position_embeddings": 2048}
     assert rope(rope_parameters=yarn, original_max_position_embeddings=512)["original_max_position_embeddings"] == 512
+
+
+@pytest.mark.parametrize(
+    ("changes", "biased"),
+    [({}, False), ({"model_type": "phi"}, True), ({"lm_head_bias": True}, True), ({"lm_head_bias": False}, False)],
+)
+def test_a_bias_of_the_head(changes: dict[str, Any], biased: bool) -> None:
+    """Phi's config.json does not say it, Phi-3.5-MoE's does."""
+    config = json.loads((Path(str(files("speculators.assets"))) / "tiny" / "config.json").read_text())
+    assert VerifierFacts.from_dict("tiny", config | changes).head_bias == biased

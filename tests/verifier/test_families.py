@@ -2,17 +2,19 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import BartConfig, BloomConfig, CLIPConfig, MptConfig, PreTrainedConfig, T5Config
+from transformers import BartConfig, BloomConfig, CLIPConfig, LlamaForCausalLM, MptConfig, PreTrainedConfig, T5Config
 
 from speculators.composition.compose import compose
 from speculators.data.collate import collate
 from speculators.data.template import Document
 from speculators.decoding.generate import plain
 from speculators.utils.messages import WrongInput
+from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.settings import VerifierSettings
 
@@ -67,6 +69,37 @@ def test_states_and_logits_are_the_models(family: str) -> None:
     assert states.aux_BTA is not None
     assert distance(states.aux_BTA, torch.cat(right.hidden_states[1:3], dim=-1)) < CLOSE
     assert distance(verifier(family).head.logits(states.last_BTH), right.logits) < CLOSE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_facts_are_those_of_the_model(family: str) -> None:
+    """What a run knows before it loads anything."""
+    model = verifier(family).model
+    facts = VerifierFacts.from_dict(family, model.config.to_dict())
+    head = verifier(family).head
+    assert (facts.vocab_size, facts.hidden_size) == head.embed_VH.shape == head.head_VH.shape
+    assert facts.head_bias == (head.bias_V is not None)
+    assert facts.num_hidden_layers == 4
+    assert not any(isinstance(value, dict) for value in facts.rope_parameters.values())
+
+
+class Shifted(LlamaForCausalLM):
+    """A model that does something of its own to its logits."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits.sort().values
+        return output
+
+
+def test_logits_that_the_head_does_not_make_are_refused() -> None:
+    """Every family passes; a class with another last step does not."""
+    for family in FAMILIES:
+        verifier(family).check_head(family)
+    with pytest.raises(
+        ValueError, match="^verifier.name_or_path: some/model is a Shifted, which makes its logits otherwise"
+    ):
+        Verifier(Shifted(FAMILIES["llama"]())).check_head("some/model")
 
 
 # Their caches hold a state that no rejected token can be taken out of.

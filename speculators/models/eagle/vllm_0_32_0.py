@@ -58,6 +58,10 @@ class Eagle(VllmDraft):
         yield from one_of(read, "fusion_bias", (False, None), reason, level="wrong")
         yield from as_wide_as_the_verifier(read, f"{LAYER}.hidden_size", facts)
         yield from decoder_layers(read, facts, extends_context=True)
+        if facts is not None and facts.head_bias:  # model_executor/models/llama.py:LlamaForCausalLM.compute_logits
+            key = "speculators_config.verifier.architectures"
+            reason = "vLLM's EAGLE takes this verifier's head without its bias; train a draft with a head of its own, as eagle3"
+            yield Finding("wrong", key, facts.architectures, reason)
 
     def native_problems(self, native: Config) -> Iterator[Finding]:
         """The class is chosen by the architecture: transformers_utils/configs/eagle.py:EAGLEConfig.__init__."""
