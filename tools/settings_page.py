@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 from pydantic import BaseModel, create_model
 
+from speculators.composition.by_verifier import RULE
 from speculators.settings.run_config import RunConfig
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +22,9 @@ HEAD = """# Every setting
 
 Made by `python tools/settings_page.py` from `conf/` and the classes that check it; do not edit. A value is changed with
 `key=value`, an option is chosen with `group=option`; `???` must be given, `null` is no value. In bold: the option that a
-run takes unless it is told otherwise.
+run takes unless it is told otherwise. Two rules make a value of the verifier's size, and run.yaml has what they made:
+`${inverse_width:PEAK,WIDTH}` is PEAK up to that hidden size and falls in inverse proportion beyond,
+`${if_above:SIZE,LIMIT,A,B}` is A where SIZE, hidden_size or vocab_size, is larger than LIMIT, else B.
 """
 
 
@@ -106,7 +110,7 @@ def option(group: str, file: Path) -> Option:
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     field = RunConfig.model_fields[group]
     # What must be given is given here, so that the class which checks the file shows itself.
-    given = {k: "x" if v == "???" else v for k, v in values.items()}
+    given = {k: "x" if v == "???" else v for k, v in resolved_rules(values).items()}
     only = create_model("Only", **{group: (field.annotation, field)})  # type: ignore[call-overload] # names at run time
     checked_by = type(only.model_validate({group: given}).__dict__[group])
     schema, said = checked_by.model_json_schema(), comments(file)
@@ -119,6 +123,15 @@ def option(group: str, file: Path) -> Option:
         meaning = said.get(key) or part.get("description", "Which option this is." if key == first else "")
         settings.append(Setting(f"{group}.{key}", kind(resolved(part, schema)), written(value), meaning))
     return Option(file.stem, what, checked_by, settings)
+
+
+def resolved_rules(values: dict[str, Any]) -> dict[str, Any]:
+    """A file's values, rules on the verifier's size resolved for the embedded one."""
+    verifier = yaml.safe_load((CONF / "verifier" / "tiny.yaml").read_text(encoding="utf-8"))
+    config = OmegaConf.create({"verifier": verifier, "values": values})
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    ruled = [key for key, value in tree["values"].items() if isinstance(value, str) and RULE.fullmatch(value)]
+    return values | {key: config["values"][key] for key in ruled}
 
 
 def written(value: Any) -> str:

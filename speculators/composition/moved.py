@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from speculators.composition.by_verifier import verifier_known
 from speculators.composition.compose import composed
 from speculators.composition.provenance import Blame
 from speculators.composition.validate import without_hydra
@@ -30,7 +31,9 @@ def moved(pin: "Pin") -> list[str]:
             raise WrongInput([f"{' and '.join(gone)} is not there"])
         searched = [f"hydra.searchpath={json.dumps(pin.searchpath)}"] if pin.searchpath else []
         with composed([*pin.overrides, *searched]) as config:
-            tree: Any = OmegaConf.to_container(without_hydra(config), resolve=True)
+            own = without_hydra(config)
+            with verifier_known(own):
+                tree: Any = OmegaConf.to_container(own, resolve=True)
             return _moved(flat(pin.run.model_dump(mode="json")), flat(tree), Blame(config.hydra))
     except WrongInput as error:
         return [f"defaults that moved since cannot be looked for: {error.messages[0]}"]

@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from speculators.composition.by_verifier import RULE
 from speculators.utils.yaml_lines import Lines, Place
 
 CONF, NAME = "speculators.conf", "train"
@@ -31,12 +32,16 @@ class Source:
     Attributes:
         place: `override KEY=VALUE`, or `conf/GROUP/OPTION.yaml:LINE`; the path of a file that is not this package's.
         via: the key that it was taken from, where a file says `${key}`.
+        rule: the rule on the verifier's size that the file states instead of a value.
     """
 
     place: str
     via: str | None = None
+    rule: str | None = None
 
     def __str__(self) -> str:
+        if self.rule:
+            return f"rule {self.rule} ({self.place})"
         return f"derived from {self.via} ({self.place})" if self.via else self.place
 
 
@@ -102,7 +107,8 @@ class Blame:
             target = ".".join([match[1], *parts[place.depth :]])
             if (origin := self.source(target, followed | {key})) is not None:
                 return Source(origin.place, origin.via or target)
-        return Source(f"{_shown(file.path)}:{place.line}")
+        rule = place.text if place.text and RULE.fullmatch(place.text) else None
+        return Source(f"{_shown(file.path)}:{place.line}", rule=rule)
 
     @property
     def overrides(self) -> list[str]:

@@ -7,6 +7,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from speculators.composition.by_verifier import RULE, verifier_known
 from speculators.composition.provenance import Blame
 from speculators.utils.messages import WrongInput
 
@@ -35,12 +36,16 @@ def validate(config: DictConfig) -> "RunConfig":
     unresolved = [f"{m}{set_by(blame(key))}" for key, m in _unresolved(own)]
     if unresolved:
         raise WrongInput(unresolved)
-    composed: Any = OmegaConf.to_container(own, resolve=True)
     try:
+        with verifier_known(own):
+            composed: Any = OmegaConf.to_container(own, resolve=True)
         run = RunConfig.model_validate(composed)
         problems = broken(run)
     except ValidationError as error:
         raise WrongInput(complaints(error, composed, blame)) from error
+    except OmegaConfBaseException as error:
+        key, reason = str(error.full_key), str(error).splitlines()[0]
+        raise WrongInput([f"{key}: {reason}{set_by(blame(key))}"]) from error
     except ValueError as error:
         raise WrongInput([str(error) + set_by(blame(key_of(error)))]) from error
     if problems:
@@ -65,13 +70,15 @@ def _unresolved(config: DictConfig) -> list[tuple[str, str]]:
             if OmegaConf.is_missing(node, name):
                 found.append((key, f"{key} must be given, e.g. {key}=..."))
                 continue
+            typed = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
+            if isinstance(typed, str) and RULE.fullmatch(typed):
+                continue  # what it needs is the verifier's config.json
             try:
                 value = node[name]
             except InterpolationToMissingValueError:
                 continue  # the key that it leads to has its own message
             except OmegaConfBaseException as error:
                 reason = str(error).splitlines()[0]
-                typed = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
                 found.append((key, f"{key}={typed}: {reason[:1].lower()}{reason[1:]}"))
                 continue
             if OmegaConf.is_config(value) and not OmegaConf.is_interpolation(node, name):

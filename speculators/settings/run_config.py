@@ -208,7 +208,9 @@ class RunConfig(Strict):
     device: Annotated[str, AfterValidator(_device)] = Field(
         description="auto, the best there is; cpu, mps, cuda, xpu, npu, or one of several as cuda:N"
     )
-    precision: Literal["fp32", "bf16"] = Field(description="bf16 computes under autocast; weights stay fp32")
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        description="tf32: products of training in TF32 on an accelerator; bf16: under autocast; weights stay float32"
+    )
     dry_run: bool = Field(description="print the plan and stop")
     algorithm: Annotated[SerializeAsAny[AlgorithmSettings], WrapValidator(_by_name)]
     proposal: Annotated[SerializeAsAny[TokenProposalConfig], WrapValidator(_exact)]

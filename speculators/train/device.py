@@ -1,6 +1,8 @@
 """Where a run computes: the device that was asked for, and accelerate set up on it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,3 +30,22 @@ def start_accelerator(device: torch.device, run: RunConfig, folder: Path) -> Acc
         log_with=None if run.tracker.name == "none" else run.tracker.name,
         project_dir=folder,
     )
+
+
+@contextmanager
+def float32_products(device: torch.device, precision: str) -> Iterator[None]:
+    """While entered, an accelerator takes products of float32 in TF32, unless precision is `fp32`.
+
+    For training alone: decoding compares logits more closely than TF32 rounds them.
+
+    Args:
+        device: where the run computes; a CPU's products stay as they are.
+        precision: the run's.
+    """
+    before = torch.get_float32_matmul_precision()
+    if device.type != "cpu" and precision != "fp32":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

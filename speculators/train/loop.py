@@ -21,7 +21,7 @@ from speculators.runfolder.rights import command
 from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
 from speculators.train.checkpoint import Checkpoints, TrainState
-from speculators.train.device import start_accelerator
+from speculators.train.device import float32_products, start_accelerator
 from speculators.train.interrupt import Interrupt, Interrupted
 from speculators.train.metrics import Meter, Readings
 from speculators.train.moved import check_gradients, check_moved, fingerprint
@@ -77,7 +77,7 @@ def train(
     """
     loop = Loop(model, verifier, prepared, run, folder)
     try:
-        with Interrupt() as interrupt, loop.progress:
+        with Interrupt() as interrupt, loop.progress, float32_products(loop.device, run.precision):
             loop.run(interrupt)
             return loop.finish()
     finally:

@@ -1,0 +1,64 @@
+"""Values that depend on the verifier's size, by rules that stand in conf/: `${inverse_width:...}` and `${if_above:...}`.
+
+They are resolved with the rest of the config, so that run.yaml has the value, and the rule as its source.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# A value that is one of these rules, and nothing else.
+RULE = re.compile(r"\$\{(?:inverse_width|if_above):[^{}]*\}")
+SIZES = ("hidden_size", "vocab_size")
+_known: ContextVar[Mapping[str, int]] = ContextVar("sizes of the verifier whose run is being resolved")
+
+
+@contextmanager
+def verifier_known(config: DictConfig) -> Iterator[None]:
+    """Read a config's verifier once for all rules that are resolved inside.
+
+    Where its config.json cannot be had, the rules take its sizes for 0: what is wrong is for validation to say.
+    """
+    token = _known.set(_sizes(config))
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
+def inverse_width(peak: float, width: int, *, _root_: DictConfig) -> float:
+    """`peak` up to this hidden size of the verifier; beyond it, in inverse proportion, to two digits."""
+    size = _size("hidden_size", _root_)
+    return peak if size <= width else float(f"{peak * width / size:.2g}")
+
+
+def if_above(size: str, limit: int, above: Any, otherwise: Any, *, _root_: DictConfig) -> Any:
+    """`above` where a size of the verifier, one of `SIZES`, is larger than `limit`; else `otherwise`."""
+    return above if _size(size, _root_) > limit else otherwise
+
+
+def _size(name: str, config: DictConfig) -> int:
+    if name not in SIZES:
+        raise ValueError(f"{name} is no size that a rule can ask for; there are {', '.join(SIZES)}")
+    return (_known.get(None) or _sizes(config))[name]
+
+
+def _sizes(config: DictConfig) -> dict[str, int]:
+    from speculators.verifier.facts import VerifierFacts
+
+    name, revision = config.verifier.name_or_path, config.verifier.revision
+    if not isinstance(name, str) or not isinstance(revision, str | None):
+        return dict.fromkeys(SIZES, 0)
+    try:
+        facts = VerifierFacts.read(name, revision)
+    except ValueError:
+        return dict.fromkeys(SIZES, 0)
+    return {"hidden_size": facts.hidden_size, "vocab_size": facts.vocab_size}
+
+
+OmegaConf.register_new_resolver("inverse_width", inverse_width)
+OmegaConf.register_new_resolver("if_above", if_above)
