@@ -33,6 +33,7 @@ def measure(name: str, folder: Path, most: int) -> dict[str, Any]:
     from speculators.composition.compose import compose
     from speculators.config import SpeculatorModelConfig
     from speculators.data.prepare import prepare
+    from speculators.data.template import ChatTemplate
     from speculators.evaluate.evaluate import evaluate
     from speculators.format.published import speculator_dict
     from speculators.protocols.initialisation import Initialisation
@@ -41,14 +42,13 @@ def measure(name: str, folder: Path, most: int) -> dict[str, Any]:
     from speculators.utils.device import resolve
     from speculators.verifier.facts import VerifierFacts
     from speculators.verifier.in_process import Verifier
-    from speculators.verifier.tokenizer import load_tokenizer
 
     run = compose([f"algorithm={name}", "tracker=none"])
     device = resolve(run.device)
     facts = VerifierFacts.read(run.verifier.name_or_path)
     verifier = Verifier.load(run.verifier, device)
     set_seed(run.seed)
-    prepared = prepare(run.data, load_tokenizer(run.verifier), facts.vocab_size, run.seed)
+    prepared = prepare(run.data, ChatTemplate.of(run.verifier, run.data), facts.vocab_size, run.seed)
     set_seed(run.seed)
     config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
     model = build(config, Initialisation(verifier.head, prepared.token_count_V), device)

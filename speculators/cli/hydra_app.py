@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from speculators.composition.compose import EntryPointGroups, origin
 from speculators.composition.hydra_errors import explain
 from speculators.composition.provenance import CONF, NAME, Blame
-from speculators.composition.validate import COMPOSING, validate
+from speculators.composition.validate import COMPOSING, check_data, validate
 from speculators.runfolder.folder import RunFolder
 from speculators.utils.messages import RunFailed, WrongInput, broken_yaml, stop
 from speculators.utils.process import STOPPED_BY_SIGNAL
@@ -81,6 +81,7 @@ class Check(Callback):
         try:
             # Hydra turns exceptions of callbacks into warnings, and goes on; only an exit gets through.
             run = validate(config)
+            check_data(config, run)
             if run.dry_run:
                 from speculators.execution.plan import print_plan
 

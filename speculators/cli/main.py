@@ -3,11 +3,14 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from speculators.cli import cache
+
+if TYPE_CHECKING:
+    from speculators.settings.run_config import RunConfig
 
 log = logging.getLogger(__name__)
 app = typer.Typer(
@@ -64,6 +67,8 @@ def run(
     try:
         pin, notes = load_again(path, rights or [])
         input_hashes.check(pin, path)
+        if not pin.read:
+            _check_data(pin.run)
         folder = place(path, output)
         rewrite(folder, pin)
         start_log(RunFolder(folder).log)
@@ -74,6 +79,16 @@ def run(
         stop(error.messages)
     except RunFailed:
         sys.exit(1)
+
+
+def _check_data(pinned: "RunConfig") -> None:
+    from speculators.data.check import check_run
+    from speculators.utils.messages import WrongInput
+
+    try:
+        check_run(pinned)
+    except ValueError as error:
+        raise WrongInput([str(error)]) from error
 
 
 @app.command()
@@ -147,7 +162,8 @@ def evaluate(
     """Decode with a published draft and measure its acceptance length; `output=FOLDER` is where result.json goes.
 
     Verifier, proposal, data and seed are the checkpoint's own unless given. Without `data=...` the prompts are those that
-    its training held out; with it, all of that data, and of `data=chat` those that are held out with the seed.
+    its training held out, or, of a draft without run.yaml, the packaged ones; with it, all of that data, and of `data=chat`
+    those that are held out with the seed.
     """
     from speculators.composition.compose import compose
     from speculators.evaluate.checkpoint import is_trained, with_its_own

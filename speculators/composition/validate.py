@@ -53,6 +53,22 @@ def validate(config: DictConfig) -> "RunConfig":
     return run
 
 
+def check_data(config: DictConfig, run: "RunConfig") -> None:
+    """Look whether the data of a validated run can be read and used.
+
+    Raises:
+        WrongInput: it cannot, blamed on who named it.
+    """
+    from speculators.data.check import check_run
+    from speculators.utils.messages import key_of, set_by
+
+    try:
+        check_run(run)
+    except ValueError as error:
+        blame = Blame(config.hydra if "hydra" in config else HydraConfig.get())
+        raise WrongInput([str(error) + set_by(blame(key_of(error)))]) from error
+
+
 def without_hydra(config: DictConfig) -> DictConfig:
     """A composed config without its `hydra` node."""
     tree: Any = OmegaConf.to_container(config, resolve=False)

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save
 
 from speculators.cache.entry import Entry, NoRoom
 from speculators.cache.store import Store
-from speculators.data.prepare import Generate
 from speculators.data.ragged import flat, lists
+from speculators.data.regenerate import Generate
 from speculators.decoding.generate import plain
 from speculators.settings.run_config import RunConfig
 from speculators.verifier.in_process import Verifier
@@ -35,7 +35,7 @@ def kept_answers(run: RunConfig, store: Store, verifier: Verifier) -> Generate:
         made_of = {
             "verifier": content(run.verifier.name_or_path, run.verifier.revision, weights=True),
             "dtype": str(verifier.model.dtype),
-            "max_new_tokens": run.data.regenerate_max_new_tokens,
+            **_budget(run),
             "transformers": version("transformers"),
         }
         with store.use("answers", made_of, f"of {run.verifier.name_or_path}") as entry, entry.writing():
@@ -48,6 +48,12 @@ def kept_answers(run: RunConfig, store: Store, verifier: Verifier) -> Generate:
     return generate
 
 
+def _budget(run: RunConfig) -> dict[str, int]:
+    """What decides how long an answer may be."""
+    budget = run.data.regenerate_max_new_tokens
+    return {"max_length": run.data.max_length} if budget is None else {"max_new_tokens": budget}
+
+
 def _answered(
     run: RunConfig, store: Store, verifier: Verifier, entry: Entry, prompts: list[tuple[int, ...]]
 ) -> Answers:
@@ -57,7 +63,9 @@ def _answered(
         entry.begin(names)
     answers: Answers = {}
     for name, chunk in zip(names, chunks, strict=True):
-        got = plain(verifier, chunk, run.data.regenerate_max_new_tokens, run.evaluation.batch_size)
+        # The shortest prompt comes first; what does not fit into data.max_length is cut off later.
+        budget = run.data.regenerate_max_new_tokens or run.data.max_length - len(chunk[0])
+        got = plain(verifier, chunk, budget, run.evaluation.batch_size)
         answers |= dict(zip(chunk, got, strict=True))
         log.info("data: %d of %d answers regenerated", len(answers), len(prompts))
         payload = save(flat("prompts", chunk) | flat("answers", got))

@@ -1,61 +1,85 @@
-"""Conversations, wherever they are kept: the package, a file, or the Hub."""
+"""Conversations of a source, in one form whatever form they were kept in, and what cannot be used, by reason.
+
+One form: messages with `role` and `content`, tool calls and tool definitions as OpenAI's chat completions have them but
+for `arguments`, which is a dict as chat templates expect, and an answer's reasoning under `reasoning`.
+"""
 
 import json
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
+from speculators.data.files import CHAT
+from speculators.data.files import content as content_of_files
+from speculators.data.sources import from_hub, hub_rows, rows
+from speculators.data.unused import Unused
 from speculators.settings.run_config import ChatData, DataSettings, HubData, JsonlData
-from speculators.utils import digest
-from speculators.verifier.location import local_path
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
-CHAT = "pkg://speculators.assets/chat.jsonl"
-# ShareGPT's names of the speakers.
-ROLES = {"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant"}
+# Names of the speakers in ShareGPT's form and in what came of it.
+ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "bing": "assistant",
+    "chatgpt": "assistant",
+    "function_call": "assistant",
+    "function": "tool",
+    "observation": "tool",
+}
+# What an answer's reasoning is called: by vLLM and DeepSeek's API, by OpenRouter, by gpt-oss.
+REASONING = ("reasoning_content", "reasoning", "thinking")
+# What a part that is text is called: by chat completions, by responses.
+NOT_UNICODE = "with text that is not Unicode"
+BAD_CALL = "with a tool call that cannot be read"
+BAD_TOOLS = "with tool definitions that cannot be read"
+TEXTS = ("text", "input_text", "output_text")
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages with `role` and `content`, the last one an answer.
+    """Messages in order.
 
     Attributes:
-        messages: system, user, assistant and so on.
+        messages: each with `role` and `content`, a text; some with `tool_calls`, `reasoning`, `name` or `tool_call_id`.
+        tools: definitions of the tools that the model may call.
         truncated: the last answer was cut at a token limit, so it did not end where it ends here.
+        place: file and line, or data set and row.
     """
 
     messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
     truncated: bool = False
+    place: str = field(default="", compare=False)
 
     @property
     def prompt(self) -> list[Message]:
         """What comes before the first answer."""
-        first = next(i for i, m in enumerate(self.messages) if m["role"] == "assistant")
+        first = next((i for i, m in enumerate(self.messages) if m["role"] == "assistant"), len(self.messages))
         return self.messages[:first]
 
 
-def read(settings: DataSettings, skipped: Counter[str]) -> list[Conversation]:
-    """All usable conversations of a source, in its order.
+class Unusable(ValueError):
+    """A row that is no conversation to learn from; its text is one of few reasons."""
+
+
+def read(settings: DataSettings, unused: Unused, answered: bool) -> Iterator[Conversation]:
+    """The usable conversations of a source, in its order; one at a time is in memory.
 
     Args:
         settings: the source.
-        skipped: gets the count of what was left out, by reason.
+        unused: gets what was left out, by reason.
+        answered: a conversation needs an answer, and ends with its last one; else it needs a prompt alone, and all of
+            it is kept.
 
     Raises:
-        ValueError: the source is missing, empty, or broken; a broken line is named by its number.
+        ValueError: the source is missing or broken.
     """
-    if isinstance(settings, HubData):
-        rows = ((f"{settings.name}[{i}]", row) for i, row in enumerate(from_hub(settings)))
-    else:
-        rows = _lines(_file(settings))
-    conversations = [c for place, row in rows if (c := _conversation(place, row, skipped)) is not None]
-    if not conversations:
-        what = "has no conversation" if not skipped else f"has no usable conversation: {dict(skipped)}"
-        raise ValueError(f"data: the source {what}")
-    return conversations
+    for place, row in _rows(settings, unused):
+        try:
+            yield conversation(place, row, answered)
+        except Unusable as error:
+            unused.add(str(error), place)
 
 
 def content(settings: DataSettings) -> str:
@@ -65,70 +89,158 @@ def content(settings: DataSettings) -> str:
         ValueError: the source is missing.
     """
     # datasets makes a fingerprint of the files that it loaded, whatever the revision was called.
-    return from_hub(settings)._fingerprint if isinstance(settings, HubData) else digest.of_file(_file(settings))
+    return from_hub(settings)._fingerprint if isinstance(settings, HubData) else content_of_files(_path(settings))
 
 
-def _file(settings: DataSettings) -> Path:
-    match settings:
-        case ChatData():
-            return Path(local_path(CHAT))
-        case JsonlData():
-            path = Path(local_path(settings.path))
-        case _:
-            raise TypeError(f"no reader for {type(settings).__name__}")
-    if not path.is_file():
-        raise ValueError(f"data.path: there is no file {path}")
-    return path
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield f"{path}:{number}", json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"data.path: {path}:{number} is not JSON ({error.msg}, column {error.colno})"
-                ) from error
-
-
-def from_hub(settings: HubData) -> Any:
-    """The data set, as `datasets` keeps it on disk.
+def conversation(place: str, row: Any, answered: bool) -> Conversation:
+    """A row in our form.
 
     Raises:
-        ValueError: it cannot be loaded.
+        Unusable: it has none.
     """
-    from datasets import load_dataset
+    turns = _turns(row)
+    messages = [_message(turn) for turn in turns]
+    finish_reason = row.get("finish_reason")
+    if answered:
+        # What follows the last answer has nothing to be learnt from.
+        while messages and messages[-1]["role"] != "assistant":
+            messages.pop()
+        if not any(is_answer(m) for m in messages):
+            raise Unusable("without an answer")
+    if not messages or messages[0]["role"] == "assistant":
+        raise Unusable("without a prompt")
+    return Conversation(messages, _tools(row.get("tools")), truncated=finish_reason == "length", place=place)
 
-    try:
-        return load_dataset(settings.name, settings.subset, split=settings.split, revision=settings.revision)
-    except Exception as error:
-        # datasets raises some twenty types of its own and of its file systems; each means the same to the user.
-        raise ValueError(f"data.name: {settings.name} cannot be loaded ({type(error).__name__}: {error})") from error
+
+def is_answer(message: Message) -> bool:
+    """Whether there is anything in a message that a model would have written."""
+    learnt = message["role"] == "assistant" and message.get("weight") != 0
+    return learnt and bool(message["content"].strip() or message.get("tool_calls") or message.get("reasoning"))
 
 
-def _conversation(place: str, row: Any, skipped: Counter[str]) -> Conversation | None:
-    turns = (row.get("messages") or row.get("conversations")) if isinstance(row, dict) else None
+def _rows(settings: DataSettings, unused: Unused) -> Iterator[tuple[str, Any]]:
+    return hub_rows(settings) if isinstance(settings, HubData) else rows(_path(settings), unused)
+
+
+def _path(settings: DataSettings) -> str:
+    match settings:
+        case ChatData():
+            return CHAT
+        case JsonlData():
+            return settings.path
+    raise TypeError(f"no reader for {type(settings).__name__}")
+
+
+def _turns(row: Any) -> list[Any]:
+    """The turns of a row that has `messages`, `conversations`, or a `prompt` and perhaps a `completion`."""
+    if not isinstance(row, dict):
+        raise Unusable("that are not a JSON object")
+    turns = _parsed(row.get("messages") or row.get("conversations"))
+    if turns is None and row.get("prompt"):
+        turns = _side(row["prompt"], "user") + (_side(row["completion"], "assistant") if row.get("completion") else [])
     if not isinstance(turns, list):
-        raise ValueError(f"data: {place} has neither `messages` nor `conversations`, a list of turns")
-    messages = []
-    for turn in turns:
-        role = turn.get("role") or turn.get("from") if isinstance(turn, dict) else None
-        content = turn.get("content", turn.get("value")) if isinstance(turn, dict) else None
-        if isinstance(content, list):
-            content = "".join(part.get("text") or "" for part in content)
-        if not role or not isinstance(content, str):
-            raise ValueError(f"data: {place} has a turn without role and content (or from and value): {turn!r:.100}")
-        messages.append({"role": ROLES.get(role, role), "content": content})
-    # What follows the last answer has nothing to be learnt from.
-    while messages and messages[-1]["role"] != "assistant":
-        messages.pop()
-    if not messages or not any(m["content"].strip() for m in messages if m["role"] == "assistant"):
-        skipped["without an answer"] += 1
+        raise Unusable("without `messages`, `conversations` or `prompt`")
+    return turns
+
+
+def _side(side: Any, role: str) -> list[Any]:
+    return [{"role": role, "content": side}] if isinstance(side, str) else side if isinstance(side, list) else []
+
+
+def _message(turn: Any) -> Message:
+    if not isinstance(turn, dict):
+        raise Unusable("with a turn that is not an object")
+    said = turn.get("role") or turn.get("from")
+    if not isinstance(said, str):
+        raise Unusable("with a turn without a role")
+    role, content = ROLES.get(said, said), turn.get("content", turn.get("value"))
+    calls = _parsed(turn.get("tool_calls")) or turn.get("function_call")
+    if said == "function_call":
+        calls, content = _parsed(content), None
+    found = _reasoning(turn) if role == "assistant" else ""
+    if content is None and not (role == "assistant" and (calls or found)):
+        raise Unusable("with a turn without content")
+    message: Message = {"role": role, "content": _text(content)}
+    if found:
+        message["reasoning"] = _unicode(found)
+    if calls and role == "assistant":
+        message["tool_calls"] = [_call(c) for c in (calls if isinstance(calls, list) else [calls])]
+    if turn.get("weight") == 0:
+        # OpenAI's mark of an answer that is not to be learnt.
+        message["weight"] = 0
+    message |= {key: _unicode(turn[key]) for key in ("name", "tool_call_id") if isinstance(turn.get(key), str)}
+    return message
+
+
+def _reasoning(turn: dict[str, Any]) -> str:
+    return next((turn[key] for key in REASONING if isinstance(turn.get(key), str) and turn[key].strip()), "")
+
+
+def _text(content: Any) -> str:
+    """Content, or the text of its parts."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return _unicode(content)
+    if not isinstance(content, list):
+        raise Unusable("with content that is neither text nor parts")
+    texts = []
+    for part in content:
+        text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
+        if not isinstance(text, str) or isinstance(part, dict) and part.get("type", "text") not in TEXTS:
+            raise Unusable("with a part that is not text")
+        texts.append(_unicode(text))
+    return "".join(texts)
+
+
+def _call(call: Any) -> dict[str, Any]:
+    """A tool call with its arguments as a dict; OpenAI writes them as JSON text."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    arguments = _parsed((function or {}).get("arguments") or "{}") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise Unusable(BAD_CALL)
+    made = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    named = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+    return _json(named | made, BAD_CALL)
+
+
+def _tools(tools: Any) -> list[dict[str, Any]] | None:
+    """Tool definitions; those without the wrapper that OpenAI's form puts around a function get it."""
+    tools = _parsed(tools)
+    if not tools:
         return None
-    if messages[0]["role"] == "assistant":
-        skipped["without a prompt"] += 1
-        return None
-    return Conversation(messages, truncated=row.get("finish_reason") == "length")
+    if not isinstance(tools, list) or not all(isinstance(t, dict) for t in tools):
+        raise Unusable(BAD_TOOLS)
+    functions = [t.get("function", t) for t in tools]
+    if not all(isinstance(f, dict) and isinstance(f.get("name"), str) for f in functions):
+        raise Unusable(BAD_TOOLS)
+    return [_json({"type": "function", "function": f}, BAD_TOOLS) for f in functions]
+
+
+def _parsed(value: Any) -> Any:
+    """A value that may be kept as JSON text, as data sets with columns keep it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _json(value: Any, otherwise: str) -> Any:
+    """A value that a chat template can print as JSON; Unusable for another reason if it is none."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Unusable(NOT_UNICODE if isinstance(error, UnicodeError) else otherwise) from error
+    return value
+
+
+def _unicode(text: str) -> str:
+    """The text itself; half of a surrogate pair, which JSON can hold, is no text."""
+    try:
+        text.encode()
+    except UnicodeError as error:
+        raise Unusable(NOT_UNICODE) from error
+    return text

@@ -2,20 +2,28 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import islice
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from speculators.data.conversations import Conversation, read
 from speculators.data.pack import Packed, pack
+from speculators.data.regenerate import NO_ROOM, Generate, regenerated
+from speculators.data.spool import Spool, spooled
 from speculators.data.template import ChatTemplate, Document, TemplateRefused
+from speculators.data.unused import Unused
 from speculators.settings.run_config import DataSettings
 
-# Greedy answers of the verifier to prompts, both as token ids.
-Generate = Callable[[list[list[int]]], list[list[int]]]
+# Conversations that are in memory at a time.
+AT_ONCE = 1024
+# Characters of a prompt that name it; longer ones are named by their beginning and a hash.
+KEY_LENGTH = 512
+TOO_FEW = "data: at least two different prompts are needed, one to train on and one to hold out"
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,9 @@ class DataReport:
         train_tokens: tokens to train on.
         supervised_tokens: those of them that are answers.
         heldout_prompts: distinct prompts kept for evaluation.
+        first: where each reason was met first.
+        left_out: answers that are used, without what the chat template does not show of them.
+        unfinished: regenerated answers that did not end within their budget.
     """
 
     conversations: int
@@ -40,14 +51,19 @@ class DataReport:
     train_tokens: int
     supervised_tokens: int
     heldout_prompts: int
+    first: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    unfinished: int = 0
 
     def __str__(self) -> str:
-        skipped = "".join(f", {count} skipped {reason}" for reason, count in self.skipped.items())
+        skipped = "".join(f", {n} skipped {reason} (first: {self.first[reason]})" for reason, n in self.skipped.items())
         cut = f", {self.cut} cut at data.max_length" if self.cut else ""
+        left_out = "".join(f", {n} {what}, which the chat template leaves out" for what, n in self.left_out.items())
+        unfinished = f", {self.unfinished} answers did not end within their token budget" if self.unfinished else ""
         return (
-            f"{self.conversations} conversations{skipped}{cut}; {self.train_tokens:,} tokens to train on in "
-            f"{self.train_sequences} sequences, {self.supervised_tokens / self.train_tokens:.0%} of them answers; "
-            f"{self.heldout_prompts} prompts held out"
+            f"{self.conversations} conversations{skipped}{cut}{left_out}{unfinished}; "
+            f"{self.train_tokens:,} tokens to train on in {self.train_sequences} sequences, "
+            f"{self.supervised_tokens / self.train_tokens:.0%} of them answers; {self.heldout_prompts} prompts held out"
         )
 
 
@@ -70,49 +86,36 @@ class Prepared:
 
 
 def prepare(
-    data: DataSettings,
-    tokenizer: PreTrainedTokenizerBase,
-    vocab_size: int,
-    seed: int,
-    generate: Generate | None = None,
+    data: DataSettings, template: ChatTemplate, vocab_size: int, seed: int, generate: Generate | None = None
 ) -> Prepared:
     """Read, split, render, mask and pack.
 
     Args:
         data: the source and its sizes.
-        tokenizer: the verifier's, with its chat template.
+        template: the verifier's.
         vocab_size: the verifier's vocabulary, V.
         seed: decides which prompts are held out.
-        generate: the verifier's own answers; used with data.regenerate.
+        generate: the verifier's own answers; needed with data.regenerate, and not used without.
 
     Raises:
         ValueError: no usable data, or token ids that the verifier does not have.
     """
-    skipped: Counter[str] = Counter()
-    conversations = read(data, skipped)
-    random.Random(seed).shuffle(conversations)
-    conversations = conversations[: data.max_conversations]
-    sides = split(conversations, data.heldout_fraction, seed)
-    template = ChatTemplate(tokenizer)
-    cut: Counter[str] = Counter()
+    unused, left_out, unfinished, cut = Unused(), Unused(), Unused(), Counter[str]()
     packed, tokens = [], []
-    for side in sides:
-        if data.regenerate and generate is not None:
-            documents = regenerated(prompts_of(side, template, data.max_length, skipped), generate)
-        else:
-            documents = rendered(side, template, skipped)
-        documents = [limited(d, data.max_length, cut) for d in documents]
-        # A prompt that fills the whole length leaves nothing to learn.
-        useful = [d for d in documents if any(d.supervised)]
-        if len(useful) < len(documents):
-            skipped["without an answer inside data.max_length"] += len(documents) - len(useful)
-        packed.append(pack(useful, data.max_length))
-        tokens.append([t for d in useful for t in d.tokens])
+    with chosen(data, seed, unused) as sides:
+        for side in sides:
+            if data.regenerate:
+                assert generate is not None, "data.regenerate needs somebody to answer"
+                whole = regenerated(side, template, generate, data, unused, unfinished)
+                documents = [limited(d, data.max_length, cut) for d in whole]
+            else:
+                documents = list(rendered(side, template, data.max_length, unused, left_out, cut))
+            packed.append(pack(documents, data.max_length))
+            tokens.append([t for d in documents for t in d.tokens])
+        heldout_prompts = prompts_of(sides[1], template, data.max_length, Unused())
+        used = sum(map(len, sides))
     if not packed[0]:
-        raise ValueError(
-            f"data: no supervised token at all ({dict(skipped)}); raise data.max_length, or look at the chat template: "
-            "do its answers carry the text of the conversations?"
-        )
+        raise ValueError(nothing(unused))
     largest = max(max(side, default=0) for side in tokens)
     if largest >= vocab_size:
         raise ValueError(
@@ -120,77 +123,142 @@ def prepare(
             f"{vocab_size}; the tokenizer is another model's"
         )
     supervised = [t for s in packed[0] for d in s for t, m in zip(d.tokens, d.supervised, strict=True) if m]
-    heldout_prompts = prompts_of(sides[1], template, data.max_length, Counter())
     report = DataReport(
-        conversations=len(conversations),
-        skipped=dict(skipped),
+        conversations=used,
+        skipped=dict(unused.counts),
         cut=cut["documents"],
         train_sequences=len(packed[0]),
         heldout_sequences=len(packed[1]),
         train_tokens=len(tokens[0]),
         supervised_tokens=len(supervised),
         heldout_prompts=len(heldout_prompts),
+        first=unused.first,
+        left_out=dict(left_out.counts),
+        unfinished=unfinished.counts.total(),
     )
     count_V = torch.bincount(torch.tensor(supervised), minlength=vocab_size)
     return Prepared(packed[0], packed[1], heldout_prompts, count_V, report)
 
 
-def prompts(data: DataSettings, tokenizer: PreTrainedTokenizerBase, seed: int | None) -> list[list[int]]:
+def prompts(data: DataSettings, template: ChatTemplate, seed: int | None) -> list[list[int]]:
     """Distinct prompts of a data source, to decode.
 
     Args:
         data: the source.
-        tokenizer: the verifier's, with its chat template.
+        template: the verifier's.
         seed: take what training with this seed holds out; None takes all, in the source's order.
 
     Raises:
         ValueError: no usable data.
     """
-    conversations = read(data, Counter())
     if seed is not None:
-        random.Random(seed).shuffle(conversations)
-        _, conversations = split(conversations[: data.max_conversations], data.heldout_fraction, seed)
-    return prompts_of(conversations[: data.max_conversations], ChatTemplate(tokenizer), data.max_length, Counter())
+        with chosen(data, seed, Unused()) as (_, heldout):
+            return prompts_of(heldout, template, data.max_length, Unused())
+    unused = Unused()
+    read_in_order = islice(read(data, unused, answered=False), data.max_conversations)
+    found = prompts_of(read_in_order, template, data.max_length, unused)
+    if not found:
+        raise ValueError(nothing(unused))
+    return found
 
 
-def split(
-    conversations: Sequence[Conversation], fraction: float, seed: int
-) -> tuple[list[Conversation], list[Conversation]]:
-    """Train and held-out conversations; those with the same prompt stay together.
+@contextmanager
+def chosen(data: DataSettings, seed: int, unused: Unused) -> "Iterator[tuple[Side, Side]]":
+    """The conversations of a source to train on, and those that are held out.
+
+    Raises:
+        ValueError: no usable data.
+    """
+    with spooled(read(data, unused, answered=not data.regenerate)) as conversations:
+        if not len(conversations):
+            raise ValueError(nothing(unused))
+        order = list(range(len(conversations)))
+        random.Random(seed).shuffle(order)
+        train, heldout = split(conversations, order[: data.max_conversations], data.heldout_fraction, seed)
+        yield Side(conversations, train), Side(conversations, heldout)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Some conversations of a spool, in an order of their own."""
+
+    conversations: Spool
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Conversation]:
+        return (self.conversations[number] for number in self.numbers)
+
+
+def nothing(unused: Unused) -> str:
+    """What is wrong with a source of which nothing can be used."""
+    if not unused.counts:
+        return "data: the source is empty"
+    hint = "" if NO_ROOM not in unused.counts else "; data.max_length could be raised"
+    return f"data: no conversation can be used: {unused}{hint}"
+
+
+def split(conversations: Spool, numbers: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of train and held-out conversations; those with the same prompt stay together.
 
     Raises:
         ValueError: fewer than two different prompts.
     """
-    keys = [repr(c.prompt) for c in conversations]
+    keys = [prompt_key(conversations[i]) for i in numbers]
     distinct = sorted(set(keys))
     if len(distinct) < 2:
-        raise ValueError("data: at least two different prompts are needed, one to train on and one to hold out")
+        raise ValueError(TOO_FEW)
     random.Random(seed).shuffle(distinct)
     held = set(distinct[: min(max(1, round(fraction * len(distinct))), len(distinct) - 1)])
-    sides: tuple[list[Conversation], list[Conversation]] = ([], [])
-    for key, conversation in zip(keys, conversations, strict=True):
-        sides[key in held].append(conversation)
+    sides: tuple[list[int], list[int]] = ([], [])
+    for key, number in zip(keys, numbers, strict=True):
+        sides[key in held].append(number)
     return sides
 
 
-def rendered(side: Sequence[Conversation], template: ChatTemplate, skipped: Counter[str]) -> list[Document]:
-    """Documents of conversations as they are; those that the template refuses are counted."""
-    documents: list[Document] = []
-    for conversation in side:
-        try:
-            documents.extend(template.documents(conversation))
-        except TemplateRefused:
-            skipped["that the chat template refuses"] += 1
-    return documents
+def prompt_key(conversation: Conversation) -> str:
+    """A name for a conversation's prompt, by which conversations are held out."""
+    whole = repr(conversation.prompt)
+    return whole if len(whole) <= KEY_LENGTH else whole[:KEY_LENGTH] + sha256(whole.encode()).hexdigest()
 
 
-def regenerated(prompts: list[list[int]], generate: Generate) -> list[Document]:
-    """One document a prompt: the verifier's own answer to it, token for token as it wrote it."""
-    answers = generate(prompts)
-    return [
-        Document(prompt + answer, [False] * len(prompt) + [True] * len(answer))
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
+def rendered(
+    side: Iterable[Conversation],
+    template: ChatTemplate,
+    max_length: int,
+    unused: Unused,
+    left_out: Unused,
+    cut: Counter[str],
+) -> Iterator[Document]:
+    """Documents of conversations as they are, each with something to learn, tokenised some at a time.
+
+    Args:
+        side: conversations with answers.
+        template: the verifier's.
+        max_length: tokens of a document.
+        unused: gets those that the template refuses, and documents whose prompt fills the whole length.
+        left_out: gets what the template does not show.
+        cut: gets documents that were longer.
+    """
+    conversations = iter(side)
+    while some := list(islice(conversations, AT_ONCE)):
+        places, texts = [], []
+        for conversation in some:
+            try:
+                made = template.rendered(conversation, left_out)
+            except TemplateRefused as error:
+                unused.add(str(error), conversation.place)
+                continue
+            texts += made
+            places += [conversation.place] * len(made)
+        for place, document in zip(places, template.tokenised(texts), strict=True):
+            short = limited(document, max_length, cut)
+            if any(short.supervised):
+                yield short
+            else:
+                unused.add(NO_ROOM, place)
 
 
 def limited(document: Document, max_length: int, cut: Counter[str]) -> Document:
@@ -202,18 +270,18 @@ def limited(document: Document, max_length: int, cut: Counter[str]) -> Document:
 
 
 def prompts_of(
-    side: Sequence[Conversation], template: ChatTemplate, max_length: int, skipped: Counter[str]
+    side: Iterable[Conversation], template: ChatTemplate, max_length: int, unused: Unused
 ) -> list[list[int]]:
-    """Token ids of the distinct prompts, in order; those that leave no room for an answer are counted and left out."""
+    """Token ids of the distinct prompts, in order; those that the template refuses or that leave no room are counted."""
     distinct: dict[tuple[int, ...], None] = {}
     for conversation in side:
         try:
-            prompt = template.prompt(conversation.prompt)
-        except TemplateRefused:
-            skipped["that the chat template refuses"] += 1
+            prompt = template.prompt(conversation.prompt, conversation.tools)
+        except TemplateRefused as error:
+            unused.add(str(error), conversation.place)
             continue
         if len(prompt) < max_length:
             distinct[tuple(prompt)] = None
         else:
-            skipped["without an answer inside data.max_length"] += 1
+            unused.add(NO_ROOM, conversation.place)
     return [list(p) for p in distinct]

@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import asdict
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,11 @@ from speculators.data import conversations
 from speculators.data.answers import kept_answers
 from speculators.data.prepare import DataReport, Prepared, prepare
 from speculators.data.ragged import cut, flat, lists
-from speculators.data.template import Document
+from speculators.data.template import ChatTemplate, Document
 from speculators.settings.run_config import RunConfig
 from speculators.utils import digest
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.location import content
-from speculators.verifier.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
 SEQUENCES, REPORT = "sequences.safetensors", "report.json"
@@ -44,7 +44,7 @@ def prepared(run: RunConfig, store: Store, verifier: Verifier, vocab_size: int) 
         if not entry.missing((SEQUENCES, REPORT)) and not entry.damaged():
             return _read(entry)
         answers = kept_answers(run, store, verifier)
-        made = prepare(run.data, load_tokenizer(run.verifier), vocab_size, run.seed, answers)
+        made = prepare(run.data, ChatTemplate.of(run.verifier, run.data), vocab_size, run.seed, answers)
         payloads = _payloads(made)
         try:
             store.make_room(sum(map(len, payloads.values())))
@@ -67,6 +67,8 @@ def ingredients(run: RunConfig, verifier: Verifier, vocab_size: int) -> dict[str
         "code": digest.of_files(Path(__file__).parent.glob("*.py")),
         "transformers": version("transformers"),
     }
+    if run.data.chat_template_date is None:
+        made_of["today"] = date.today().isoformat()
     if run.data.regenerate:
         made_of |= {"verifier": content(name, revision, weights=True), "dtype": str(verifier.model.dtype)}
     return made_of

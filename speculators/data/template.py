@@ -1,19 +1,52 @@
-"""Conversations in the verifier's chat template: token ids, and which of them the verifier itself would write.
+"""Conversations in the verifier's chat template: text, and which of it the verifier itself would write.
 
-A template with `{% generation %}` says so itself. Any other is asked: an answer's text is looked up behind the point
-where the rendering of everything before it ends, and its end-of-turn token, the first special token behind it, belongs
-to it, for the verifier must emit that one too. Some templates rewrite earlier turns once a later one is there (Qwen3
-drops the thinking); then each answer becomes a document of its own, in the context in which it was given.
+An answer is what the rendering of the conversation up to it has beyond the prompt that a server would make of what
+comes before it, up to the token at which the verifier stops. A template with `{% generation %}` says itself where its
+answers are. Some templates show earlier turns in another way once a later one is there (Qwen3 leaves out the thinking);
+such an answer becomes a document of its own, in the context in which it was given.
 """
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from os.path import commonprefix
 from typing import Any
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
-from speculators.data.conversations import Conversation, Message
+from speculators.data.conversations import REASONING, Conversation, Message, is_answer
+from speculators.data.unused import Unused
+from speculators.settings.run_config import DataSettings
+from speculators.verifier.settings import VerifierSettings
+from speculators.verifier.tokenizer import end_ids, load_tokenizer
+
+Span = tuple[int, int]
+MARK = re.compile(r"{%-?\s*generation\s*-?%}")
+# What a template writes for reasoning that is not there; Qwen3: <think>\n\n</think>\n\n.
+EMPTY_BLOCK = re.compile(r"(\s*<(\w+)>\s*</\2>)\n*")
+TAG = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]")
+LONGEST_BLOCK = 64
+THINK = re.compile(r"</?think>")
+INLINE = re.compile(r"\s*<think>\s*(.*?)\s*</think>\s*(.*)", re.DOTALL)
+REFUSED, LEFT_OUT = "that the chat template refuses", "whose answer the chat template leaves out or changes"
+
+# What a template makes of these tells how it works.
+TALK: list[Message] = [
+    {"role": role, "content": text}
+    for role, text in (("user", "first"), ("assistant", "second"), ("user", "third"), ("assistant", "fourth"))
+]
+CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "look_up", "arguments": {"word": "fifth"}}}
+TOOLS = [{"type": "function", "function": {"name": "define", "description": "", "parameters": {"type": "object"}}}]
+TOOL_TALK: list[Message] = [
+    TALK[0],
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "sixth", "name": "look_up", "tool_call_id": "abcdefghi"},
+    TALK[1],
+]
 
 
 @dataclass(frozen=True)
@@ -29,89 +62,310 @@ class Document:
     supervised: list[bool]
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """A document before it is tokenised.
+
+    Attributes:
+        text: all of it.
+        spans: start and end of what the verifier would write, in characters, ascending.
+        truncated: the last answer did not end where it ends here.
+    """
+
+    text: str
+    spans: list[Span]
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a template takes what the OpenAI API has one way of writing.
+
+    Attributes:
+        parts: content as a list of parts, as vision models' templates have it.
+        null_content: no content beside a tool call is None, not an empty text.
+        text_arguments: a tool call's arguments as JSON text, not as a dict.
+    """
+
+    parts: bool = False
+    null_content: bool = False
+    text_arguments: bool = False
+
+
 class TemplateRefused(ValueError):
-    """The template raised on a conversation, or its answer cannot be found in what it rendered."""
+    """The template raised on a conversation, or does not show its answers; the text is one of few reasons."""
 
 
 class ChatTemplate:
-    """A tokenizer's chat template."""
+    """A tokenizer's chat template.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    Args:
+        tokenizer: the verifier's.
+        end_ids: tokens at which the verifier stops writing.
+        variables: what the template is given besides the messages, e.g. `enable_thinking`.
+        today: what a template that prints today's date prints; None is today.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        end_ids: Iterable[int] = (),
+        variables: Mapping[str, Any] | None = None,
+        today: date | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
-        self.marked = "{% generation" in str(tokenizer.chat_template)
-        self.special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        self.end_ids = frozenset(end_ids)
+        self.ends = [str(tokenizer.convert_ids_to_tokens(i)) for i in sorted(self.end_ids)]
+        self.special_ids = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        source = str(tokenizer.chat_template)
+        self.marked = MARK.search(source) is not None
+        self.reasoning = [name for name in REASONING if re.search(rf"\b{name}\b", source)]
+        self.variables = {**tokenizer.special_tokens_map, **(variables or {})}
+        if today is not None:
+            self.variables["strftime_now"] = today.strftime
 
-    def prompt(self, messages: list[Message]) -> list[int]:
-        """Token ids of `messages` and of the start of an answer."""
-        return self._tokens(self._render(messages, add_generation_prompt=True))["input_ids"]
+    @classmethod
+    def of(cls, verifier: VerifierSettings, data: DataSettings) -> "ChatTemplate":
+        """The template of a run's verifier with what the run gives it.
 
-    def documents(self, conversation: Conversation) -> Iterator[Document]:
-        """A conversation's documents: one, or one an answer where the template rewrites earlier turns.
+        Raises:
+            ValueError: the tokenizer cannot be loaded, or has no template.
+        """
+        tokenizer = load_tokenizer(verifier)
+        today = None if data.chat_template_date is None else date.fromisoformat(data.chat_template_date)
+        return cls(tokenizer, end_ids(verifier, tokenizer), data.chat_template_kwargs, today)
+
+    def prompt(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> list[int]:
+        """Token ids of `messages` and of the start of an answer.
+
+        Raises:
+            TemplateRefused: the template raised.
+        """
+        text, _ = self._render(messages, tools, ask=True)
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def message(self, answer: Sequence[int]) -> Message:
+        """What the client of a server keeps of an answer: its text, and apart from it its reasoning.
+
+        Args:
+            answer: token ids, as the verifier wrote them.
+        """
+        tokens = list(answer[:-1] if answer and answer[-1] in self.end_ids else answer)
+        text = str(self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+        heading, opening, middle, closing = self.marks
+        text = text.strip().removesuffix(closing)
+        if middle and middle in text:
+            reasoning, _, text = text.partition(middle)
+            reasoning = reasoning.strip().removeprefix(opening).strip()
+            return {"role": "assistant", "content": text.strip(), "reasoning": reasoning}
+        return {"role": "assistant", "content": text.removeprefix(heading).strip()}
+
+    def rendered(self, conversation: Conversation, left_out: Unused) -> list[Rendered]:
+        """A conversation's documents: one, or several where the template shows earlier turns in another way later.
+
+        Args:
+            conversation: has an answer.
+            left_out: gets what the template does not show of answers that can be used all the same.
 
         Raises:
             TemplateRefused: no document can be made.
         """
-        messages = conversation.messages
-        answers = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m["content"].strip()]
-        if self.marked:
-            document = self._by_marks(messages)
-            yield _without_end(document, self.special) if conversation.truncated else document
-            return
-        texts = [self._render(messages[: i + 1]) for i in answers]
-        whole = texts[-1]
-        if all(whole.startswith(text) for text in texts):
-            spans = [self._span(messages, i, text) for i, text in zip(answers, texts, strict=True)]
-            found = [(whole, spans)]
-        else:
-            found = [(text, [self._span(messages, i, text)]) for i, text in zip(answers, texts, strict=True)]
-        for n, (text, spans) in enumerate(found, start=1):
-            document = self._by_spans(text, spans)
-            cut = conversation.truncated and n == len(found)
-            yield _without_end(document, self.special) if cut else document
+        if (whole := self._at_once(conversation)) is not None:
+            return [whole]
+        found = (self._answer(conversation, i, left_out) for i, m in enumerate(conversation.messages) if is_answer(m))
+        answers = [answer for answer in found if answer is not None]
+        if not answers:
+            raise TemplateRefused(LEFT_OUT)
+        documents = []
+        while answers:
+            # An answer belongs to the last document that begins with all that it was given and with itself.
+            last = answers[-1]
+            fits = [last.text.startswith(a.text[: a.spans[-1][1]]) for a in answers]
+            spans = [span for a, fitting in zip(answers, fits, strict=True) if fitting for span in a.spans]
+            spans = [(start, self._stop(last.text, end)) for start, end in spans]
+            documents.append(Rendered(last.text, spans, truncated=conversation.truncated and not documents))
+            answers = [a for a, fitting in zip(answers, fits, strict=True) if not fitting]
+        return documents[::-1]
 
-    def _render(self, messages: list[Message], **options: Any) -> str:
-        try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **options))
-        except TemplateError as error:
-            raise TemplateRefused(str(error)) from error
+    def tokenised(self, documents: Sequence[Rendered]) -> list[Document]:
+        """Documents as tokens, in order; those of one call are tokenised together.
 
-    def _tokens(self, text: str, **options: Any) -> Any:
-        # The template wrote the special tokens already.
-        return self.tokenizer(text, add_special_tokens=False, **options)
-
-    def _by_marks(self, messages: list[Message]) -> Document:
-        try:
-            out: Any = self.tokenizer.apply_chat_template(
-                messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        Raises:
+            ValueError: the tokenizer does not say which characters a token stands for.
+        """
+        if not self.tokenizer.is_fast:
+            name = type(self.tokenizer).__name__
+            raise ValueError(
+                f"verifier.name_or_path: its tokenizer ({name}) has no offsets, by which answers are found"
             )
-        except TemplateError as error:
-            raise TemplateRefused(str(error)) from error
-        return Document(list(out["input_ids"]), [bool(m) for m in out["assistant_masks"]])
+        # The template wrote the special tokens already.
+        texts = [d.text for d in documents]
+        if not texts:
+            return []
+        out = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        made = zip(documents, out["input_ids"], out["offset_mapping"], strict=True)
+        return [self._document(rendered, tokens, offsets) for rendered, tokens, offsets in made]
 
-    def _span(self, messages: list[Message], answer: int, text: str) -> tuple[int, int]:
-        before = self._render(messages[:answer], add_generation_prompt=True)
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), min(len(before), len(text))
-        )
-        content = messages[answer]["content"].strip()
-        start = text.find(content, shared)
-        if start < 0:
-            raise TemplateRefused("the template changes an answer's text")
-        return start, start + len(content)
+    def _at_once(self, conversation: Conversation) -> Rendered | None:
+        """One rendering for all answers, if it is certain that it shows each as it was given; else None."""
+        messages = conversation.messages
+        plain = all(m.keys() == {"role", "content"} and not THINK.search(m["content"]) for m in messages)
+        if self.frame is None or not plain or conversation.tools or any(m["role"] == "tool" for m in messages):
+            return None
+        text, blocks = self._render(messages, None)
+        written = [m for m in messages if m["role"] == "assistant"]
+        opening, closing = self.frame
+        if text.count(opening) != len(written) or self.marked and len(blocks) != len(written):
+            return None
+        spans, at = [], 0
+        for number, message in enumerate(written):
+            at = text.index(opening, at) + len(opening)
+            content = message["content"]
+            # Some templates trim white space.
+            ends = [at + len(c + closing) for c in (content, content.strip()) if text.startswith(c + closing, at)]
+            if not ends:
+                return None
+            if is_answer(message):
+                spans.append(blocks[number] if self.marked else (at, ends[0]))
+        return Rendered(text, spans, conversation.truncated)
 
-    def _by_spans(self, text: str, spans: list[tuple[int, int]]) -> Document:
-        out = self._tokens(text, return_offsets_mapping=True)
-        tokens, supervised = list(out["input_ids"]), [False] * len(out["input_ids"])
-        for start, end in spans:
-            inside = [i for i, (a, b) in enumerate(out["offset_mapping"]) if b > start and a < end and b > a]
-            last = inside[-1] + 1
-            while last < len(tokens) and tokens[last] not in self.special:
+    @cached_property
+    def frame(self) -> tuple[str, str] | None:
+        """What stands before and behind an answer, where the template only appends as a conversation goes on."""
+        try:
+            before, asked = self._render(TALK[:1], None)[0], self._render(TALK[:1], None, ask=True)[0]
+            first = self._answer(Conversation(TALK[:2]), 1, Unused())
+            whole = self._render(TALK, None)[0]
+        except TemplateRefused:
+            return None
+        if first is None or not asked.startswith(before) or not first.text.startswith(asked + TALK[1]["content"]):
+            return None
+        opening, end = asked[len(before) :], first.spans[-1][1]
+        closing = first.text[len(asked) + len(TALK[1]["content"]) : end]
+        return (opening, closing) if opening and closing and whole.startswith(first.text[:end]) else None
+
+    @cached_property
+    def marks(self) -> tuple[str, str, str, str]:
+        """What the verifier writes before an answer's text, before its reasoning, between the two, and before its end."""
+        answer, reasoning = TALK[1], "zeroth"
+        found = []
+        for message in (answer, answer | {"reasoning": reasoning}):
+            try:
+                made = self._answer(Conversation([TALK[0], message]), 1, Unused())
+            except TemplateRefused:
+                made = None
+            written = "".join(made.text[a:b] for a, b in made.spans) if made else ""
+            found.append(written.partition(answer["content"]))
+        (heading, _, closing), (before, *_) = found
+        opening, _, middle = before.partition(reasoning)
+        end = next((end for end in self.ends if closing.rstrip().endswith(end)), "")
+        return heading.strip(), opening.strip(), middle.strip(), closing.rstrip().removesuffix(end).strip()
+
+    @cached_property
+    def form(self) -> Form:
+        """The form of messages in which the template shows most."""
+        forms = [Form(parts=parts) for parts in (False, True)]
+        parts = max(forms, key=lambda form: sum(m["content"] in self._tried(TALK, form) for m in TALK)).parts
+        forms = [Form(parts, null, text) for text in (False, True) for null in (True, False)]
+        shown = (f for f in forms if "look_up" in (t := self._tried(TOOL_TALK, f)) and "fifth" in t and "None" not in t)
+        return next(shown, Form(parts))
+
+    def _tried(self, messages: list[Message], form: Form) -> str:
+        try:
+            return self._render(messages, None, form=form)[0]
+        except TemplateRefused:
+            return ""
+
+    def _render(
+        self, messages: list[Message], tools: list[dict[str, Any]] | None, ask: bool = False, form: Form | None = None
+    ) -> tuple[str, list[Span]]:
+        """The text, with the start of an answer behind it if it is asked for, and what the template marks."""
+        formed = [self._formed(m, form or self.form) for m in messages]
+        try:
+            found: Any = render_jinja_template(
+                conversations=[formed],
+                tools=[*tools] if tools else None,
+                chat_template=self.tokenizer.get_chat_template(tools=tools),
+                return_assistant_tokens_mask=self.marked,
+                add_generation_prompt=ask,
+                **self.variables,
+            )
+        # A template is a program of whoever made the verifier; what it raises depends on what it does with a message.
+        except Exception as error:
+            raise TemplateRefused(REFUSED) from error
+        texts, blocks = found
+        return texts[0], blocks[0] if blocks else []
+
+    def _formed(self, message: Message, form: Form) -> Message:
+        text, reasoning = message["content"], message.get("reasoning")
+        # A template that is given the reasoning apart may show it otherwise than with these tags.
+        if self.reasoning and message["role"] == "assistant" and not reasoning and (found := INLINE.fullmatch(text)):
+            reasoning, text = found.groups()
+        content: Any = [{"type": "text", "text": text}] if form.parts else text
+        made = {key: message[key] for key in ("role", "name", "tool_call_id") if key in message}
+        if reasoning:
+            made |= dict.fromkeys(self.reasoning, reasoning)
+        if calls := message.get("tool_calls"):
+            content = None if form.null_content and not text else content
+            made["tool_calls"] = [_with_text(c) if form.text_arguments else c for c in calls]
+        return made | {"content": content}
+
+    def _answer(self, conversation: Conversation, number: int, left_out: Unused) -> Rendered | None:
+        """The conversation up to an answer, with the spans of that one; None if the template shows nothing of it."""
+        message, before = conversation.messages[number], conversation.messages[:number]
+        text, blocks = self._render([*before, message], conversation.tools)
+        prompt, _ = self._render(before, conversation.tools, ask=True)
+        start = self._start(prompt, text)
+        if "reasoning" not in message:
+            around = EMPTY_BLOCK.finditer(text, max(0, start - LONGEST_BLOCK), start + LONGEST_BLOCK)
+            start = next((m.end() for m in around if m.start() <= start < m.end(1)), start)
+        ends = [at + len(end) for end in self.ends if (at := text.find(end, start)) >= 0]
+        span = start, min(ends, default=max(start, len(text.rstrip())))
+        spans = [(a, b) for a, b in blocks if b > start] if self.marked else [span]
+        written = "".join(text[a:b] for a, b in spans)
+        # Some templates leave out or trim reasoning that stands inside an answer; the rest must be there.
+        said = [part.strip() for part in THINK.split(message["content"])]
+        if said[-1] not in written or not spans:
+            raise TemplateRefused(LEFT_OUT)
+        if message.get("reasoning", "").strip() not in written or any(part not in written for part in said):
+            left_out.add("answers without their reasoning", conversation.place)
+        if any(call["function"]["name"] not in written for call in message.get("tool_calls", [])):
+            left_out.add("answers without their tool calls", conversation.place)
+            return Rendered(text, spans) if said[-1] else None
+        return Rendered(text, spans)
+
+    def _stop(self, text: str, end: int) -> int:
+        """The end of an answer with the token that stops it, where the next turn begins with that one, as in GLM-4.5."""
+        if any(text.endswith(token, 0, end) for token in self.ends):
+            return end
+        return next((end + len(token) for token in self.ends if text.startswith(token, end)), end)
+
+    def _start(self, prompt: str, text: str) -> int:
+        """Where an answer begins in a text, behind what that has in common with its prompt."""
+        if text.startswith(prompt):
+            return len(prompt)
+        shared = len(commonprefix((prompt, text)))
+        # A prompt that goes on with <think> and an answer that begins with <b> share a character, not a tag.
+        tags = TAG.finditer(prompt, max(0, shared - LONGEST_BLOCK), shared + LONGEST_BLOCK)
+        return next((tag.start() for tag in tags if tag.start() < shared < tag.end()), shared)
+
+    def _document(self, rendered: Rendered, tokens: list[int], offsets: list[Span]) -> Document:
+        supervised, first = [False] * len(tokens), 0
+        for start, end in rendered.spans:
+            while first < len(tokens) and offsets[first][1] <= start:
+                first += 1
+            last = first
+            while last < len(tokens) and offsets[last][0] < end:
+                supervised[last] = offsets[last][1] > offsets[last][0]
                 last += 1
-            # No special token behind it: the template ends a turn with plain text, which is not the verifier's.
-            stop = last + 1 if last < len(tokens) and last - inside[-1] <= 2 else inside[-1] + 1
-            for i in range(inside[0], stop):
-                supervised[i] = True
-        return Document(tokens, supervised)
+        document = Document(tokens, supervised)
+        return _without_end(document, self.special_ids) if rendered.truncated else document
+
+
+def _with_text(call: dict[str, Any]) -> dict[str, Any]:
+    """A tool call with its arguments as OpenAI writes them."""
+    function = call["function"]
+    return call | {"function": function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
 
 def _without_end(document: Document, special: set[int]) -> Document:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from speculators.data.files import EMBEDDED, PROMPTS
 from speculators.export.checklist import check_folder
 from speculators.format.strict import read_config
 from speculators.runfolder.folder import RUN_YAML
@@ -47,6 +48,8 @@ def with_its_own(checkpoint: Path, given: Sequence[str]) -> list[str]:
         "proposal": _choice("proposal", proposal["proposal_type"], proposal, aside="proposal_type"),
         "verifier": _choice("verifier", "hf", verifier),
     }
+    if not (checkpoint / RUN_YAML).is_file() and verifier["name_or_path"] != EMBEDDED:
+        own["data"] = _choice("data", "jsonl", {"path": PROMPTS})
     if (checkpoint / RUN_YAML).is_file():
         run = read_pin(checkpoint)
         key = "verifier.trust_remote_code"
@@ -60,8 +63,15 @@ def with_its_own(checkpoint: Path, given: Sequence[str]) -> list[str]:
 
 
 def _choice(group: str, option: str, values: Mapping[str, Any], aside: str = "") -> list[str]:
-    keys = [f"{group}.{key}={json.dumps(value)}" for key, value in values.items() if key != aside]
+    keys = [f"{group}.{key}={_written(value)}" for key, value in values.items() if key != aside]
     return [f"{group}={option}", *keys]
+
+
+def _written(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides: JSON, but keys have no quotes."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_written(v)}" for key, v in value.items()) + "}"
+    return f"[{', '.join(map(_written, value))}]" if isinstance(value, list) else json.dumps(value)
 
 
 def is_trained(checkpoint: Path, given: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ import torch
 from transformers.utils.logging import set_verbosity_error
 
 from speculators.data.prepare import prompts
+from speculators.data.template import ChatTemplate
 from speculators.decoding.generate import Decoded, Decoder, Speculation
 from speculators.evaluate.checkpoint import read_strictly
 from speculators.model import SpeculatorModel
@@ -21,7 +22,6 @@ from speculators.runfolder.result import EvaluationResult
 from speculators.settings.run_config import EvaluationSettings, RunConfig
 from speculators.utils.device import resolve
 from speculators.verifier.in_process import Verifier
-from speculators.verifier.tokenizer import load_tokenizer
 
 
 def evaluate(
@@ -153,5 +153,5 @@ def evaluate_checkpoint(checkpoint: Path, run: RunConfig, heldout: bool) -> Eval
     model, report = loaded
     model.borrow(report["missing_keys"], verifier.head)
     torch.nn.Module.to(model, device)  # transformers wraps its own `to` in a way that type checkers misread
-    chosen = prompts(run.data, load_tokenizer(run.verifier), run.seed if heldout else None)
+    chosen = prompts(run.data, ChatTemplate.of(run.verifier, run.data), run.seed if heldout else None)
     return evaluate(model, verifier, chosen, run.proposal, run.evaluation, run.seed)

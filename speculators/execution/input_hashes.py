@@ -109,7 +109,8 @@ def _hash(parts: Iterable[bytes]) -> str:
 
 def _data(settings: DataSettings) -> str:
     """The file's hash; of a data set of the Hub, that of its rows, which is the same on every machine."""
-    from speculators.data.conversations import content, from_hub
+    from speculators.data.conversations import content
+    from speculators.data.sources import from_hub
 
     if isinstance(settings, HubData):
         return _hash(json.dumps(row, sort_keys=True, default=str).encode() for row in from_hub(settings))

@@ -98,7 +98,7 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
             ("verifier's states", f"{gigabytes(size)} on disk, if cached"),
         ]
         if run.data.regenerate:
-            lines.append(("  estimated", "by the answers as they are; data.regenerate=true will replace them"))
+            lines.append(("  estimated", "with regenerated answers as long as they may be; most will be shorter"))
     try:
         memory = peak_memory(run, config, facts, prepared)
     except Exception as error:
@@ -115,13 +115,19 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
 
 
 def read_data(run: RunConfig, facts: VerifierFacts) -> "tuple[Prepared | None, str]":
-    """The data as training reads it, answers not regenerated; None and the reason where it cannot be had."""
+    """The data as training reads it, regenerated answers as long as they may be; None and the reason where it cannot be had."""
     from speculators.data.prepare import prepare
-    from speculators.verifier.tokenizer import load_tokenizer
+    from speculators.data.template import ChatTemplate
 
     try:
-        return prepare(run.data, load_tokenizer(run.verifier), facts.vocab_size, run.seed), ""
-    except (ValueError, OSError) as error:
+        template = ChatTemplate.of(run.verifier, run.data)
+        end, budget = min(template.end_ids, default=0), run.data.regenerate_max_new_tokens
+
+        def longest(prompts: list[list[int]]) -> list[list[int]]:
+            return [[0] * ((budget or run.data.max_length - len(p)) - 1) + [end] for p in prompts]
+
+        return prepare(run.data, template, facts.vocab_size, run.seed, longest), ""
+    except ValueError as error:
         return None, str(error).splitlines()[0]
 
 

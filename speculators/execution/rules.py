@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from speculators.data.files import EMBEDDED, PROMPTS
 from speculators.export.preflight import CannotServe, plan
 from speculators.format import strict
 from speculators.format.published import speculator_dict
-from speculators.settings.run_config import RunConfig, flat
+from speculators.settings.run_config import ChatData, RunConfig, flat
 from speculators.verifier.facts import VerifierFacts
 
 
@@ -46,6 +47,7 @@ def broken(run: RunConfig) -> list[Broken]:
         *each_process_has_its_device(run),
         *follows_the_groups(run),
         *data_fits_verifier(run, facts),
+        *answers_are_the_verifiers(run, facts),
         *published_is_sound(run, facts),
     ]
 
@@ -120,6 +122,18 @@ def data_fits_verifier(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]
     if run.data.max_length > facts.max_position_embeddings:
         reason = f"the verifier goes no further than {facts.max_position_embeddings} tokens"
         yield Broken("data.max_length", run.data.max_length, reason)
+
+
+def answers_are_the_verifiers(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:
+    """The embedded conversations are the embedded verifier's; another one's draft would learn what that does not say."""
+    if not isinstance(run.data, ChatData) or run.data.regenerate:
+        return
+    if facts.model_copy(update={"name_or_path": EMBEDDED}) != VerifierFacts.read(EMBEDDED):
+        reason = (
+            f"these are answers of the embedded verifier, not of {facts.name_or_path}; let it answer prompts itself: "
+            f"data=jsonl data.path={PROMPTS} data.regenerate=true"
+        )
+        yield Broken("data.source", run.data.source, reason)
 
 
 def published_is_sound(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:

@@ -1,11 +1,11 @@
 """Which settings decide what: a name for the weights that training gives, and one for all that a run gives. Torch-free."""
 
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
+from speculators.data.files import content
 from speculators.settings.run_config import RunConfig
 from speculators.utils import digest
-from speculators.verifier.location import local_path
 
 WEIGHTS = ("seed", "precision", "algorithm", "verifier", "data", "optimizer", "schedule", "trainer")
 RESULT = (*WEIGHTS, "proposal", "evaluation", "export")
@@ -24,11 +24,11 @@ def result_key(run: RunConfig) -> str:
 
 
 def _hash(run: RunConfig, groups: tuple[str, ...]) -> str:
-    """12 hexadecimal digits of the groups' settings, and of the data where that is a file."""
+    """12 hexadecimal digits of the groups' settings, and of the data where those are files."""
     settings: dict[str, Any] = run.model_dump(mode="json", include=set(groups), exclude=WRITTEN)
     if run.launch.mode == "torchrun":
         settings["processes"] = run.launch.num_processes  # each adds its sequences to a step
-    file = Path(local_path(settings["data"].get("path") or ""))
-    if file.is_file():
-        settings["data"]["sha256"] = digest.of_file(file)
+    if path := settings["data"].get("path"):
+        with suppress(ValueError):  # what is missing is another's to say
+            settings["data"]["sha256"] = content(path)
     return digest.of_words(settings)[:12]

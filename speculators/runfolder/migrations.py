@@ -47,6 +47,9 @@ STEPS = {
             "run.algorithm.loss.topk": Added(0.0),
             "run.algorithm.loss.nla": Added(0.0),
             "run.algorithm.loss.lk_hybrid": Added(0.0),
+            "run.data.chat_template_kwargs": Added(None),
+            "run.data.chat_template_date": Added(None),
+            "run.data.regenerate_unfinished": Added("keep"),
         }
     ),
 }

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,6 +21,25 @@ from speculators.settings.algorithm import AlgorithmSettings
 from speculators.utils.strict import Fraction, PositiveInt, Strict
 from speculators.verifier.settings import VerifierSettings
 
+# Names that a chat template is given of every conversation.
+OF_A_CONVERSATION = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now")
+
+
+def _variables(variables: dict[str, Any]) -> dict[str, Any]:
+    if taken := [name for name in variables if name in OF_A_CONVERSATION]:
+        raise ValueError(f"{taken[0]} follows from each conversation and cannot be set")
+    if odd := [name for name in variables if not name.isidentifier()]:
+        raise ValueError(f"{odd[0]!r} is no name of a variable")
+    return variables
+
+
+def _date(text: str) -> str:
+    try:
+        date.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError("should be a day as YYYY-MM-DD") from error
+    return text
+
 
 class DataSettings(Strict):
     """What every source of conversations shares."""
@@ -27,8 +47,19 @@ class DataSettings(Strict):
     max_length: int = Field(ge=16, description="tokens of a packed sequence; a longer conversation is cut")
     max_conversations: PositiveInt | None = Field(description="use the first so many after shuffling; null is all")
     heldout_fraction: float = Field(gt=0, lt=1, description="share of the prompts kept from training, for evaluation")
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_variables)] | None = Field(
+        description="variables of the verifier's chat template, e.g. {enable_thinking: false}"
+    )
+    chat_template_date: Annotated[str, AfterValidator(_date)] | None = Field(
+        description="the day that a chat template prints as today's, YYYY-MM-DD; null is the day of the run"
+    )
     regenerate: bool = Field(description="replace each answer by the verifier's own")
-    regenerate_max_new_tokens: PositiveInt = Field(description="tokens of a regenerated answer")
+    regenerate_max_new_tokens: PositiveInt | None = Field(
+        description="tokens of a regenerated answer; null is what data.max_length leaves"
+    )
+    regenerate_unfinished: Literal["keep", "drop"] = Field(
+        description="what becomes of a regenerated answer that did not end within its tokens"
+    )
     hidden_states: Literal["online", "cache"] = Field(
         description="the verifier's states: computed in every step, or once, on disk, for all runs"
     )
@@ -41,10 +72,10 @@ class ChatData(DataSettings):
 
 
 class JsonlData(DataSettings):
-    """A file of conversations, one JSON object a line, in ShareGPT's or OpenAI's form."""
+    """Files of conversations: JSON lines, also compressed, or parquet, in ShareGPT's or OpenAI's form."""
 
     source: Literal["jsonl"]
-    path: str = Field(min_length=1, description="the file")
+    path: str = Field(min_length=1, description="a file, a folder of such, or a pattern")
 
 
 class HubData(DataSettings):

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from speculators.composition.hydra_errors import explain
 from speculators.composition.provenance import NAME, Blame
-from speculators.composition.validate import COMPOSING, validate
+from speculators.composition.validate import COMPOSING, check_data, validate
 from speculators.report.runs import varying
 from speculators.runfolder.keys import result_key, weights_key
 from speculators.sweep.points import CAP, points
@@ -37,10 +37,16 @@ def check(config: DictConfig) -> None:
     # Hydra's own overrides are every trial's; hydra.searchpath says where to look for options.
     own: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
     searched = [f"hydra.searchpath={json.dumps(Blame(config.hydra).searchpath)}"]
-    messages, runs = [], []
+    messages, runs, read = [], [], set[str]()
     for i, (trial, differing) in enumerate(zip(trials, varying(trials), strict=True)):
         try:
-            runs.append(validate(loader.load_configuration(NAME, [*own, *trial], RunMode.RUN)))
+            composed = loader.load_configuration(NAME, [*own, *trial], RunMode.RUN)
+            run = validate(composed)
+            # Trials with the same data have it read once.
+            if (data := run.model_dump_json(include={"data", "verifier"})) not in read:
+                read.add(data)
+                check_data(composed, run)
+            runs.append(run)
         except WrongInput as error:
             messages += [f"trial {i} ({' '.join(differing)}): {m}" for m in error.messages]
         except COMPOSING as error:

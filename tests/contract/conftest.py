@@ -140,13 +140,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def verifier(folder: Path) -> Verifier:
     """The verifier, loaded as a run loads it."""
-    return Verifier.load(compose([f"verifier.name_or_path={folder}"]).verifier, CPU)
+    return Verifier.load(compose([f"verifier.name_or_path={folder}", "data.regenerate=true"]).verifier, CPU)
 
 
 @pytest.fixture(scope="session", params=ALGORITHMS)
 def case(request: pytest.FixtureRequest, folder: Path, verifier: Verifier) -> Case:
     """An algorithm as its YAML has it."""
-    run = compose([f"algorithm={request.param}", f"verifier.name_or_path={folder}", *SETTINGS])
+    run = compose([f"algorithm={request.param}", f"verifier.name_or_path={folder}", "data.regenerate=true", *SETTINGS])
     return Case(run, VerifierFacts.read(str(folder)), verifier)
 
 

@@ -45,7 +45,13 @@ def test_an_unknown_key_is_refused_with_the_nearest(name: str) -> None:
 
 def test_changed_settings_differ_and_are_valid(either: Case) -> None:
     """The settings that the other tests call `otherwise` are really others."""
-    run = compose([f"algorithm={either.run.algorithm.name}", f"verifier.name_or_path={either.facts.name_or_path}"])
+    run = compose(
+        [
+            f"algorithm={either.run.algorithm.name}",
+            f"verifier.name_or_path={either.facts.name_or_path}",
+            "data.regenerate=true",
+        ]
+    )
     published = speculator_dict(either.run, either.facts)
     assert SpeculatorModelConfig.from_dict(published).to_dict()
     if either.run.algorithm != run.algorithm:

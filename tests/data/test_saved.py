@@ -11,10 +11,10 @@ from speculators.cache.store import LOCKS, Store
 from speculators.composition.compose import compose
 from speculators.data import answers, saved
 from speculators.data.prepare import Prepared, prepare
+from speculators.data.template import ChatTemplate
 from speculators.settings.run_config import RunConfig
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.location import local_path
-from speculators.verifier.tokenizer import load_tokenizer
 
 TINY = Path(local_path("pkg://speculators.assets/tiny"))
 VOCAB = 4096
@@ -63,7 +63,7 @@ def same(a: Prepared, b: Prepared) -> bool:
 def test_it_is_what_prepare_makes(verifier: Verifier, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Value for value, without tokenising; a damaged entry is made again."""
     run = compose(["data.max_conversations=100", "data.max_length=256"])
-    expected = prepare(run.data, load_tokenizer(run.verifier), VOCAB, run.seed)
+    expected = prepare(run.data, ChatTemplate.of(run.verifier, run.data), VOCAB, run.seed)
     assert same(saved.prepared(run, store, verifier, VOCAB), expected)
     with monkeypatch.context() as patch:
         patch.setattr(saved, "prepare", None)
@@ -164,7 +164,7 @@ def test_answers_are_generated_once_for_all_seeds(
     monkeypatch.setattr(answers, "plain", counting)
     monkeypatch.setattr(answers, "SHARD", 4)
     run = regenerating(tmp_path)
-    tokenizer = load_tokenizer(run.verifier)
+    tokenizer = ChatTemplate.of(run.verifier, run.data)
     expected = prepare(run.data, tokenizer, VOCAB, 0, lambda prompts: plain(verifier, prompts, 4, 1))
     assert same(saved.prepared(run, store, verifier, VOCAB), expected) and len(asked) == 12
     other = saved.prepared(regenerating(tmp_path, "seed=1"), store, verifier, VOCAB)

@@ -48,7 +48,12 @@ def data(tmp_path: Path) -> Path:
 def test_the_checkpoints_own_settings_count(data: Path, tmp_path: Path) -> None:
     """More heads than the YAML has, a seed, data of its own: all without being said again; what is said wins."""
     own = ["algorithm=medusa", "algorithm.num_heads=7", "proposal.speculative_tokens=7", "seed=5"]
-    own += ["data=jsonl", f"data.path={data}", "verifier.dtype=float32"]
+    own += [
+        "data=jsonl",
+        f"data.path={data}",
+        "verifier.dtype=float32",
+        "data.chat_template_kwargs={a: [x, {b: true}]}",
+    ]
     checkpoint = published(tmp_path / "run", *own)
     again = evaluated(checkpoint)
     before = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -58,6 +63,7 @@ def test_the_checkpoints_own_settings_count(data: Path, tmp_path: Path) -> None:
 
     run = compose(with_its_own(checkpoint, ["data.max_conversations=40", "seed=6"]))
     assert (run.data.source, run.data.max_conversations, run.seed) == ("jsonl", 40, 6)
+    assert run.data.chat_template_kwargs == {"a": ["x", {"b": True}]}
     assert run.verifier.dtype == "float32" and is_trained(checkpoint, ["data.max_conversations=40"])
     assert compose(with_its_own(checkpoint, ["data=chat"])).data == compose([]).data
     assert not is_trained(checkpoint, ["data=chat"])

@@ -1,0 +1,57 @@
+"""Whether training could use a source of conversations, found out before anything else is read."""
+
+from collections import Counter
+
+from speculators.data.conversations import read
+from speculators.data.prepare import TOO_FEW, nothing, prompt_key, prompts_of, rendered
+from speculators.data.template import ChatTemplate
+from speculators.data.unused import Unused
+from speculators.settings.run_config import DataSettings, RunConfig
+
+# Usable conversations that are looked at: all of a small source, the beginning of a large one.
+ENOUGH = 10_000
+
+
+def check_run(run: RunConfig) -> None:
+    """Look whether a run could use its data.
+
+    Args:
+        run: on a dry run, a tokenizer that cannot be had is no mistake: the plan says so.
+
+    Raises:
+        ValueError: it could not; the message begins with the key to change.
+    """
+    template = None
+    try:
+        template = ChatTemplate.of(run.verifier, run.data)
+    except ValueError:
+        if not run.dry_run:
+            raise
+    check(run.data, template)
+
+
+def check(data: DataSettings, template: ChatTemplate | None) -> None:
+    """Look whether a source can be read, and whether there is anything to learn and to hold out in it.
+
+    Args:
+        data: the source.
+        template: the verifier's; None does not look what becomes of the conversations in it.
+
+    Raises:
+        ValueError: it cannot be used; the message names what is wrong.
+    """
+    unused, keys, taught = Unused(), set[str](), template is None
+    for number, conversation in enumerate(read(data, unused, answered=not data.regenerate)):
+        keys.add(prompt_key(conversation))
+        if template is not None and not taught:
+            if data.regenerate:
+                taught = bool(prompts_of([conversation], template, data.max_length, unused))
+            else:
+                made = rendered([conversation], template, data.max_length, unused, Unused(), Counter())
+                taught = next(made, None) is not None
+        if number >= ENOUGH and taught and len(keys) > 1:
+            return
+    if not keys or not taught:
+        raise ValueError(nothing(unused))
+    if len(keys) < 2:
+        raise ValueError(TOO_FEW)

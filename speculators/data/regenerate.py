@@ -1,0 +1,113 @@
+"""Every answer of conversations written anew by the verifier, each from what it wrote before: what a draft should learn."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from speculators.data.conversations import Conversation, Message
+from speculators.data.template import ChatTemplate, Document, TemplateRefused
+from speculators.data.unused import Unused
+from speculators.settings.run_config import DataSettings
+
+# The verifier's own answers to prompts, both as token ids.
+Generate = Callable[[list[list[int]]], list[list[int]]]
+NO_ROOM = "without an answer inside data.max_length"
+UNFINISHED = "whose answer did not end within data.regenerate_max_new_tokens"
+
+
+@dataclass
+class _Talk:
+    """A conversation that is being had.
+
+    Attributes:
+        conversation: as it is in the data.
+        at: messages of the data that are used up.
+        history: what was said, answers by the verifier.
+        documents: prompts and answers in tokens.
+    """
+
+    conversation: Conversation
+    at: int = 0
+    history: list[Message] = field(default_factory=list)
+    documents: list[Document] = field(default_factory=list)
+
+    def ask(self) -> bool:
+        """Go on to what is answered next; False if nothing is."""
+        messages, asked = self.conversation.messages, False
+        while self.at < len(messages) and not (asked and messages[self.at]["role"] == "assistant"):
+            # Of several answers in a row the first is written anew for all.
+            if messages[self.at]["role"] != "assistant":
+                self.history.append(messages[self.at])
+                asked = True
+            self.at += 1
+        return asked
+
+    def answered(self, answer: Message) -> None:
+        """Go on from an answer; one that called a tool stays as it is, for what the tool said is an answer to it."""
+        messages = self.conversation.messages
+        following = messages[self.at + 1]["role"] if self.at + 1 < len(messages) else ""
+        self.history.append(messages[self.at] if following == "tool" else answer)
+
+    def add(self, prompt: list[int], answer: list[int]) -> None:
+        """A document of its own, or the last one and more, where the prompt begins with that."""
+        supervised = [False] * len(prompt)
+        if self.documents and prompt[: len(self.documents[-1].tokens)] == self.documents[-1].tokens:
+            earlier = self.documents.pop().supervised
+            supervised[: len(earlier)] = earlier
+        self.documents.append(Document(prompt + answer, supervised + [True] * len(answer)))
+
+
+def regenerated(
+    conversations: Iterable[Conversation],
+    template: ChatTemplate,
+    generate: Generate,
+    data: DataSettings,
+    unused: Unused,
+    unfinished: Unused,
+) -> list[Document]:
+    """Distinct documents of prompts and of the verifier's own answers, token for token as it wrote them.
+
+    Args:
+        conversations: their answers are not read, but for calls of tools whose results follow.
+        template: the verifier's.
+        generate: answers.
+        data: max_length and what becomes of an answer that did not end.
+        unused: gets conversations without any document.
+        unfinished: gets answers that did not end.
+    """
+    talks = [_Talk(c) for c in conversations]
+    active = talks
+    while active := [talk for talk in active if talk.ask()]:
+        prompts = {id(talk): prompt for talk in active if (prompt := _prompt(talk, template, data, unused))}
+        distinct = list(dict.fromkeys(map(tuple, prompts.values())))
+        answers = dict(zip(distinct, generate([list(p) for p in distinct]), strict=True)) if distinct else {}
+        going_on = []
+        for talk in (t for t in active if id(t) in prompts):
+            prompt = prompts[id(talk)]
+            answer = answers[tuple(prompt)]
+            ended = bool(answer) and answer[-1] in template.end_ids
+            if not ended:
+                unfinished.add("answers", talk.conversation.place)
+            if ended or data.regenerate_unfinished == "keep":
+                talk.add(prompt, answer)
+            elif not talk.documents:
+                unused.add(UNFINISHED, talk.conversation.place)
+            if ended:
+                talk.answered(template.message(answer))
+                going_on.append(talk)
+        active = going_on
+    documents = [d for talk in talks for d in talk.documents]
+    return list({(tuple(d.tokens), tuple(d.supervised)): d for d in documents}.values())
+
+
+def _prompt(talk: _Talk, template: ChatTemplate, data: DataSettings, unused: Unused) -> list[int]:
+    """Token ids of what is to be answered; none if that cannot be asked."""
+    reason = NO_ROOM
+    try:
+        prompt = template.prompt(talk.history, talk.conversation.tools)
+        if len(prompt) < data.max_length:
+            return prompt
+    except TemplateRefused as error:
+        reason = str(error)
+    if not talk.documents:
+        unused.add(reason, talk.conversation.place)
+    return []

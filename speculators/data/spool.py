@@ -1,0 +1,44 @@
+"""Conversations aside in a temporary file, so that a source may be larger than memory."""
+
+import pickle
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from tempfile import SpooledTemporaryFile
+from typing import IO
+
+from speculators.data.conversations import Conversation
+
+# Bytes that stay in memory before a file is made.
+IN_MEMORY = 256 * 2**20
+
+
+@contextmanager
+def spooled(conversations: Iterable[Conversation]) -> "Iterator[Spool]":
+    """A spool of conversations, which is gone at the end."""
+    with SpooledTemporaryFile(IN_MEMORY) as file:
+        yield Spool(file, conversations)
+
+
+class Spool:
+    """Conversations by their number; beyond IN_MEMORY bytes, eight bytes of each are in memory.
+
+    Args:
+        file: where they are.
+        conversations: what it holds, in order.
+    """
+
+    def __init__(self, file: IO[bytes], conversations: Iterable[Conversation]) -> None:
+        self._file = file
+        self._starts = array("Q", [0])
+        for conversation in conversations:
+            self._file.write(pickle.dumps(conversation, pickle.HIGHEST_PROTOCOL))
+            self._starts.append(self._file.tell())
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, number: int) -> Conversation:
+        start, end = self._starts[number], self._starts[number + 1]
+        self._file.seek(start)
+        return pickle.loads(self._file.read(end - start))
