@@ -1,12 +1,13 @@
-"""A training step of eagle3 here and in upstream speculators: peak memory and tokens per second.
+"""A training step of eagle3 here, in an older checkout and in upstream speculators: peak memory and tokens per second.
 
-Each measurement is a process of its own; the two take turns. Both train the same shapes, SmolLM2-135M's, from random
+Each measurement is a process of its own; the subjects take turns. All train the same shapes, SmolLM2-135M's, from random
 weights on the same random verifier states, in float32 on the CPU, every token supervised:
 
-    python benchmarks/train_step.py --upstream-python UPSTREAM_ENV/bin/python --write benchmarks/results/train_step.md
+    python benchmarks/train_step.py --old OLD_CHECKOUT --old-python OLD_ENV/bin/python \\
+        --upstream-python UPSTREAM_ENV/bin/python --write benchmarks/results/train_step.md
 
-UPSTREAM_ENV is an environment with `speculators==0.9.0`, which must not be this one: both packages have one import name.
-Linux alone has the counters that this reads.
+OLD_ENV has the package of OLD_CHECKOUT, whose own script is run. UPSTREAM_ENV is an environment with `speculators==0.9.0`,
+which must not be this one: both packages have one import name. Linux alone has the counters that this reads.
 """
 
 import argparse
@@ -44,14 +45,17 @@ def ours(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
     from transformers import LlamaConfig
 
     from speculators import SpeculatorsConfig, VerifierConfig
+    from speculators.data.row_plan import dense_rows, put_together
     from speculators.losses.distillation import distill
+    from speculators.model import TrainingContext
     from speculators.models.eagle3.config import Eagle3SpeculatorConfig
     from speculators.models.eagle3.model import Eagle3Speculator
     from speculators.proposals import GreedyTokenProposalConfig
     from speculators.protocols.batch import Batch
     from speculators.protocols.head import VerifierHead
     from speculators.protocols.hidden_states import VerifierStates
-    from speculators.settings.algorithm import LossWeights
+    from speculators.protocols.initialisation import Initialisation
+    from speculators.protocols.rows import PackedTargets
 
     methods = [GreedyTokenProposalConfig(speculative_tokens=args.ttt_steps)]
     config = Eagle3SpeculatorConfig(
@@ -69,19 +73,19 @@ def ours(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
     head_VH = torch.randn(VOCAB, H) * 0.04
     verifier = VerifierHead(head_VH, head_VH)
     model = Eagle3Speculator(config)
-    model.initialise(verifier, torch.arange(VOCAB).flip(0))
-    target_N = torch.arange(args.tokens - 1)
-    slot_S1 = torch.arange(1, args.ttt_steps + 1).unsqueeze(1)
-    batch = Batch(
-        token_BT=inputs["token"],
-        position_BT=inputs["position"],
-        document_BT=torch.zeros_like(inputs["token"]),
-        target_N=target_N,
-        valid_SN=target_N >= slot_S1,
-    )
+    model.initialise(Initialisation(verifier, torch.arange(VOCAB).flip(0)))
+    document_BT = torch.zeros_like(inputs["token"])
+    targets = PackedTargets(inputs["position"][0], document_BT[0], torch.arange(args.tokens - 1))
+    rows = put_together([dense_rows(targets, args.ttt_steps)], [args.tokens], [0])
+    batch = Batch(inputs["token"], inputs["position"], document_BT, rows)
     states = VerifierStates(last_BTH=inputs["last"], aux_BTA=inputs["aux"])
-    weights = LossWeights(kl=1, ce=0, tv=0)
-    return model, lambda: distill(model(batch, states, verifier).rows, batch, states, verifier, weights, 1.0).loss
+    context = TrainingContext[Any](None, 0.0)
+
+    def loss() -> torch.Tensor:
+        (rows,) = model(batch, states, verifier, context).rows.values()
+        return distill(rows, batch, states, verifier, {"kl": 1.0}, 1.0).loss
+
+    return model, loss
 
 
 def upstream(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
@@ -190,6 +194,8 @@ def main() -> None:
     """Take turns, print every measurement and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subject", choices=("ours", "upstream"), help="measure one here, print JSON, and stop")
+    parser.add_argument("--old", type=Path, help="an older checkout of this project")
+    parser.add_argument("--old-python", default=sys.executable, help="python that has the older checkout's package")
     parser.add_argument("--upstream-python", help="python of an environment with upstream speculators 0.9.0")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each")
     parser.add_argument("--steps", type=int, default=1, help="measured steps of a process")
@@ -203,17 +209,26 @@ def main() -> None:
     if args.subject:
         print(json.dumps(measure(args)))
         return
-    pythons = {"ours": sys.executable} | ({"upstream": args.upstream_python} if args.upstream_python else {})
+    commands = {"ours": [sys.executable, __file__, "--subject", "ours"]}
+    if args.old:
+        commands["old"] = [
+            args.old_python,
+            str(args.old.resolve() / "benchmarks" / "train_step.py"),
+            "--subject",
+            "ours",
+        ]
+    if args.upstream_python:
+        commands["upstream"] = [args.upstream_python, __file__, "--subject", "upstream"]
     passed = [
         f"--{key}={vars(args)[key.replace('-', '_')]}"
         for key in ("steps", "threads", "tokens", "ttt-steps", "draft-vocab")
     ]
     passed += ["--keep-gradients"] if args.keep_gradients else []
-    measured: dict[str, list[dict[str, float]]] = {name: [] for name in pythons}
-    for _ in range(args.repeats):
-        for name, python in pythons.items():
-            command = [python, __file__, "--subject", name, *passed]
-            in_use, values = (run_alone(command, environment) for environment in (NO_CACHE, {}))
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+    for turn in range(args.repeats):
+        # Whoever goes second finds warm caches: they take turns at that too.
+        for name in list(commands) if turn % 2 == 0 else reversed(commands):
+            in_use, values = (run_alone([*commands[name], *passed], environment) for environment in (NO_CACHE, {}))
             values["in_use_mb"] = in_use["memory_mb"]
             measured[name].append(values)
             print(name, values, flush=True)
@@ -233,6 +248,8 @@ def run_alone(command: list[str], environment: dict[str, str]) -> dict[str, floa
 
 def report(measured: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> str:
     """Medians, and the ratio of neighbouring processes with its spread."""
+    others = [name for name in ("old", "upstream") if name in measured]
+    titles = {"old": "older checkout", "upstream": "upstream 0.9.0"}
     names = {"in_use_mb": "memory of a step, MiB", "memory_mb": "with the C library's cache, MiB"}
     names |= {"resting_mb": "memory between steps, MiB"}
     names |= {"tokens_per_second": "tokens/s", "tokens_per_cpu_second": "tokens per CPU second"}
@@ -248,15 +265,15 @@ def report(measured: dict[str, list[dict[str, float]]], args: argparse.Namespace
         "it keeps what it likes. "
         f"{args.repeats} processes of each, taking turns; medians, and the ratio of neighbours with its range.",
         "",
-        "| | this project |" + (" upstream 0.9.0 | ratio |" if "upstream" in measured else ""),
-        "|---|---|" + ("---|---|" if "upstream" in measured else ""),
+        "| | this project |" + "".join(f" {titles[name]} | ratio |" for name in others),
+        "|---|---|" + "---|---|" * len(others),
     ]
     for key, name in names.items():
         values = {subject: [m[key] for m in ms] for subject, ms in measured.items()}
         cells = [name, f"{statistics.median(values['ours']):.4g}"]
-        if "upstream" in values:
-            ratios = [a / b for a, b in zip(values["ours"], values["upstream"], strict=True)]
-            cells += [f"{statistics.median(values['upstream']):.4g}"]
+        for other in others:
+            ratios = [a / b for a, b in zip(values["ours"], values[other], strict=True)]
+            cells += [f"{statistics.median(values[other]):.4g}"]
             cells += [f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

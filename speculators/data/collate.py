@@ -24,7 +24,7 @@ def collate(sequences: Sequence[Packed], plan: RowPlanner | int, seeds: Sequence
     token_BT = torch.zeros(B, T, dtype=torch.int64)
     position_BT = torch.zeros(B, T, dtype=torch.int64)
     document_BT = torch.full((B, T), -1, dtype=torch.int64)
-    rows, number = [], 0
+    rows, lengths, number = [], [], 0
     for b, (sequence, seed) in enumerate(zip(sequences, seeds, strict=True)):
         tokens = [token for document in sequence for token in document.tokens]
         targets = packed_targets(sequence)
@@ -32,8 +32,9 @@ def collate(sequences: Sequence[Packed], plan: RowPlanner | int, seeds: Sequence
         position_BT[b, : len(tokens)] = targets.position_T
         document_BT[b, : len(tokens)] = targets.document_T + number
         number += len(sequence)
+        lengths.append(len(tokens))
         rows.append(planner(targets, torch.Generator().manual_seed(seed)))
-    return Batch(token_BT, position_BT, document_BT, put_together(rows, T, seeds))
+    return Batch(token_BT, position_BT, document_BT, put_together(rows, lengths, seeds))
 
 
 def packed_targets(sequence: Packed) -> PackedTargets:

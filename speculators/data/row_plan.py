@@ -40,9 +40,8 @@ def dense_rows(sequence: PackedTargets, slots: int) -> SequenceRows:
         slots: tokens ahead that the draft is trained to predict, S >= 1.
     """
     slot_R = torch.arange(1, slots + 1).repeat_interleave(len(sequence.target_N))
-    target_R = sequence.target_N.repeat(slots)
-    group_R = torch.arange(len(sequence.target_N)).repeat(slots)
-    return SequenceRows(target_R, slot_R, group_R, sequence.position_T[target_R] >= slot_R, slots)
+    target_R, group_R = sequence.target_N.repeat(slots), torch.arange(len(sequence.target_N)).repeat(slots)
+    return SequenceRows(target_R - slot_R, slot_R, group_R, sequence.position_T[target_R] >= slot_R, slots)
 
 
 def anchor_blocks(sequence: PackedTargets, anchor_A: torch.Tensor, slots: int) -> SequenceRows:
@@ -50,47 +49,49 @@ def anchor_blocks(sequence: PackedTargets, anchor_A: torch.Tensor, slots: int) -
 
     Args:
         sequence: one packed sequence.
-        anchor_A: int64 anchors in the sequence, ascending.
+        anchor_A: int64 anchors in the sequence, ascending, each there once.
         slots: rows of a block, S >= 1. A row whose target is none of `sequence.target_N`, or is of another document
-            than the anchor, is there and invalid, so that R = S * A and row (s, a) lies in place (s - 1) * A + a.
+            than the anchor, is there and invalid: every block is whole, and of a batch with A anchors row (s, a) lies in
+            place (s - 1) * A + a.
     """
     length = len(sequence.position_T)
-    slot_R = torch.arange(1, slots + 1).repeat_interleave(len(anchor_A))
-    target_R = anchor_A.repeat(slots) + slot_R
     is_target_T = torch.zeros(length, dtype=torch.bool)
     is_target_T[sequence.target_N] = True
-    inside_R = target_R < length
-    target_R = target_R.clamp(max=length - 1)
-    same_R = sequence.position_T[target_R] >= slot_R
-    group_R = torch.arange(len(anchor_A)).repeat(slots)
-    return SequenceRows(target_R, slot_R, group_R, inside_R & same_R & is_target_T[target_R], slots)
+    slot_R = torch.arange(1, slots + 1).repeat_interleave(len(anchor_A))
+    anchor_R, group_R = anchor_A.repeat(slots), torch.arange(len(anchor_A)).repeat(slots)
+    inside_R = (anchor_R >= 0) & (anchor_R + slot_R < length)
+    target_R = (anchor_R + slot_R).clamp(max=length - 1)
+    same_document_R = sequence.position_T[target_R] >= slot_R
+    return SequenceRows(anchor_R, slot_R, group_R, inside_R & is_target_T[target_R] & same_document_R, slots)
 
 
-def put_together(parts: Sequence[SequenceRows], width: int, seeds: Sequence[int]) -> RowPlan:
-    """The plan of a batch.
+def put_together(parts: Sequence[SequenceRows], lengths: Sequence[int], seeds: Sequence[int]) -> RowPlan:
+    """The plan of a batch, which is as wide as its longest sequence.
 
     Args:
         parts: the rows of each of its sequences.
-        width: tokens of a sequence of the batch, T.
+        lengths: tokens of each sequence.
         seeds: a number for each sequence.
 
     Raises:
-        ValueError: rows of one slot share a target or a group, or their targets do not ascend with their groups.
+        ValueError: rows of one slot share an anchor or a group, or their anchors do not ascend with their groups.
     """
+    width = max(lengths)
     group_offsets = np.cumsum([0, *(int(p.group_R.max()) + 1 if len(p.group_R) else 0 for p in parts)])
-    target_R = _joined([p.target_R + b * width for b, p in enumerate(parts)])
+    anchor_R = _joined([p.anchor_R + b * width for b, p in enumerate(parts)])
     group_R = _joined([p.group_R + int(offset) for p, offset in zip(parts, group_offsets, strict=False)])
     slot_R, valid_R = _joined([p.slot_R for p in parts]), _joined([p.valid_R for p in parts])
     order_R = np.lexsort((group_R, slot_R))
-    target_R, group_R, slot_R, valid_R = (x[order_R] for x in (target_R, group_R, slot_R, valid_R))
+    anchor_R, group_R, slot_R, valid_R = (x[order_R] for x in (anchor_R, group_R, slot_R, valid_R))
     same_slot = slot_R[1:] == slot_R[:-1]
-    if (same_slot & ((np.diff(target_R) <= 0) | (np.diff(group_R) <= 0))).any():
-        raise ValueError("a row plan: among the rows of one slot, targets must ascend with groups, each there once")
-    target_U, place_R = np.unique(target_R, return_inverse=True)
+    if (same_slot & ((np.diff(anchor_R) <= 0) | (np.diff(group_R) <= 0))).any():
+        raise ValueError("a row plan: among the rows of one slot, anchors must ascend with groups, each there once")
+    # An invalid row may look beyond the last position.
+    target_U, place_R = np.unique(np.clip(anchor_R + slot_R, 0, len(parts) * width - 1), return_inverse=True)
     starts = np.searchsorted(slot_R, np.arange(1, parts[0].slots + 2))
     layout = RowLayout(tuple(starts.tolist()), group_R, place_R, int(group_offsets[-1]), len(target_U))
-    arrays = [torch.from_numpy(x) for x in (target_U, place_R, slot_R, group_R, valid_R)]
-    return RowPlan(*arrays, seeds=tuple(seeds), layout=layout)
+    arrays = [torch.from_numpy(x) for x in (target_U, place_R, anchor_R, slot_R, group_R, valid_R)]
+    return RowPlan(*arrays, seeds=tuple(seeds), lengths=tuple(lengths), layout=layout)
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> np.ndarray:

@@ -122,8 +122,7 @@ class Reduction:
 
     def of_rows(self, teacher: Teacher, targets: slice, span: slice) -> Teacher:
         """The distributions of a slot's rows, `teacher` being of `targets`."""
-        # A slot's targets are distinct: as many rows as targets are all of them in order.
-        if _length(span) == _length(targets):
+        if np.array_equal(self.plan.layout.place_R[span], np.arange(targets.start, targets.stop)):
             return teacher
         return teacher.at(self.plan.place_R[span] - targets.start)
 

@@ -37,15 +37,16 @@ class SequenceRows:
     """The rows planned for one packed sequence, on the host, in any order.
 
     Attributes:
-        target_R: int64 target position in the sequence. Of an invalid row any position of the sequence.
-        slot_R: int64 slot, 1 ... S. A pair of slot and target is there once.
+        anchor_R: int64 anchor position in the sequence; the target is anchor + slot. Of an invalid row either may lie
+            outside of the sequence.
+        slot_R: int64 slot, 1 ... S. A pair of anchor and slot is there once.
         group_R: int64 group, from 0. Groups ascend with position: among the rows of one slot a higher group has a
-            higher target; a group has at most one row of a slot.
+            higher anchor; a group has at most one row of a slot.
         valid_R: bool, False for a row that is computed but counts for nothing.
         slots: S, the same for every sequence.
     """
 
-    target_R: Tensor
+    anchor_R: Tensor
     slot_R: Tensor
     group_R: Tensor
     valid_R: Tensor
@@ -90,22 +91,26 @@ class RowPlan:
 
     Attributes:
         target_U: int64 distinct flat target positions (b * T + t), ascending.
-        place_R: int64 each row's target as an index into `target_U`.
+        place_R: int64 each row's target as an index into `target_U`; of an invalid row that of any position.
+        anchor_R: int64 each row's flat anchor position. Of an invalid row it may lie in another document, or before the
+            batch: clamp it.
         slot_R: int64 each row's slot, ascending.
         group_R: int64 each row's group, ascending inside a slot.
-        valid_R: bool, False for a row that is computed but counts for nothing. Its anchor may lie in another document,
-            or before the batch: clamp it.
-        seeds: a number for each sequence of the batch, from which noise that is drawn on the device takes its
-            generator; the same whatever the sequence is batched with.
+        valid_R: bool, False for a row that is computed but counts for nothing.
+        seeds: a number for each sequence of the batch, the same whatever the sequence is batched with; noise that is
+            drawn on the device takes its generator from it (`nn.noise`).
+        lengths: tokens of each sequence, padding aside.
         layout: the same on the host.
     """
 
     target_U: Tensor
     place_R: Tensor
+    anchor_R: Tensor
     slot_R: Tensor
     group_R: Tensor
     valid_R: Tensor
     seeds: tuple[int, ...]
+    lengths: tuple[int, ...]
     layout: RowLayout
 
     @property
@@ -117,11 +122,6 @@ class RowPlan:
     def target_R(self) -> Tensor:
         """[R] int64 flat target position of each row."""
         return self.target_U[self.place_R]
-
-    @property
-    def anchor_R(self) -> Tensor:
-        """[R] int64 flat anchor position of each row; of an invalid row it may be negative."""
-        return self.target_R - self.slot_R
 
     def of_slot(self, values_R: Tensor, slot: int) -> Tensor:
         """The part of `values_R` [R, ...] that belongs to one slot, from 1, without a copy."""

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,16 +9,13 @@ from typing import Any
 
 import torch
 
-from speculators.data.collate import collate
-from speculators.data.pack import Packed
 from speculators.data.prepare import Prepared
-from speculators.data.row_plan import row_seed
 from speculators.model import SpeculatorModel
-from speculators.protocols.batch import Batch
 from speculators.protocols.hidden_states import HiddenStates
 from speculators.runfolder.rights import command
 from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
+from speculators.train.batches import HELDOUT, Batches
 from speculators.train.checkpoint import Checkpoints, TrainState
 from speculators.train.device import float32_products, start_accelerator
 from speculators.train.interrupt import Interrupt, Interrupted
@@ -93,7 +89,8 @@ class Loop:
         self.bare, self.data, self.settings, self.folder = model, prepared, run, folder
         self.device = verifier.device
         self.accelerator = start_accelerator(self.device, run, folder)
-        self.plan = partial(type(model).plan_rows, run.algorithm)
+        plan = partial(type(model).plan_rows, run.algorithm)
+        self.train, self.heldout = (Batches(s, plan, run.seed) for s in (prepared.train, prepared.heldout))
         self.student = Student(model, verifier, run.algorithm, self.accelerator)
         self.optimizers = [self.accelerator.prepare_optimizer(o) for o in optimizer.build(model, run.optimizer)]
         self.order = Order(len(prepared.train), run.seed, run.trainer, self.accelerator.num_processes)
@@ -144,7 +141,7 @@ class Loop:
     def step(self, check: bool) -> None:
         """One optimizer step."""
         places = self.order.of_step(self.state.step, self.accelerator.process_index)
-        batches = [self.batch(self.data.train, p, self.state.step) for p in places]
+        batches = [self.train.of(p, self.state.step) for p in places]
         sums = self.student.learn(batches, self.progress_made)
         if check:
             check_gradients(self.bare)
@@ -154,11 +151,6 @@ class Loop:
         fine = torch.isfinite(sums["loss"]) & torch.isfinite(norm)
         self.broken = torch.where(fine, self.broken, self.broken.clamp(max=self.state.step))
         self.meter.add({**sums, "grad_norm": norm})
-
-    def batch(self, sequences: Sequence[Packed], places: Sequence[Place], step: int) -> Batch:
-        """Some sequences as a batch, on the host, with the rows of a step; of step -1 for held-out sequences."""
-        seeds = [row_seed(self.settings.seed, step, place.number) for place in places]
-        return collate([sequences[place.index] for place in places], self.plan, seeds)
 
     @property
     def progress_made(self) -> float:
@@ -213,7 +205,7 @@ class Loop:
         meter, total = Meter(), 0.0
         for start in range(0, count, size):
             places = [Place(i, i) for i in range(start, min(start + size, count))]
-            batch = self.batch(self.data.heldout, places, step=-1)
+            batch = self.heldout.of(places, HELDOUT)
             weight = self.student.weight(batch)
             loss, metrics = self.student.loss(batch, self.progress_made)
             meter.add({n: v if n.endswith("_S") else v * weight for n, v in {"loss": loss, **metrics}.items()})

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from speculators.composition.compose import compose
 from speculators.config import SpeculatorModelConfig
 from speculators.data.collate import collate
+from speculators.data.row_plan import RowPlanner
 from speculators.data.template import Document
 from speculators.decoding.generate import Decoder, Speculation, plain
 from speculators.execution.rules import broken
@@ -61,10 +62,15 @@ class Case:
         answers = plain(self.verifier, prompts, max_new_tokens=20, batch_size=4)
         return [Document([*p, *a], [False] * len(p) + [True] * len(a)) for p, a in zip(prompts, answers, strict=True)]
 
-    def batch(self, *sequences: list[Document]) -> Batch:
-        """Packed sequences with the rows that the algorithm plans."""
+    @property
+    def plan(self) -> RowPlanner:
+        """Says which rows a sequence has."""
         model = SpeculatorModel.for_config(SpeculatorModelConfig.from_dict(speculator_dict(self.run, self.facts)))
-        return collate(sequences, partial(model.plan_rows, self.run.algorithm), range(len(sequences)))
+        return partial(model.plan_rows, self.run.algorithm)
+
+    def batch(self, *sequences: list[Document], first: int = 0) -> Batch:
+        """Packed sequences with the rows that the algorithm plans; `first` is the seed of the first one's, others follow."""
+        return collate(sequences, self.plan, range(first, first + len(sequences)))
 
     def fresh(self) -> SpeculatorModel:
         """The draft as training starts with it, always the same."""

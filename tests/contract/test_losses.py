@@ -1,7 +1,9 @@
 """Every loss that an algorithm offers, against full logits and plain loops."""
 
+import importlib
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -10,19 +12,22 @@ from torch import Tensor
 
 from speculators.losses import chunked
 from speculators.losses.divergences import DIVERGENCES
+from speculators.model import SpeculatorModel
 from speculators.protocols.batch import Batch
-from speculators.protocols.rows import Rows
+from speculators.protocols.rows import GroupFacts
+from speculators.utils.discovery import packages
 
 from .conftest import VOCAB, Case, student
 
 
 class Row(NamedTuple):
-    """One row: the verifier's distribution over the draft's tokens, their part of its whole one, the draft's; states."""
+    """One row: the verifier's distribution over the draft's tokens, their part of its whole one, the draft's; what each
+    term of the logits reads, of which the first is the draft's state; the verifier's state."""
 
     p: Tensor
     whole: Tensor
     q: Tensor
-    state: Tensor
+    inputs: list[Tensor]
     verifiers: Tensor
 
     @property
@@ -77,11 +82,11 @@ def lk_hybrid(row: Row) -> Tensor:
 
 def smooth_l1(row: Row) -> Tensor:
     """Huber's distance of the states with threshold one, the mean over elements."""
-    d = (row.state - row.verifiers).abs()
+    d = (row.inputs[0] - row.verifiers).abs()
     return torch.where(d < 1, d**2 / 2, d - 0.5).mean()
 
 
-# A loss of a new kind gets its naive twin here.
+# A loss of a new kind gets its naive twin here, or in `naive.py` of an installed package; those take the draft as well.
 NAIVE: dict[str, Callable[[Row], Tensor]] = {
     "kl": kl,
     "rkl": rkl,
@@ -95,23 +100,46 @@ NAIVE: dict[str, Callable[[Row], Tensor]] = {
 }
 
 
+# Means over all rows alike, whatever the settings' slot weights.
+UNWEIGHTED = {"smooth_l1"}
+
+
+def twin(case: Case, model: SpeculatorModel, kind: str) -> Callable[[Row], Tensor]:
+    """The naive loss of one kind."""
+    if kind in NAIVE:
+        return NAIVE[kind]
+    own = importlib.import_module(f"{packages()[case.run.algorithm.name]}.naive")
+    return partial(own.NAIVE[kind], model=model)
+
+
 @torch.no_grad()
-def naive(case: Case, kind: str, batch: Batch, rows: Rows) -> float:
+def naive(case: Case, model: SpeculatorModel, kind: str, batch: Batch) -> float:
     """The weighted mean over all planned rows; what cannot be judged counts as zero."""
+    rows, plan = case.rows(model, batch), batch.rows
     last_PH = case.verifier(batch, ()).last_BTH.flatten(0, 1)
-    decay = case.run.algorithm.slot_decay if kind in DIVERGENCES else 1.0
+    decay = 1.0 if kind in UNWEIGHTED else case.run.algorithm.slot_decay
     kept = list(range(VOCAB)) if rows.kept_D is None else rows.kept_D.tolist()
-    total, weights, logits_RV = 0.0, 0.0, case.logits(rows, batch)
-    plan = batch.rows
-    for r, (target, slot) in enumerate(zip(plan.target_R.tolist(), plan.slot_R.tolist(), strict=True)):
-        whole_V, weight = case.verifier.head.logits(last_PH[target]), decay ** (slot - 1)
-        weights += weight
-        if plan.valid_R[r] and (kind not in DIVERGENCES or int(whole_V.argmax()) in kept):
-            # In float64 no probability is too small to be one.
-            p, q = (logits_V[kept].double().softmax(0) for logits_V in (whole_V, logits_RV[r]))
-            whole = whole_V.double().softmax(0)[kept]
-            total += weight * NAIVE[kind](Row(p, whole, q, rows.terms[0].input_RI[r], last_PH[target])).item()
-    return total / weights
+    logits_RV = case.logits(rows, batch)
+    weights, losses = [], []
+    prob_SG, overlap_SG = torch.zeros(2, plan.slots, plan.layout.groups)
+    known_SG = torch.zeros(plan.slots, plan.layout.groups, dtype=torch.bool)
+    at = list(zip((plan.slot_R - 1).tolist(), plan.group_R.tolist(), strict=True))
+    for r, target in enumerate(plan.target_R.tolist()):
+        whole_V = case.verifier.head.logits(last_PH[target])
+        # In float64 no probability is too small to be one.
+        p, q = (logits_V[kept].double().softmax(0) for logits_V in (whole_V, logits_RV[r]))
+        row = Row(p, whole_V.double().softmax(0)[kept], q, [t.input_RI[r] for t in rows.terms], last_PH[target])
+        known = bool(plan.valid_R[r]) and int(whole_V.argmax()) in kept
+        if known:
+            known_SG[at[r]], prob_SG[at[r]], overlap_SG[at[r]] = True, q[p.argmax()], row.accepted
+        weights.append(decay ** at[r][0])
+        counts = known if kind in DIVERGENCES else bool(plan.valid_R[r])
+        losses.append(twin(case, model, kind)(row).item() if counts else 0.0)
+    own_SG = torch.ones_like(prob_SG)
+    if rows.row_weights is not None and kind in DIVERGENCES:
+        own_SG = rows.row_weights(GroupFacts(prob_SG, overlap_SG, known_SG))
+    total = sum(w * float(own_SG[cell]) * loss for w, cell, loss in zip(weights, at, losses, strict=True))
+    return total / sum(weights)
 
 
 def test_every_kind_equals_the_naive_one(either: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,13 +147,12 @@ def test_every_kind_equals_the_naive_one(either: Case, monkeypatch: pytest.Monke
     monkeypatch.setattr(chunked, "CPU_CHUNK_ELEMENTS", 7 * 2 * VOCAB)
     model, algorithm = either.shaken(), either.run.algorithm
     batch = either.batch(either.texts[:2], either.texts[2:])
-    rows = either.rows(model, batch)
     for kind in type(algorithm.loss).model_fields:
         weights = {name: float(name == kind) for name in type(algorithm.loss).model_fields}
         alone = algorithm.model_copy(update={"loss": type(algorithm.loss)(**weights)})
         case = Case(either.run.model_copy(update={"algorithm": alone}), either.facts, either.verifier)
         loss, _ = student(case, model).loss(batch, 0.5)
-        assert loss.item() == pytest.approx(naive(either, kind, batch, rows), rel=1e-4), kind
+        assert loss.item() == pytest.approx(naive(either, model, kind, batch), rel=1e-4), kind
 
 
 def test_weights_add_up(either: Case) -> None:

@@ -1,20 +1,26 @@
-"""An algorithm and a proposal method from an installed package, with nothing here edited, pass every contract test."""
+"""Algorithms and proposal methods from an installed package, with nothing here edited, pass every contract test."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
+ENTRY_POINTS = tomllib.loads((HERE / "outside" / "pyproject.toml").read_text())["project"]["entry-points"]
+# Names of what the package adds, by kind.
+PARTS = {kind: list(ENTRY_POINTS[f"speculators.{kind}"]) for kind in ("models", "proposals")}
 
 
-@pytest.mark.slow
-def test_an_installed_package_adds_an_algorithm_and_a_proposal(tmp_path: Path) -> None:
-    """The package of `outside/`, installed, is found by its entry points: composed, checked, trained, and tested."""
-    source, site = tmp_path / "source", tmp_path / "site"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Runs a module of Python beside the installed package of `outside/`, and gives its output."""
+    folder = tmp_path_factory.mktemp("outside")
+    source, site = folder / "source", folder / "site"
     shutil.copytree(HERE / "outside", source)
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--quiet"]
     subprocess.run([*install, "--target", str(site), str(source)], check=True, timeout=200)
@@ -22,21 +28,29 @@ def test_an_installed_package_adds_an_algorithm_and_a_proposal(tmp_path: Path) -
 
     def run(*command: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", *command],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment,
-            timeout=500,
+            [sys.executable, "-m", *command], capture_output=True, text=True, cwd=folder, env=environment, timeout=900
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    tests = run("pytest", str(HERE), "-q", "-p", "no:cacheprovider", "-m", "", "-k", "(sketch or shy) and not outside")
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*PARTS["models"], *PARTS["proposals"]])
+def test_it_passes_every_contract_test(run: Callable[..., str], name: str) -> None:
+    """What the package adds is found by its entry point, and tested as the package's own are."""
+    tests = run("pytest", str(HERE), "-q", "-p", "no:cacheprovider", "-m", "", "-k", f"{name} and not outside")
     assert "passed" in tests and "skipped" not in tests
-    assert "sketch" in run("speculators", "check", "algorithm=sketch", "proposal=shy")
-    folder = tmp_path / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTS["models"])
+def test_it_is_composed_checked_and_trained(run: Callable[..., str], tmp_path: Path, name: str) -> None:
+    """An algorithm of the package, with a proposal method of the package."""
+    chosen = [f"algorithm={name}", f"proposal={next(iter(PARTS['proposals']))}"]
+    assert name in run("speculators", "check", *chosen)
     short = ["trainer.max_steps=2", "data.max_conversations=60", "evaluation.num_prompts=2", "tracker=none"]
-    short += ["evaluation.max_new_tokens=8", f"hydra.run.dir={folder}"]
-    run("speculators", "train", "algorithm=sketch", "proposal=shy", *short)
-    assert (folder / "checkpoint" / "model.safetensors").is_file()
+    short += ["evaluation.max_new_tokens=8", f"hydra.run.dir={tmp_path / 'run'}"]
+    run("speculators", "train", *chosen, *short)
+    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()

@@ -40,8 +40,8 @@ def rows(model: SpeculatorModel, folder: Path, golden: dict[str, Tensor]) -> tup
     slots, length = len(golden["logits"]), token_BT.numel()
     target_R, slot_R = torch.arange(length).repeat(slots), torch.arange(1, slots + 1).repeat_interleave(length)
     own_R = document_BT[0][(target_R - slot_R).clamp_min(0)] == document_BT[0][target_R]
-    planned = SequenceRows(target_R, slot_R, target_R, own_R & (target_R >= slot_R), slots)
-    batch = Batch(token_BT, golden["position_ids"] - 1, document_BT, put_together([planned], length, [0]))
+    planned = SequenceRows(target_R - slot_R, slot_R, target_R, own_R & (target_R >= slot_R), slots)
+    batch = Batch(token_BT, golden["position_ids"] - 1, document_BT, put_together([planned], [length], [0]))
     tensors = load_file(folder / "model.safetensors")
     embed_VH = tensors.get("embed_tokens.weight", torch.zeros(0))
     width = golden["hidden_states"].shape[-1] // 3

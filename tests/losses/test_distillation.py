@@ -49,7 +49,7 @@ def thinned() -> SequenceRows:
     """Fewer rows the deeper the slot, in no order, grouped by target; a slot of which nothing is left in between."""
     rows = [(1, 1), (3, 1), (4, 1), (6, 1), (8, 1), (3, 3), (8, 3), (9, 3)]
     target_R, slot_R = torch.tensor(rows)[torch.tensor([5, 0, 7, 3, 1, 6, 2, 4])].unbind(1)
-    return SequenceRows(target_R, slot_R, target_R, torch.ones(8, dtype=torch.bool), SLOTS)
+    return SequenceRows(target_R - slot_R, slot_R, target_R, torch.ones(8, dtype=torch.bool), SLOTS)
 
 
 def blocks() -> SequenceRows:
@@ -60,11 +60,19 @@ def blocks() -> SequenceRows:
 PLANS = {"grid": grid, "thinned": thinned, "blocks": blocks}
 
 
-def make(plan: SequenceRows, kept: int = VOCAB, own_heads: bool = False, rank: int = 0, scaled: bool = False) -> Case:
-    """Two sequences of the same plan.
+def make(
+    plan: SequenceRows,
+    second: SequenceRows | None = None,
+    kept: int = VOCAB,
+    own_heads: bool = False,
+    rank: int = 0,
+    scaled: bool = False,
+) -> Case:
+    """Two sequences.
 
     Args:
-        plan: of each.
+        plan: of the first, and of both if there is no other.
+        second: of the second.
         kept: size of the draft's vocabulary.
         own_heads: one head a slot.
         rank: of a second term; 0 has none.
@@ -75,7 +83,7 @@ def make(plan: SequenceRows, kept: int = VOCAB, own_heads: bool = False, rank: i
     def randn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
-    rows = put_together([plan, plan], LENGTH, [0, 0])
+    rows = put_together([plan, second or plan], [LENGTH] * 2, [0, 0])
     tokens = torch.zeros(2, LENGTH, dtype=torch.int64)
     batch = Batch(tokens, tokens, tokens, rows)
     R = len(rows.slot_R)
@@ -224,26 +232,29 @@ def test_weights_that_depend_on_the_draft_are_constants(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_batches_add_up(plan: str) -> None:
-    """Weighted by `row_count`, the parts of a batch give its loss, with slot weights of a set of rows' own too."""
-    case = make(PLANS[plan]())
-    rows = replace(case.rows, slot_decay=0.5)
-    whole = distill(rows, case.batch, case.states, case.verifier, {"kl": 1.0}, 0.8).loss
+    """Weighted by `row_count`, uneven parts of a batch give its loss, with slot weights of a set of rows' own too."""
+    whole = PLANS[plan]()
+    some = torch.arange(len(whole.slot_R)) % 5 < 3
+    less = SequenceRows(*(x[some] for x in (whole.anchor_R, whole.slot_R, whole.group_R, whole.valid_R)), SLOTS)
+    case = make(whole, less)
+    rows, groups = replace(case.rows, slot_decay=0.5), int(whole.group_R.max()) + 1
+    together = distill(rows, case.batch, case.states, case.verifier, {"kl": 1.0}, 0.8).loss
     total, weight = 0.0, 0.0
-    for b, part in enumerate((PLANS[plan](), PLANS[plan]())):
-        own = put_together([part], LENGTH, [0])
-        in_part = (case.batch.rows.target_R // LENGTH) == b
+    for b, part in enumerate((whole, less)):
+        own = put_together([part], [LENGTH], [0])
+        in_part = case.batch.rows.group_R // groups == b
         terms = tuple(LogitTerm(t.input_RI[in_part], t.weights) for t in rows.terms)
         states = VerifierStates(case.states.last_BTH[b : b + 1], None)
         batch = Batch(*[torch.zeros(1, LENGTH, dtype=torch.int64)] * 3, own)
         loss = distill(replace(rows, terms=terms), batch, states, case.verifier, {"kl": 1.0}, 0.8).loss
         total, weight = total + row_count(own.layout, 0.8) * loss.item(), weight + row_count(own.layout, 0.8)
-    assert total / weight == pytest.approx(whole.item(), rel=1e-5)
+    assert total / weight == pytest.approx(together.item(), rel=1e-5)
 
 
 def test_the_count_of_a_grid_is_its_targets() -> None:
     """Bit for bit, whatever the decay."""
     for targets in (0, 1, 3, 7, 1023, 4095):
-        plan = put_together([dense_rows(one_document(5000, range(targets)), 7)], 5000, [0])
+        plan = put_together([dense_rows(one_document(5000, range(targets)), 7)], [5000], [0])
         for decay in (1.0, 0.9, 0.8, 0.7788, 1 / 3):
             assert torch.tensor(row_count(plan.layout, decay)) == targets
 
@@ -252,7 +263,7 @@ def test_the_count_of_a_grid_is_its_targets() -> None:
 def test_without_a_target_there_is_no_loss_and_no_nan(plan: str) -> None:
     """No row at all, or none that is valid: zero, and a gradient of zero."""
     rows = PLANS[plan]()
-    none = SequenceRows(rows.target_R[:0], rows.slot_R[:0], rows.group_R[:0], rows.valid_R[:0], SLOTS)
+    none = SequenceRows(rows.anchor_R[:0], rows.slot_R[:0], rows.group_R[:0], rows.valid_R[:0], SLOTS)
     invalid = replace(rows, valid_R=torch.zeros_like(rows.valid_R))
     for sequence in (none, invalid):
         case = make(sequence)
@@ -306,15 +317,15 @@ def test_bf16_autocast_stays_close() -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        {"target_R": torch.tensor([3, 3])},  # a target twice in a slot
+        {"anchor_R": torch.tensor([3, 3])},  # an anchor twice in a slot
         {"group_R": torch.tensor([0, 0])},  # a group twice in a slot
-        {"group_R": torch.tensor([1, 0])},  # groups that do not ascend with their targets
+        {"group_R": torch.tensor([1, 0])},  # groups that do not ascend with their anchors
     ],
     ids=str,
 )
 def test_a_plan_that_cannot_be_reduced_is_refused(broken: dict[str, Tensor]) -> None:
     """By a message, before any training."""
     good = SequenceRows(*torch.tensor([[3, 5], [1, 1], [0, 1]]), torch.tensor([True, True]), 1)
-    assert isinstance(put_together([good], LENGTH, [0]), RowPlan)
-    with pytest.raises(ValueError, match="targets must ascend with groups"):
-        put_together([replace(good, **broken)], LENGTH, [0])
+    assert isinstance(put_together([good], [LENGTH], [0]), RowPlan)
+    with pytest.raises(ValueError, match="anchors must ascend with groups"):
+        put_together([replace(good, **broken)], [LENGTH], [0])

@@ -1,0 +1,38 @@
+"""The batches that a step trains on, with their rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from speculators.data.collate import collate
+from speculators.data.pack import Packed
+from speculators.data.row_plan import RowPlanner, row_seed
+from speculators.protocols.batch import Batch
+from speculators.train.order import Place
+
+# The step whose rows held-out sequences have: the same at every evaluation.
+HELDOUT = -1
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Makes batches of some packed sequences.
+
+    Attributes:
+        sequences: all there are.
+        plan: says which rows a sequence has.
+        seed: the run's.
+    """
+
+    sequences: Sequence[Packed]
+    plan: RowPlanner
+    seed: int
+
+    def of(self, places: Sequence[Place], step: int) -> Batch:
+        """Some sequences as a batch, on the host.
+
+        Args:
+            places: which, and their numbers in the step's whole batch.
+            step: optimizer step, from 0, or `HELDOUT`.
+        """
+        seeds = [row_seed(self.seed, step, place.number) for place in places]
+        return collate([self.sequences[place.index] for place in places], self.plan, seeds)

@@ -1,0 +1,1 @@
+"""Blocks: a block of tokens after each sampled anchor, each told the token before it, with a confidence."""
