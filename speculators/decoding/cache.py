@@ -1,10 +1,12 @@
-"""The verifier's keys and values of a batch whose sequences grow by different amounts."""
+"""The verifier's cache of a batch whose sequences grow by different amounts."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 
 class RaggedCache:
@@ -13,14 +15,30 @@ class RaggedCache:
     So a sequence's columns lie side by side whatever was rejected in the middle: the distance between two columns is
     the distance between two positions, which sliding windows count on.
 
+    Layers with a state (linear attention, convolutions) have no columns, and nothing can be taken out of their state.
+    So it is noted after each token of a round, and the one after the last token that is kept goes on.
+
+    Args:
+        kv: transformers' cache, empty.
+        valid_BL: bool, which columns of the prompts hold a token.
+
     Attributes:
         kv: transformers' cache.
         valid_BL: bool, the columns that hold a token; padding stands on the left.
     """
 
-    def __init__(self, valid_BL: Tensor) -> None:
-        self.kv = DynamicCache()
-        self.valid_BL = valid_BL
+    def __init__(self, kv: Cache, valid_BL: Tensor) -> None:
+        self.kv, self.valid_BL = kv, valid_BL
+        self._noted: list[list[Tensor]] = []
+
+    @property
+    def has_state(self) -> bool:
+        """Whether some layers have a state, so that a round must be read token by token."""
+        return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.kv.layers)
+
+    def note(self) -> None:
+        """Note the states after another token of this round."""
+        self._noted.append([states[i].clone() for states, i in self._states()])
 
     def grow(self, columns: int) -> Tensor:
         """[B, L] mask with so many new columns, all valid."""
@@ -36,12 +54,15 @@ class RaggedCache:
         P = kept_BP.shape[1]
         if P > 1:  # plain decoding has nothing to drop
             self._take(torch.cat((self.valid_BL[:, :-P], kept_BP), dim=1))
+            self._go_back(kept_BP.sum(1) - 1)
+        self._noted.clear()
 
     def select(self, rows: Tensor) -> None:
         """Keep only some sequences."""
-        layer: Any
-        for layer in self.kv.layers:
+        for layer in self._attention():
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        for states, i in self._states():
+            states[i] = states[i][rows]
         self.valid_BL = self.valid_BL[rows]
 
     def _take(self, valid_BL: Tensor) -> None:
@@ -49,8 +70,24 @@ class RaggedCache:
         order_BL = valid_BL.to(torch.uint8).argsort(dim=1, stable=True)
         width = int(valid_BL.sum(1).max())
         order_BL = order_BL[:, -width:]
-        layer: Any
-        for layer in self.kv.layers:
+        for layer in self._attention():
             index = order_BL[:, None, :, None].expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])
             layer.keys, layer.values = layer.keys.gather(2, index), layer.values.gather(2, index)
         self.valid_BL = valid_BL.gather(1, order_BL)
+
+    def _go_back(self, place_B: Tensor) -> None:
+        """Give each sequence the states after its token at a place of the round."""
+        row_B = torch.arange(len(place_B), device=place_B.device)
+        for (states, i), noted in zip(self._states(), zip(*self._noted, strict=True), strict=True):
+            states[i] = torch.stack(noted)[place_B, row_B]
+
+    def _attention(self) -> Iterator[Any]:
+        """Layers that have keys and values."""
+        return (layer for layer in self.kv.layers if isinstance(layer, DynamicLayer))
+
+    def _states(self) -> Iterator[tuple[dict[int, Any], int]]:
+        """Where each state of the layers that have some is kept."""
+        for layer in self.kv.layers:
+            if isinstance(layer, LinearAttentionCacheLayerMixin):
+                for states in (layer.conv_states, layer.recurrent_states):
+                    yield from ((states, i) for i in states if states[i] is not None)

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from speculators.protocols.draft import Draft
+from speculators.verifier.in_process import Verifier
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -45,6 +46,19 @@ def tree_visibility(valid_BL: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
     return visible_BPC, place_BP.unsqueeze(2) - column_BC.unsqueeze(1)
 
 
+def check_reads_trees(verifier: Verifier) -> None:
+    """Look whether a verifier's layers can each look along one path of a tree.
+
+    Raises:
+        ValueError: some cannot.
+    """
+    if other := verifier.other_layers:
+        raise ValueError(
+            f"proposal: the verifier's {', '.join(other)} layers cannot verify a tree of tokens; choose a chain, "
+            "as proposal=greedy is"
+        )
+
+
 def attention_masks(
     config: PretrainedConfig, visible_BPC: Tensor, distance_BPC: Tensor, dtype: torch.dtype
 ) -> Tensor | Mapping[str, Tensor]:
@@ -59,17 +73,10 @@ def attention_masks(
     Returns:
         [B, 1, P, C], 0 where a place may look and the lowest number elsewhere; by kind of layer if there are several.
 
-    Raises:
-        ValueError: the verifier has layers of a kind that cannot look along one path of a tree.
     """
     values = config.to_dict()
     window: int | None = values.get("sliding_window")
     kinds = set(values.get("layer_types") or [FULL if window is None else SLIDING])
-    if other := sorted(kinds - {FULL, SLIDING}):
-        raise ValueError(
-            f"proposal: the verifier's {', '.join(other)} layers cannot verify a tree of tokens; choose a chain, "
-            "as proposal=greedy is"
-        )
 
     def mask(kind: str) -> Tensor:
         seen_BPC = visible_BPC if kind == FULL or window is None else visible_BPC & (distance_BPC < window)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from speculators.decoding.cache import RaggedCache
-from speculators.decoding.tree_mask import attention_masks, tree_visibility
+from speculators.decoding.tree_mask import attention_masks, check_reads_trees, tree_visibility
 from speculators.protocols.draft import Draft, Verdict
 from speculators.protocols.drafter import Context
 from speculators.protocols.hidden_states import VerifierStates
@@ -92,7 +92,7 @@ class Verification:
         token_BT = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
         valid_BT = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
         position_BT = (valid_BT.cumsum(1) - 1).clamp_min(0)
-        self.cache, self.length_B = RaggedCache(valid_BT), valid_BT.sum(1)
+        self.cache, self.length_B = RaggedCache(self.verifier.new_cache(), valid_BT), valid_BT.sum(1)
         states = self.verifier.states(token_BT, position_BT, self.layer_ids, valid_BT, self.cache.kv)
         logits_B1V = self.verifier.head.logits(states.last_BTH[:, -1:])
         return Pass(token_BT, position_BT, states, logits_B1V), valid_BT
@@ -108,18 +108,31 @@ class Verification:
             ValueError: the draft is no chain, and the verifier has layers that cannot read a tree.
         """
         token_BP = torch.cat((last_B.unsqueeze(1), draft.token_BM), dim=1)
-        P, old_BL = token_BP.shape[1], self.cache.valid_BL
-        mask = self.cache.grow(P)
+        P = token_BP.shape[1]
         if draft.is_chain:
-            # Causal attention over columns is a chain's: no mask of places by columns is made.
             position_BP = self.length_B.unsqueeze(1) + torch.arange(P, device=token_BP.device)
+            states = self._read_chain(token_BP, position_BP)
         else:
-            visible_BPC, distance_BPC = tree_visibility(old_BL, draft)
+            check_reads_trees(self.verifier)
+            visible_BPC, distance_BPC = tree_visibility(self.cache.valid_BL, draft)
             position_BP = self.length_B.unsqueeze(1) + visible_BPC[:, :, -P:].sum(2) - 1
             config, dtype = self.verifier.model.config.get_text_config(), self.verifier.head.embed_VH.dtype
             mask = attention_masks(config, visible_BPC, distance_BPC, dtype)
-        states = self.verifier.states(token_BP, position_BP, self.layer_ids, mask, self.cache.kv)
+            self.cache.grow(P)
+            states = self.verifier.states(token_BP, position_BP, self.layer_ids, mask, self.cache.kv)
         return Pass(token_BP, position_BP, states, self.verifier.head.logits(states.last_BTH))
+
+    def _read_chain(self, token_BP: Tensor, position_BP: Tensor) -> VerifierStates:
+        """One pass with causal attention over columns; where layers have a state, one for each token."""
+        ids, kv = self.layer_ids, self.cache.kv
+        if not self.cache.has_state:
+            return self.verifier.states(token_BP, position_BP, ids, self.cache.grow(token_BP.shape[1]), kv)
+        parts = []
+        for token_B1, position_B1 in zip(token_BP.split(1, 1), position_BP.split(1, 1), strict=True):
+            parts.append(self.verifier.states(token_B1, position_B1, ids, self.cache.grow(1), kv))
+            self.cache.note()
+        aux = [part.aux_BTA for part in parts if part.aux_BTA is not None]
+        return VerifierStates(torch.cat([p.last_BTH for p in parts], dim=1), torch.cat(aux, dim=1) if aux else None)
 
     def keep(self, verdict: Verdict, places: int) -> None:
         """Of the last pass, keep the last verified token and the accepted path.

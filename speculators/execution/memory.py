@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import DynamicCache
+from transformers import Cache
 
 from speculators.config import SpeculatorModelConfig
 from speculators.losses import chunked
@@ -211,7 +211,7 @@ def _decoding(run: RunConfig, verifier: Verifier, draft: SpeculatorModel, prompt
     B = min(settings.num_prompts, settings.batch_size)
     draft.eval()
 
-    def read(width: int, past: int, cache: DynamicCache, drafter: Drafter) -> None:
+    def read(width: int, past: int, cache: Cache, drafter: Drafter) -> None:
         token_BT = torch.zeros(B, width, dtype=torch.int64)
         valid_BL = torch.ones(B, past + width, dtype=torch.bool)
         states = verifier.states(token_BT, token_BT, draft.layer_ids, valid_BL, cache)
@@ -223,8 +223,8 @@ def _decoding(run: RunConfig, verifier: Verifier, draft: SpeculatorModel, prompt
 
     with torch.no_grad():
         with ledger.during("evaluation", DECODING):
-            read(prompt, 0, DynamicCache(), draft.drafter(verifier.head, B))
-        cache, drafter = DynamicCache(), draft.drafter(verifier.head, B)
+            read(prompt, 0, verifier.new_cache(), draft.drafter(verifier.head, B))
+        cache, drafter = verifier.new_cache(), draft.drafter(verifier.head, B)
         with ledger.during(None, DECODING):
             read(prompt + settings.max_new_tokens, 0, cache, drafter)
         with ledger.during("evaluation", DECODING):

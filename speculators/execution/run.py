@@ -16,6 +16,7 @@ from speculators.cache.store import Store
 from speculators.config import SpeculatorModelConfig
 from speculators.data import saved
 from speculators.data.cached_states import cached_states
+from speculators.decoding.tree_mask import check_reads_trees
 from speculators.evaluate.evaluate import evaluate
 from speculators.evaluate.printout import report
 from speculators.execution.input_hashes import check_vocabulary, hashes, vocabulary_map
@@ -69,6 +70,8 @@ def run(folder: Path) -> float:
         log.info(note)
     config = SpeculatorModelConfig.from_dict(published)
     verifier = Verifier.load(run.verifier, device)
+    if run.proposal.is_tree and run.evaluation.num_prompts:
+        check_reads_trees(verifier)  # before training: it is asked for after it
 
     # 2. data
     set_seed(run.seed)

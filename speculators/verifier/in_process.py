@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin, get_layer_types_and_kwargs
 
 from speculators.protocols.batch import Batch
 from speculators.protocols.hidden_states import VerifierStates
@@ -103,13 +104,22 @@ class Verifier:
         aux = [(index_DL, states.aux_BTA) for index_DL, states in parts if states.aux_BTA is not None]
         return VerifierStates(placed(last, (B, T)), placed(aux, (B, T)) if aux else None)
 
+    @property
+    def other_layers(self) -> list[str]:
+        """Kinds of layers beside full and sliding attention, in transformers' words."""
+        kinds, _ = get_layer_types_and_kwargs(self.model.config.get_text_config(decoder=True))
+        return sorted(set(kinds) - {"full_attention", "sliding_attention"})
+
     @cached_property
     def packs(self) -> bool:
         """Whether documents side by side stay apart in this model where positions restart.
 
-        Measured once, on a document beside two others: linear attention carries its state on, and some classes of
-        transformers make their masks without the positions. Where it is not so, each document gets a row of its own.
+        Layers of other kinds than these two carry a state on, or count chunks from the row's beginning. Of these two it
+        is measured, on a document beside two others, for some classes of transformers make their masks without the
+        positions. Where it is not so, each document gets a row of its own.
         """
+        if self.other_layers:
+            return False
         token_T = torch.arange(24, device=self.device) % len(self.head.embed_VH)
         before_2L, own_L = token_T[:16].view(2, 8), token_T[16:]
         token_BT = torch.cat((before_2L, own_L.expand(2, 8)), dim=1)
@@ -117,6 +127,13 @@ class Verifier:
         one_LH, other_LH = self.states(token_BT, position_BT, ()).last_BTH[:, 8:].float()
         # Rounding may differ where tokens are routed to experts; to take it for a leak costs padding and nothing else.
         return bool((one_LH - other_LH).norm() < 1e-2 * one_LH.norm())
+
+    def new_cache(self) -> Cache:
+        """An empty cache that keeps every token, also of layers that look back no further than a window."""
+        layers = DynamicCache(config=self.model.config).layers
+        stateful = [isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers]
+        kept = [layer if has_state else DynamicLayer() for layer, has_state in zip(layers, stateful, strict=True)]
+        return Cache(layers=kept) if any(stateful) else DynamicCache()
 
     @torch.no_grad()
     def states(

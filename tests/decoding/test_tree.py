@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from transformers import Llama4TextConfig
 
-from speculators.decoding.tree_mask import ancestors, attention_masks
+from speculators.decoding.tree_mask import ancestors
 from speculators.decoding.verification import Verification
 from speculators.protocols.draft import Draft, Verdict
 from speculators.verifier.in_process import Verifier
@@ -105,10 +104,3 @@ def test_a_chain_written_as_a_tree_is_read_alike(verifier: Verifier) -> None:
         verification.start(PROMPTS)
         logits.append(verification.read(torch.tensor(LAST), draft).logits_BPV)
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-5, atol=1e-5)
-
-
-def test_layers_that_cannot_read_a_tree_are_named() -> None:
-    """Chunked attention counts columns, which siblings share."""
-    one = torch.ones(1, 1, 1)
-    with pytest.raises(ValueError, match=r"chunked_attention layers cannot verify a tree.*proposal=greedy"):
-        attention_masks(Llama4TextConfig(num_hidden_layers=4), one.bool(), one.long(), torch.float32)

@@ -46,6 +46,12 @@ def _granite() -> PreTrainedConfig:
     )
 
 
+def _llama4() -> PreTrainedConfig:
+    kinds = ["chunked_attention", "full_attention"] * 2
+    return _config("Llama4Text", head_dim=16, intermediate_size_mlp=48, num_local_experts=2, attention_chunk_size=WINDOW,
+                   layer_types=kinds)  # fmt: skip
+
+
 def _qwen2_5_vl() -> PreTrainedConfig:
     text = {**SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
     return transformers.Qwen2_5_VLConfig(text_config=text, vision_config=VISION, tie_word_embeddings=False)
@@ -70,6 +76,7 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "olmo2": lambda: _config("Olmo2"),
     "deepseek_v3": _deepseek_v3,
     "smollm3": lambda: _config("SmolLM3", no_rope_layers=[1, 0, 1, 0]),
+    "llama4": _llama4,
     "qwen2_5_vl": _qwen2_5_vl,
 }
 

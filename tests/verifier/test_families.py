@@ -1,5 +1,6 @@
 """States, logits and texts of every family of verifiers, against the model's own, one document at a time."""
 
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from speculators.composition.compose import compose
 from speculators.data.collate import collate
 from speculators.data.template import Document
 from speculators.decoding.generate import plain
+from speculators.decoding.tree_mask import check_reads_trees
+from speculators.decoding.verification import Verification
+from speculators.protocols.draft import Draft, Verdict
 from speculators.utils.messages import WrongInput
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.in_process import Verifier
@@ -23,6 +27,8 @@ from .families import FAMILIES, VOCAB, random_model
 # Of the largest value; a leak between documents is of its own size.
 CLOSE = 1e-5
 LAYERS = (1, 2, 4)
+# Some of their layers have a state instead of keys and values.
+HYBRID = ("qwen3_next", "qwen3_5")
 
 
 @cache
@@ -102,11 +108,7 @@ def test_logits_that_the_head_does_not_make_are_refused() -> None:
         Verifier(Shifted(FAMILIES["llama"]())).check_head("some/model")
 
 
-# Their caches hold a state that no rejected token can be taken out of.
-CANNOT_DECODE = ("qwen3_next", "qwen3_5")
-
-
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in CANNOT_DECODE])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_decoding_gives_the_models_own_text(family: str) -> None:
     """Prompts of different lengths side by side, some longer than a window, against the whole model without a cache."""
     prompts = [document(n, seed=n).tokens for n in (5, 12, 9)]
@@ -115,6 +117,44 @@ def test_decoding_gives_the_models_own_text(family: str) -> None:
         with torch.no_grad():
             logits = verifier(family).model(input_ids=torch.tensor([[*prompt, *text]])).logits[0]
         assert text == logits[len(prompt) - 1 : -1].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt_oss", *HYBRID])
+def test_a_rejected_draft_leaves_nothing_behind(family: str) -> None:
+    """Chains of which none, some and all is accepted, in a batch of texts of different lengths, against each text alone.
+
+    A round reads the last token and three drafted ones of every text; then each text goes on from the accepted ones.
+    """
+    prompts, accepted = [document(n, seed=n).tokens for n in (5, 12, 9)], [0, 2, 3]
+    g = torch.Generator().manual_seed(3)
+    first_B, draft_BM = torch.randint(3, VOCAB, (3,), generator=g), torch.randint(3, VOCAB, (3, 3), generator=g)
+    node_BD = torch.tensor([[i if i < count else -1 for i in range(3)] for count in accepted])
+    verification = Verification(verifier(family), LAYERS)
+    verification.start(prompts)
+    rounds = []
+    for _ in range(2):
+        rounds.append(verification.read(first_B, Draft(draft_BM)))
+        verification.keep(Verdict(node_BD, first_B), 4)
+    for b, (prompt, count) in enumerate(zip(prompts, accepted, strict=True)):
+        drafted = [first_B[b].item(), *draft_BM[b].tolist()]
+        for r, read in enumerate(rounds):
+            text = [*prompt, *(drafted[: count + 1] * r), *drafted]
+            alone = verifier(family).states(torch.tensor([text]), torch.arange(len(text))[None], LAYERS)
+            assert read.position_BP[b].tolist() == list(range(len(text) - 4, len(text)))
+            assert read.states.aux_BTA is not None and alone.aux_BTA is not None
+            # Linear attention computes a chunk of tokens and single tokens by different sums.
+            assert distance(read.states.last_BTH[b], alone.last_BTH[0, -4:]) < 10 * CLOSE
+            assert distance(read.states.aux_BTA[b], alone.aux_BTA[0, -4:]) < 10 * CLOSE
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [("qwen3_next", "linear_attention"), ("llama4", "chunked_attention"), ("gpt_oss", None)]
+)
+def test_layers_that_cannot_read_a_tree_are_named(family: str, kind: str | None) -> None:
+    """A state would mix siblings, and chunks count columns, which siblings share."""
+    expected = pytest.raises(ValueError, match=f"{kind} layers cannot verify a tree.*proposal=greedy")
+    with expected if kind else nullcontext():
+        check_reads_trees(verifier(family))
 
 
 @pytest.mark.parametrize("config", [T5Config(), BartConfig()], ids=["t5", "bart"])
