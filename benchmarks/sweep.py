@@ -23,7 +23,7 @@ def main() -> None:
     """Run it and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         sweep, cache = Path(folder) / "sweep", Path(folder) / "cache"
-        command = [sys.executable, "-m", "speculators", "train", "-m", *TRIALS, *SHORT, "data.hidden_states=cache"]
+        command = [sys.executable, "-m", "speculators", "train", "-m", *TRIALS, *SHORT, "verifier_states=cached"]
         command += [f"hydra.sweep.dir={sweep}", f"cache.dir={cache}"]
         start = time.monotonic()
         subprocess.run(command, check=True, stdout=sys.stderr, cwd=folder)

@@ -109,6 +109,15 @@ def test_an_accelerator_that_is_not_here() -> None:
     assert gigabytes(there["verifier's weights"]) == pytest.approx(gigabytes(here["verifier's weights"]) / 2, abs=0.006)
 
 
+def test_a_cached_run_has_no_layers_in_memory() -> None:
+    """Of the embedded verifier its one matrix of 4,096 x 256 is left, and computing missing states is a phase of its own."""
+    overrides = ["device=cpu", "evaluation.num_prompts=0", "data.max_length=256", "trainer.batch_size=4"]
+    online, cached = plan(*overrides), plan(*overrides, "verifier_states=cached")
+    assert gigabytes(cached["verifier's weights"]) == pytest.approx(4096 * 256 * 4 / 1e9, abs=0.006)
+    assert gigabytes(online["verifier's weights"]) > gigabytes(cached["verifier's weights"])
+    assert "extraction" in cached["by phase"] and "extraction" not in online["by phase"]
+
+
 def test_dry_run_prints_the_dict_alone(tmp_path: Path) -> None:
     """stdout is one document, the published dict; figures and the composed config go to stderr; nothing is left behind."""
     command = [sys.executable, "-m", "speculators", "train", "algorithm=eagle", *FEW, "dry_run=true"]

@@ -53,7 +53,7 @@ def base(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
     head = VerifierHead(*(torch.randn(facts.vocab_size, facts.hidden_size) for _ in range(2)))
     draft = build(config, Initialisation(head, torch.arange(facts.vocab_size)), torch.device("cpu"))
-    checkpoint = publish(draft, run, facts, None, folder)
+    checkpoint = publish(draft, run, facts, folder)
     published = json.loads((checkpoint / "config.json").read_text())
     published["speculators_config"]["verifier"]["name_or_path"] = PLACE
     header = read_header(checkpoint / "model.safetensors")

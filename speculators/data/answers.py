@@ -13,7 +13,7 @@ from speculators.data.ragged import flat, lists
 from speculators.data.regenerate import Generate
 from speculators.decoding.generate import plain
 from speculators.settings.run_config import RunConfig
-from speculators.verifier.in_process import Verifier
+from speculators.verifier.loader import VerifierLoader
 from speculators.verifier.location import content
 
 log = logging.getLogger(__name__)
@@ -22,19 +22,19 @@ SHARD = 256
 Answers = dict[tuple[int, ...], list[int]]
 
 
-def kept_answers(run: RunConfig, store: Store, verifier: Verifier) -> Generate:
+def kept_answers(run: RunConfig, store: Store, verifier: VerifierLoader) -> Generate:
     """The verifier's greedy answers to prompts; those that an earlier run got are read.
 
     Args:
         run: verifier, data.regenerate_max_new_tokens and evaluation.batch_size are read.
         store: where they are kept; where there is no room they are not kept.
-        verifier: writes them.
+        verifier: writes them; loaded if one is missing.
     """
 
     def generate(prompts: list[list[int]]) -> list[list[int]]:
         made_of = {
             "verifier": content(run.verifier.name_or_path, run.verifier.revision, weights=True),
-            "dtype": str(verifier.model.dtype),
+            "dtype": verifier.dtype,
             **_budget(run),
             "transformers": version("transformers"),
         }
@@ -55,7 +55,7 @@ def _budget(run: RunConfig) -> dict[str, int]:
 
 
 def _answered(
-    run: RunConfig, store: Store, verifier: Verifier, entry: Entry, prompts: list[tuple[int, ...]]
+    run: RunConfig, store: Store, verifier: VerifierLoader, entry: Entry, prompts: list[tuple[int, ...]]
 ) -> Answers:
     chunks = [prompts[i : i + SHARD] for i in range(0, len(prompts), SHARD)]
     names = [name for name, _ in zip(_free(entry), chunks, strict=False)]
@@ -65,7 +65,7 @@ def _answered(
     for name, chunk in zip(names, chunks, strict=True):
         # The shortest prompt comes first; what does not fit into data.max_length is cut off later.
         budget = run.data.regenerate_max_new_tokens or run.data.max_length - len(chunk[0])
-        got = plain(verifier, chunk, budget, run.evaluation.batch_size)
+        got = plain(verifier.whole(), chunk, budget, run.evaluation.batch_size)
         answers |= dict(zip(chunk, got, strict=True))
         log.info("data: %d of %d answers regenerated", len(answers), len(prompts))
         payload = save(flat("prompts", chunk) | flat("answers", got))

@@ -7,7 +7,8 @@ other layers adds only those. Each sequence goes through the verifier alone: wha
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -28,8 +29,8 @@ from speculators.protocols.batch import Batch
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
 from speculators.verifier.in_process import Verifier
+from speculators.verifier.loader import VerifierLoader
 from speculators.verifier.location import content
-from speculators.verifier.settings import VerifierSettings
 
 log = logging.getLogger(__name__)
 # Sequences of a shard: 2048 tokens of 4096 numbers in bfloat16 make 268 MB.
@@ -49,28 +50,52 @@ class CachedStates:
     Args:
         entry: holds a shard of every part for all sequences.
         places: number of each sequence in the entry, by its `fingerprint`.
-        verifier: its embedding and head are used as they are.
+        head: the verifier's embedding and head, on the device that states are read to.
     """
 
-    def __init__(self, entry: Entry, places: dict[bytes, int], verifier: Verifier) -> None:
-        self.head: VerifierHead = verifier.head
-        self.device: torch.device = verifier.device
+    def __init__(self, entry: Entry, places: dict[bytes, int], head: VerifierHead) -> None:
+        self.head = head
         self._entry, self._places = entry, places
         self._open = lru_cache(OPEN)(_mapped)
+        # Threads that read ahead would share the open files; one keeps the order in which batches are asked for.
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="states")
+        self._ahead: dict[int, tuple[Batch, Future[VerifierStates]]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where head and states are."""
+        return self.head.embed_VH.device
+
+    def prefetch(self, batch: Batch, layer_ids: Sequence[int]) -> None:
+        """Read a batch's states in a thread."""
+        self._ahead[id(batch)] = batch, self._reader.submit(self._read, batch, layer_ids)
 
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a batch on the host, which consists of the entry's sequences; zero at padding."""
-        places = [self._places[key] for key in fingerprints(batch)]
+        _, ahead = self._ahead.pop(id(batch), (None, None))
+        states = ahead.result() if ahead else self._read(batch, layer_ids)
+        aux_BTA = None if states.aux_BTA is None else states.aux_BTA.to(self.device, non_blocking=True)
+        return VerifierStates(states.last_BTH.to(self.device, non_blocking=True), aux_BTA)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._reader.shutdown(cancel_futures=True)
+
+    def _read(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
+        """States on the host, in pinned memory if they go to another device."""
+        try:
+            places = [self._places[key] for key in fingerprints(batch)]
+        except KeyError:
+            raise ValueError(f"a sequence of the batch is not among those of {self._entry.folder}") from None
         return VerifierStates(
-            last_BTH=self._read([LAST], places),
-            aux_BTA=self._read([part_of(i) for i in layer_ids], places) if layer_ids else None,
+            last_BTH=self._padded([LAST], places),
+            aux_BTA=self._padded([part_of(i) for i in layer_ids], places) if layer_ids else None,
         )
 
-    def _read(self, parts: Sequence[str], places: Sequence[int]) -> Tensor:
+    def _padded(self, parts: Sequence[str], places: Sequence[int]) -> Tensor:
         rows = [torch.cat([self._state(part, place) for part in parts], dim=-1) for place in places]
         states = pad_sequence(rows, batch_first=True)
-        states = states.pin_memory() if self.device.type == "cuda" else states
-        return states.to(self.device, non_blocking=True)
+        return states.pin_memory() if self.device.type == "cuda" else states
 
     def _state(self, part: str, place: int) -> Tensor:
         """[T, H] of one sequence, mapped from the file."""
@@ -79,39 +104,49 @@ class CachedStates:
 
 @contextmanager
 def cached_states(
-    store: Store, settings: VerifierSettings, verifier: Verifier, sequences: Sequence[Packed], layer_ids: Sequence[int]
+    store: Store, verifier: VerifierLoader, sequences: Sequence[Packed], layer_ids: Sequence[int]
 ) -> Iterator[CachedStates]:
-    """States of some sequences; what of them the cache lacks is computed first.
+    """States of some sequences; what of them the cache lacks is computed first, and the verifier's layers are released.
 
     Args:
         store: the cache.
-        settings: what the verifier is.
-        verifier: computes.
+        verifier: loaded whole only if something is to be computed.
         sequences: every sequence that will be asked for.
         layer_ids: every layer that will be asked for.
 
     Raises:
         ValueError: there is no room for them.
     """
+    settings = verifier.settings
     keys = [fingerprints(collate([sequence], 1))[0] for sequence in sequences]
     made_of = {
         "version": VERSION,
         "verifier": content(settings.name_or_path, settings.revision, weights=True),
-        "dtype": str(verifier.model.dtype),
+        "dtype": verifier.dtype,
         "sequences": sha256(b"".join(keys)).hexdigest(),
         "transformers": version("transformers"),
     }
     about = f"{sum(map(_length, sequences)):,} tokens of {settings.name_or_path}"
+    head = verifier.head()
     with store.use("states", made_of, about) as entry:
         try:
-            extract(store, entry, verifier, sequences, layer_ids)
+            extract(store, entry, verifier, head, sequences, layer_ids)
         except NoRoom as error:
-            raise ValueError(f"data.hidden_states=cache: {error}; or set data.hidden_states=online") from error
-        yield CachedStates(entry, {key: place for place, key in enumerate(keys)}, verifier)
+            raise ValueError(
+                f"verifier_states=cached: {error}; or compute them in every step with verifier_states=in_process"
+            ) from error
+        verifier.release()
+        with closing(CachedStates(entry, {key: place for place, key in enumerate(keys)}, head)) as states:
+            yield states
 
 
 def extract(
-    store: Store, entry: Entry, verifier: Verifier, sequences: Sequence[Packed], layer_ids: Sequence[int]
+    store: Store,
+    entry: Entry,
+    verifier: VerifierLoader,
+    head: VerifierHead,
+    sequences: Sequence[Packed],
+    layer_ids: Sequence[int],
 ) -> None:
     """Run the verifier over the sequences of every shard that is not there.
 
@@ -129,14 +164,14 @@ def extract(
         if not missing:
             return
         lacking = {start: [p for p in layers if shard_of(p, start) in missing] for start in starts}
-        width = verifier.head.head_VH.shape[1] * verifier.model.dtype.itemsize
+        width = head.head_VH.shape[1] * head.head_VH.dtype.itemsize
         sizes = {s: width * len(lacking[s]) * sum(map(_length, sequences[s : s + SHARD])) for s in starts}
         need, done, said = sum(sizes.values()), 0, time.monotonic()
         log.info("hidden states: %s to write, %s free in %s", gb(need), gb(store.free), store.folder)
         store.make_room(need)
         entry.begin(sorted(missing))
         for start in (s for s in starts if lacking[s]):
-            entry.add(_computed(verifier, sequences, start, {p: layers[p] for p in lacking[start]}))
+            entry.add(_computed(verifier.whole(), sequences, start, {p: layers[p] for p in lacking[start]}))
             done += sizes[start]
             if time.monotonic() - said > EVERY:
                 said = time.monotonic()

@@ -20,20 +20,20 @@ from speculators.data.ragged import cut, flat, lists
 from speculators.data.template import ChatTemplate, Document
 from speculators.settings.run_config import RunConfig
 from speculators.utils import digest
-from speculators.verifier.in_process import Verifier
+from speculators.verifier.loader import VerifierLoader
 from speculators.verifier.location import content
 
 log = logging.getLogger(__name__)
 SEQUENCES, REPORT = "sequences.safetensors", "report.json"
 
 
-def prepared(run: RunConfig, store: Store, verifier: Verifier, vocab_size: int) -> Prepared:
+def prepared(run: RunConfig, store: Store, verifier: VerifierLoader, vocab_size: int) -> Prepared:
     """What `prepare` makes of a run's data, from the cache if it is there.
 
     Args:
         run: data, verifier and seed are read.
         store: where it is kept; where there is no room it is not kept.
-        verifier: answers prompts for data.regenerate.
+        verifier: answers prompts for data.regenerate; else it is not loaded.
         vocab_size: the verifier's vocabulary, V.
 
     Raises:
@@ -55,11 +55,11 @@ def prepared(run: RunConfig, store: Store, verifier: Verifier, vocab_size: int) 
         return made
 
 
-def ingredients(run: RunConfig, verifier: Verifier, vocab_size: int) -> dict[str, Any]:
+def ingredients(run: RunConfig, verifier: VerifierLoader, vocab_size: int) -> dict[str, Any]:
     """All that decides what `prepare` makes; where things are is no part of it."""
     name, revision = run.verifier.name_or_path, run.verifier.revision
     made_of = {
-        "settings": run.data.model_dump(mode="json", exclude={"path", "name", "revision", "hidden_states"}),
+        "settings": run.data.model_dump(mode="json", exclude={"path", "name", "revision"}),
         "conversations": conversations.content(run.data),
         "tokenizer": content(name, revision, weights=False),
         "vocab_size": vocab_size,
@@ -70,7 +70,7 @@ def ingredients(run: RunConfig, verifier: Verifier, vocab_size: int) -> dict[str
     if run.data.chat_template_date is None:
         made_of["today"] = date.today().isoformat()
     if run.data.regenerate:
-        made_of |= {"verifier": content(name, revision, weights=True), "dtype": str(verifier.model.dtype)}
+        made_of |= {"verifier": content(name, revision, weights=True), "dtype": verifier.dtype}
     return made_of
 
 

@@ -1,13 +1,14 @@
-"""A run rehearsed: its own code on tensors without values, so that what it would allocate is counted and nothing is loaded.
+"""Estimates a run's peak memory by running its own code under FakeTensorMode, which loads and allocates nothing.
 
 The verifier, the draft, the loss, the optimizers and the drafter are the run's. Whatever an algorithm allocates is
 counted for that reason alone; no formula knows it.
 """
 
+import gc
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -19,14 +20,18 @@ from torch.utils._pytree import tree_leaves
 from transformers import Cache
 
 from speculators.config import SpeculatorModelConfig
+from speculators.data.cached_states import SHARD
 from speculators.losses import chunked
 from speculators.model import SpeculatorModel
 from speculators.proposals.method import ProposalMethod
 from speculators.proposals.sampler import Sampler
 from speculators.protocols.batch import Batch
 from speculators.protocols.drafter import Context, Drafter
+from speculators.protocols.head import VerifierHead
+from speculators.protocols.hidden_states import HiddenStates, VerifierStates
 from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
+from speculators.train.build import on_meta
 from speculators.train.step import Student
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.structure import without_weights
@@ -148,22 +153,85 @@ def rehearse(
     accelerator = Accelerator(
         cpu=True, mixed_precision="bf16" if run.precision == "bf16" else "no", device_placement=False
     )
+    in_process = run.verifier_states.source == "in_process"
     with _chunks(on_cpu), FakeTensorMode() as fake, Ledger() as ledger:
-        verifier = Verifier(without_weights(run.verifier, running))
-        verifier.packs = True  # what it measures needs values
+        verifier: Verifier | None = _without_values(run, running)
+        whole = ledger.parts()[VERIFIER]
+        batch = batch.map(fake.from_tensor)
+        states: HiddenStates = verifier
+        if not in_process:
+            states = _extraction(verifier, on_meta(config).layer_ids, batch, ledger)
+            verifier = None
+            gc.collect()  # modules refer to each other in circles
         ledger.part = DRAFT
         draft = SpeculatorModel.for_config(config)(config)
-        batch = batch.map(fake.from_tensor)
-        _training(run, verifier, draft, batch, accelerator, ledger)
+        _training(run, states, draft, batch, accelerator, ledger)
+        weights = ledger.parts() if in_process else {DRAFT: ledger.parts()[DRAFT]}
         if run.evaluation.num_prompts:
-            _decoding(run, verifier, draft, prompt, ledger)
-        weights = ledger.parts()
-    before = _loading(weights[VERIFIER], running, stored) if on_cpu else []
-    return [*before, *ledger.moments.values(), *(_export(run, draft, weights) if on_cpu else [])]
+            del states
+            ledger.part = VERIFIER
+            _decoding(run, verifier or _without_values(run, running), draft, prompt, ledger)
+    if not on_cpu:
+        return list(ledger.moments.values())
+    # From the disk to the verifier's weights, which a run from cached states does again when the draft is trained.
+    loading = _loading(whole, running, stored, {} if in_process else {DRAFT: weights[DRAFT]})
+    return [loading, *ledger.moments.values(), *_export(run, draft, weights)]
+
+
+def _without_values(run: RunConfig, running: str) -> Verifier:
+    verifier = Verifier(without_weights(run.verifier, running))
+    verifier.packs = True  # what it measures needs values
+    return verifier
+
+
+class StatesOfSizes:
+    """States without values, as large as those that come from elsewhere; implements `HiddenStates`.
+
+    Args:
+        head: embedding and head, all that is in memory of the verifier.
+        ledger: states are booked on the verifier's pass.
+    """
+
+    def __init__(self, head: VerifierHead, ledger: Ledger) -> None:
+        self.head, self._ledger = head, ledger
+
+    @property
+    def device(self) -> torch.device:
+        """Where head and states are."""
+        return self.head.embed_VH.device
+
+    def prefetch(self, batch: Batch, layer_ids: Sequence[int]) -> None:
+        """Nothing."""
+
+    def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
+        """States of a batch."""
+        (B, T), H = batch.token_BT.shape, self.head.embed_VH.shape[1]
+        with self._ledger.during(self._ledger.phase, VERIFIER_PASS):
+            last_BTH = self.head.embed_VH.new_empty(B, T, H)
+            return VerifierStates(last_BTH, last_BTH.new_empty(B, T, len(layer_ids) * H) if layer_ids else None)
+
+
+def _extraction(verifier: Verifier, layer_ids: Sequence[int], batch: Batch, ledger: Ledger) -> StatesOfSizes:
+    """Compute what a shard of cached states holds; what is left of the verifier afterwards is embedding and head."""
+    head = verifier.head
+    embed_VH = head.embed_VH.clone()
+    tied = head.head_VH.untyped_storage()._cdata == head.embed_VH.untyped_storage()._cdata
+    alone = replace(head, embed_VH=embed_VH, head_VH=embed_VH if tied else head.head_VH.clone())
+    token_1T, position_1T = batch.token_BT[:1], batch.position_BT[:1]
+    with ledger.during("extraction", VERIFIER_PASS):
+        states = [verifier.states(token_1T, position_1T, layer_ids) for _ in range(SHARD)]
+        # The bytes of one part's file.
+        torch.stack([found.last_BTH for found in states])
+    return StatesOfSizes(alone, ledger)
 
 
 def _training(
-    run: RunConfig, verifier: Verifier, draft: SpeculatorModel, batch: Batch, accelerator: Accelerator, ledger: Ledger
+    run: RunConfig,
+    verifier: HiddenStates,
+    draft: SpeculatorModel,
+    batch: Batch,
+    accelerator: Accelerator,
+    ledger: Ledger,
 ) -> None:
     """Two steps, for the second one has the optimizer state; then what checks that every tensor has moved."""
 
@@ -176,7 +244,9 @@ def _training(
     for _ in range(2):
         with (
             ledger.during("training", VERIFIER_PASS),
-            _booked(verifier.decoder, ledger, VERIFIER_PASS, DRAFT_PASS),
+            _booked(verifier.decoder, ledger, VERIFIER_PASS, DRAFT_PASS)
+            if isinstance(verifier, Verifier)
+            else nullcontext(),
             _booked(draft, ledger, DRAFT_PASS, LOSS),
         ):
             # From the second micro-batch on there are gradients to add to.
@@ -231,10 +301,10 @@ def _decoding(run: RunConfig, verifier: Verifier, draft: SpeculatorModel, prompt
             read(run.proposal.nodes + 1, prompt + settings.max_new_tokens, cache, drafter)
 
 
-def _loading(verifier: int, running: str, stored: str | None) -> list[Moment]:
+def _loading(verifier: int, running: str, stored: str | None, beside: dict[str, int]) -> Moment:
     """The verifier's weights, and its file mapped into memory while they are read."""
     file = verifier * getattr(torch, stored or running).itemsize // getattr(torch, running).itemsize
-    return [Moment("loading", {VERIFIER: verifier, COPY: file})]
+    return Moment("loading", {VERIFIER: verifier, COPY: file, **beside})
 
 
 def _export(run: RunConfig, draft: SpeculatorModel, weights: dict[str, int]) -> list[Moment]:
@@ -242,7 +312,7 @@ def _export(run: RunConfig, draft: SpeculatorModel, weights: dict[str, int]) -> 
     if run.export.dtype == "float32":
         return []
     half = 2 * sum(t.numel() for t in draft.state_dict().values() if t.is_floating_point())
-    return [Moment("export", {VERIFIER: weights[VERIFIER], DRAFT: weights[DRAFT], COPY: half})]
+    return [Moment("export", {**{part: weights[part] for part in (VERIFIER, DRAFT) if part in weights}, COPY: half})]
 
 
 @contextmanager

@@ -71,16 +71,14 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
     """
     # All that a run imports is imported here, for its libraries are a part of the memory.
     import matplotlib.backends.backend_agg  # noqa: F401
-    import torch
 
     import speculators.execution.run  # noqa: F401
     from speculators.config import SpeculatorModelConfig
-    from speculators.model import SpeculatorModel
+    from speculators.train.build import on_meta
     from speculators.train.order import Order
 
     config = SpeculatorModelConfig.from_dict(published)
-    with torch.device("meta"):
-        draft = SpeculatorModel.for_config(config)(config)
+    draft = on_meta(config)
     total = sum(p.numel() for p in draft.parameters())
     trainable = sum(p.numel() for p in draft.parameters() if p.requires_grad)
     lines = [("parameters of the draft", f"{total:,}, {trainable:,} of them trained")]
@@ -95,7 +93,7 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
             ("data", str(report)),
             ("optimizer steps", f"{order.steps:,} of {order.per_step} sequences"),
             ("tokens seen", f"{tokens_seen(prepared, order):,}"),
-            ("verifier's states", f"{gigabytes(size)} on disk, if cached"),
+            ("verifier's states", f"{gigabytes(size)} on disk, with verifier_states=cached"),
         ]
         if run.data.regenerate:
             lines.append(("  estimated", "with regenerated answers as long as they may be; most will be shorter"))

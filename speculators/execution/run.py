@@ -3,39 +3,45 @@
 import logging
 import math
 import sys
-from contextlib import ExitStack
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
-from filelock import FileLock
 from transformers.utils.logging import disable_progress_bar
 
 from speculators.cache.store import Store
 from speculators.config import SpeculatorModelConfig
 from speculators.data import saved
-from speculators.data.cached_states import cached_states
+from speculators.data.prepare import Prepared
+from speculators.data.verifier_states import open_states
 from speculators.decoding.tree_mask import check_reads_trees
 from speculators.evaluate.evaluate import evaluate
 from speculators.evaluate.printout import report
 from speculators.execution.input_hashes import check_vocabulary, hashes, vocabulary_map
 from speculators.execution.rules import notes
+from speculators.export.model_card import add_result
 from speculators.export.preflight import plan
 from speculators.export.publish import publish
 from speculators.format.published import speculator_dict
-from speculators.protocols.hidden_states import HiddenStates
+from speculators.model import SpeculatorModel
 from speculators.protocols.initialisation import Initialisation
-from speculators.runfolder.run_yaml import complete, load, training_folder
-from speculators.train.build import build
-from speculators.train.loop import train
+from speculators.runfolder.folder import RunFolder
+from speculators.runfolder.run_yaml import Pin, complete, load, training_folder
+from speculators.train.build import build, on_meta
+from speculators.train.loop import finished, train
 from speculators.utils.device import resolve
 from speculators.utils.process import first_process
 from speculators.verifier.facts import VerifierFacts
-from speculators.verifier.in_process import Verifier
+from speculators.verifier.loader import VerifierLoader
 from speculators.verifier.tensors import VerifierTensors
 
 log = logging.getLogger(__name__)
+
+
+class EvaluationFailed(RuntimeError):
+    """The draft is trained and published, but could not be measured."""
 
 
 def run(folder: Path) -> float:
@@ -50,6 +56,7 @@ def run(folder: Path) -> float:
     Raises:
         WrongInput: run.yaml is broken, or the data gives another draft vocabulary than the pinned one.
         ValueError: a setting that this machine, the verifier or the data cannot fulfil; the message names it.
+        EvaluationFailed: the draft is published; the next call goes on with its evaluation.
         speculators.train.interrupt.Interrupted: a signal stopped training; all is saved.
     """
     pin = load(folder)
@@ -69,9 +76,9 @@ def run(folder: Path) -> float:
     for note in notes(run):
         log.info(note)
     config = SpeculatorModelConfig.from_dict(published)
-    verifier = Verifier.load(run.verifier, device)
+    verifier = VerifierLoader(run.verifier, device)
     if run.proposal.is_tree and run.evaluation.num_prompts:
-        check_reads_trees(verifier)  # before training: it is asked for after it
+        check_reads_trees(verifier.whole())  # before training: it is asked for after it
 
     # 2. data
     set_seed(run.seed)
@@ -80,39 +87,66 @@ def run(folder: Path) -> float:
     prepared = saved.prepared(run, store, verifier, facts.vocab_size)
     log.info("data: %s", prepared.report)
 
-    # 3. the draft; seeded again, for regenerated answers may or may not have drawn random numbers
-    set_seed(run.seed)
-    given = Initialisation(verifier.head, prepared.token_count_V, partial(VerifierTensors, run.verifier))
-    model = build(config, given, device)
-    first = first_process()
-    if first and read is not None:
-        complete(folder, torch.get_num_threads(), read | vocabulary_map(model))
-    check_vocabulary(pin, model, folder)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    log.info("draft: %s, %.1f M trainable parameters on %s", run.algorithm.name, trainable / 1e6, device)
-
-    # 4. training
-    training = training_folder(folder)
-    training.mkdir(parents=True, exist_ok=True)
-    # Another trial of a sweep may be training the same weights: it is waited for, and nothing is left to train then.
-    with ExitStack() as stack:
-        if first:
-            stack.enter_context(FileLock(training / "training.lock"))
-        states: HiddenStates = verifier
-        if run.data.hidden_states == "cache":
-            sequences = [*prepared.train, *prepared.heldout]
-            states = stack.enter_context(cached_states(store, run.verifier, verifier, sequences, model.layer_ids))
-        trained = train(model, states, prepared, run, training)
-    log.info("trained: step %d of %d in %.0f s", trained.step, trained.steps, trained.seconds)
-
-    if not first:
+    # 3. the draft, trained
+    model = trained(pin, folder, config, prepared, store, verifier, read)
+    if not first_process():
         return math.nan
 
-    # 5. measured by decoding, then published with the measurement in the model card
-    result = None
-    if run.evaluation.num_prompts:
-        result = evaluate(model, verifier, prepared.prompts, run.proposal, run.evaluation, run.seed)
-        report(result, folder)
-    checkpoint = publish(model, run, facts, result, folder)
+    # 4. published before it is measured, so that nothing that fails in between takes it away
+    checkpoint = publish(model, run, facts, folder)
     log.info("published: %s", checkpoint)
-    return math.nan if result is None else result.objective
+
+    # 5. measured by decoding, for which the whole verifier is needed
+    if not run.evaluation.num_prompts:
+        return math.nan
+    try:
+        result = evaluate(model, verifier.whole(), prepared.prompts, run.proposal, run.evaluation, run.seed)
+        report(result, folder)
+        add_result(checkpoint, result, run)
+    except Exception as error:
+        raise EvaluationFailed(
+            f"the draft is published in {checkpoint}, but its evaluation failed, with which "
+            f"`speculators run {folder}` goes on: {error}"
+        ) from error
+    return result.objective
+
+
+def trained(
+    pin: Pin,
+    folder: Path,
+    config: SpeculatorModelConfig,
+    prepared: Prepared,
+    store: Store,
+    verifier: VerifierLoader,
+    read: dict[str, str] | None,
+) -> SpeculatorModel:
+    """The run's draft with its final weights, those of an earlier call if that finished its training.
+
+    Args:
+        pin: contents of the folder's run.yaml.
+        folder: of the run.
+        config: of the draft.
+        prepared: the data.
+        store: where cached states are.
+        verifier: loaded as far as its states need it.
+        read: hashes of what the run read, to be added to run.yaml; None if they are there.
+    """
+    run, first, training = pin.run, first_process(), training_folder(folder)
+    training.mkdir(parents=True, exist_ok=True)
+    done = finished(training, run, len(prepared.train))
+    sequences = [] if done else [*prepared.train, *prepared.heldout]
+    with open_states(run, store, verifier, sequences, on_meta(config).layer_ids) as states:
+        # Seeded again, for regenerated answers may or may not have drawn random numbers.
+        set_seed(run.seed)
+        given = Initialisation(states.head, prepared.token_count_V, partial(VerifierTensors, run.verifier))
+        model = build(config, given, states.device)
+        if first and read is not None:
+            complete(folder, torch.get_num_threads(), read | vocabulary_map(model))
+        check_vocabulary(pin, model, folder)
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        log.info("draft: %s, %.1f M trainable parameters on %s", run.algorithm.name, trainable / 1e6, states.device)
+        # Another trial of a sweep may be training the same weights: it is waited for, and nothing is left to train then.
+        with RunFolder(training).training_lock() if first else nullcontext():
+            result = train(model, states, prepared, run, training)
+    log.info("trained: step %d of %d in %.0f s", result.step, result.steps, result.seconds)
+    return model

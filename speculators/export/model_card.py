@@ -3,17 +3,17 @@
 import re
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
 
 import yaml
 
 from speculators.export.preflight import ExportPlan
 from speculators.format.layout import Layout
+from speculators.runfolder.result import EvaluationResult
 from speculators.settings.run_config import RunConfig
+from speculators.utils import files
 
-if TYPE_CHECKING:
-    from speculators.runfolder.result import EvaluationResult
-
+# A name in the card has no line breaks, so that this stands there once.
+NOT_MEASURED = "## Result\n\nIt was not measured."
 CARD = Template("""---
 $front
 ---
@@ -22,8 +22,6 @@ $front
 
 This [$title]($paper) draft proposes tokens that $base then verifies,
 several in one pass: the same greedy text, sooner.
-
-## Result
 
 $result
 
@@ -39,16 +37,13 @@ $training
 """)
 
 
-def model_card(
-    checkpoint: Path, run: RunConfig, verifier: str, result: "EvaluationResult | None", export: ExportPlan
-) -> str:
-    """README.md with the front matter that the Hub reads.
+def model_card(checkpoint: Path, run: RunConfig, verifier: str, export: ExportPlan) -> str:
+    """README.md of a draft that is not measured yet, with the front matter that the Hub reads.
 
     Args:
         checkpoint: the published folder, as the serve command names it.
         run: what the run was told.
         verifier: hub id or folder of the verifier, as an engine loads it.
-        result: the evaluation; None if it was left out.
         export: what the checkpoint is for.
     """
     # A folder is nobody else's base model; its last name says which it was.
@@ -65,18 +60,32 @@ def model_card(
         base=_text(base),
         title=layout.title,
         paper=layout.paper,
-        result="It was not measured." if result is None else _result(result, run),
+        result=NOT_MEASURED,
         serve=_serve(checkpoint, verifier, run, export),
         training=_training(run),
     )
 
 
-def _result(result: "EvaluationResult", run: RunConfig) -> str:
+def add_result(checkpoint: Path, result: EvaluationResult, run: RunConfig) -> None:
+    """Write an evaluation into the model card of a draft that was published without one.
+
+    Args:
+        checkpoint: the published folder.
+        result: the evaluation.
+        run: what the run was told.
+    """
+    card = checkpoint / "README.md"
+    files.write(card, card.read_text(encoding="utf-8").replace(NOT_MEASURED, _result(result, run), 1))
+
+
+def _result(result: EvaluationResult, run: RunConfig) -> str:
     chances = ", ".join(f"{share:.2f}" for share in result.acceptance_per_position)
     text = {True: "the same", False: "**not** the same", None: "not compared"}[result.matches_plain_decoding]
     speed, plain = result.tokens_per_second, result.plain_tokens_per_second
     prompts, tokens, temperature = result.num_prompts, run.evaluation.max_new_tokens, run.evaluation.temperature
-    return f"""| | |
+    return f"""## Result
+
+| | |
 |---|---|
 | acceptance length | **{result.acceptance_length:.2f}** |
 | accepted at position 1, 2, ... | {chances} |

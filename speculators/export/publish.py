@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -20,24 +19,18 @@ from speculators.settings.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.location import SCHEME, local_path
 
-if TYPE_CHECKING:
-    from speculators.runfolder.result import EvaluationResult
-
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def publish(
-    model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, result: "EvaluationResult | None", folder: Path
-) -> Path:
-    """Write `folder/checkpoint` and check it against what its engine reads.
+def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder: Path) -> Path:
+    """Write `folder/checkpoint` and check it against what its engine reads; its model card says nothing of a result yet.
 
     Args:
         model: the trained draft, not wrapped for distribution.
         run: what the run was told.
         facts: the verifier's.
-        result: the evaluation; None if it was left out.
         folder: the run's folder; its run.yaml is copied.
 
     Returns:
@@ -58,7 +51,7 @@ def publish(
     if (folder / "run.yaml").is_file():
         shutil.copyfile(folder / "run.yaml", checkpoint / "run.yaml")
     export = _checked(checkpoint, run, facts, export)
-    (checkpoint / "README.md").write_text(model_card(checkpoint, run, verifier, result, export), encoding="utf-8")
+    (checkpoint / "README.md").write_text(model_card(checkpoint, run, verifier, export), encoding="utf-8")
     return checkpoint
 
 

@@ -27,11 +27,14 @@ class VerifierStates:
 
 
 class HiddenStates(Protocol):
-    """A source of verifier states: the model in process, or a cache."""
+    """A source of verifier states: the verifier in the training process, or a place that has them from elsewhere.
+
+    A source serves the sequences and layers that it was opened for, any number of times and in any order.
+    """
 
     @property
     def head(self) -> VerifierHead:
-        """The verifier's embedding and output head."""
+        """The verifier's embedding and output head, on `device`."""
         ...
 
     @property
@@ -39,6 +42,31 @@ class HiddenStates(Protocol):
         """Where head and states are."""
         ...
 
+    def prefetch(self, batch: Batch, layer_ids: Sequence[int]) -> None:
+        """Begin to fetch what the same arguments will be called with soon; it is kept until they are.
+
+        A source that computes the states in this process does nothing. Errors are raised by the call, not here.
+
+        Args:
+            batch: the very object that will be called with.
+            layer_ids: as for the call.
+        """
+        ...
+
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
-        """States of every token of a batch that is on the host, without gradient."""
+        """States of every token of a batch, each computed from its own document alone.
+
+        Args:
+            batch: packed sequences, on the host: [B, T] tokens, in which positions restart with each document.
+            layer_ids: ids as in `VerifierStates`, 0 to L, ascending, without repeats; empty asks for the last state
+                alone.
+
+        Returns:
+            [B, T, H] and [B, T, len(layer_ids) * H] on `device`, in the dtype that the verifier runs in (of
+            the head's weights), without gradient. Places of padding hold any finite values.
+
+        Raises:
+            ValueError: the source was opened for other sequences or layers.
+            OSError: the states cannot be had from where they are; the message names the place.
+        """
         ...

@@ -7,7 +7,7 @@ from speculators.data.files import content
 from speculators.settings.run_config import RunConfig
 from speculators.utils import digest
 
-WEIGHTS = ("seed", "precision", "algorithm", "verifier", "data", "optimizer", "schedule", "trainer")
+WEIGHTS = ("seed", "precision", "algorithm", "verifier", "verifier_states", "data", "optimizer", "schedule", "trainer")
 RESULT = (*WEIGHTS, "proposal", "evaluation", "export")
 # Of `trainer`, what is only written more or less often. Device, threads, tracker, launch and cache decide nothing either.
 WRITTEN = {"trainer": {"log_every", "save_every", "keep_last"}}

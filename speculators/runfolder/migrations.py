@@ -20,9 +20,16 @@ class Added:
 
 @dataclass(frozen=True)
 class Step:
-    """What a schema changed against the one before it; keys are dotted, from the top of `run.yaml`."""
+    """What a schema changed against the one before it; keys are dotted, from the top of `run.yaml`.
+
+    Attributes:
+        renamed: old key -> new key, whose group is made if the older schema has none of that name.
+        values: new key of a renamed one -> its old value -> its new one; other values stay.
+        added: new keys.
+    """
 
     renamed: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
     added: Mapping[str, Added] = field(default_factory=dict)
 
 
@@ -41,6 +48,8 @@ STEPS = {
         }
     ),
     3: Step(
+        renamed={"run.data.hidden_states": "run.verifier_states.source"},
+        values={"run.verifier_states.source": {"online": "in_process", "cache": "cached"}},
         added={
             "run.algorithm.loss.rkl": Added(0.0),
             "run.algorithm.loss.jsd": Added(0.0),
@@ -50,7 +59,7 @@ STEPS = {
             "run.data.chat_template_kwargs": Added(None),
             "run.data.chat_template_date": Added(None),
             "run.data.regenerate_unfinished": Added("keep"),
-        }
+        },
     ),
 }
 SCHEMA_VERSION = max(STEPS)
@@ -79,9 +88,11 @@ def _step(pin: dict[str, Any], step: Step) -> Iterator[str]:
         holder, name = _holder(pin, old)
         if holder is not None and name in holder:
             value = holder.pop(name)
-            target, name = _holder(pin, new)
-            assert target is not None, f"the table renames to {new}, but what holds it is not there"
-            target[name] = value
+            *path, name = new.split(".")
+            target = pin
+            for part in path:
+                target = target.setdefault(part, {})
+            target[name] = step.values.get(new, {}).get(value, value)
             yield f"{old.removeprefix('run.')} is now {new.removeprefix('run.')}"
     for key, added in step.added.items():
         holder, name = _holder(pin, key)

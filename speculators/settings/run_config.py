@@ -60,9 +60,6 @@ class DataSettings(Strict):
     regenerate_unfinished: Literal["keep", "drop"] = Field(
         description="what becomes of a regenerated answer that did not end within its tokens"
     )
-    hidden_states: Literal["online", "cache"] = Field(
-        description="the verifier's states: computed in every step, or once, on disk, for all runs"
-    )
 
 
 class ChatData(DataSettings):
@@ -86,6 +83,18 @@ class HubData(DataSettings):
     subset: str | None = Field(description="configuration of the data set")
     split: str = Field(min_length=1, description="split to read")
     revision: str | None = Field(description="branch, tag or commit")
+
+
+class InProcessStates(Strict):
+    """Verifier states from the verifier in the training process, computed in every step."""
+
+    source: Literal["in_process"]
+
+
+class CachedStates(Strict):
+    """Verifier states from the disk, computed once for all runs that read them."""
+
+    source: Literal["cached"]
 
 
 class AdamW(Strict):
@@ -246,6 +255,7 @@ class RunConfig(Strict):
     algorithm: Annotated[SerializeAsAny[AlgorithmSettings], WrapValidator(_by_name)]
     proposal: Annotated[SerializeAsAny[TokenProposalConfig], WrapValidator(_exact)]
     verifier: VerifierSettings
+    verifier_states: Annotated[InProcessStates | CachedStates, Field(discriminator="source")]
     data: Annotated[ChatData | JsonlData | HubData, Field(discriminator="source")]
     optimizer: Annotated[AdamW | Muon, Field(discriminator="name")]
     schedule: ScheduleSettings

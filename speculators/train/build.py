@@ -7,6 +7,12 @@ from speculators.model import SpeculatorModel
 from speculators.protocols.initialisation import Initialisation
 
 
+def on_meta(config: SpeculatorModelConfig) -> SpeculatorModel:
+    """The draft that `config` describes, with shapes and no memory."""
+    with torch.device("meta"):
+        return SpeculatorModel.for_config(config)(config)
+
+
 def build(config: SpeculatorModelConfig, given: Initialisation, device: torch.device) -> SpeculatorModel:
     """The draft that `config` describes, float32, on `device`.
 
@@ -18,9 +24,7 @@ def build(config: SpeculatorModelConfig, given: Initialisation, device: torch.de
     Raises:
         RuntimeError: the algorithm's `initialise` left a tensor without values.
     """
-    with torch.device("meta"):
-        model = SpeculatorModel.for_config(config)(config)
-    model = model.float().to_empty(device=device)
+    model = on_meta(config).float().to_empty(device=device)
     # to_empty leaves whatever the memory held; NaN shows what `initialise` forgets.
     floats = {n: t for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_floating_point()}
     with torch.no_grad():

@@ -38,6 +38,16 @@ class TrainState:
     processes: int = 1
 
 
+def steps_in(folder: Path) -> list[int]:
+    """Steps of the whole checkpoints in a folder of checkpoints, ascending."""
+    return sorted(int(p.parent.name.removeprefix("step_")) for p in folder.glob("step_*/state.json"))
+
+
+def state_in(folder: Path, step: int) -> TrainState:
+    """What the checkpoint of one step holds besides tensors."""
+    return TrainState(**json.loads((folder / f"step_{step}" / "state.json").read_text()))
+
+
 class Checkpoints:
     """The folder of one run's checkpoints.
 
@@ -54,7 +64,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints there are, ascending."""
-        return sorted(int(p.parent.name.removeprefix("step_")) for p in self.folder.glob("step_*/state.json"))
+        return steps_in(self.folder)
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is."""
@@ -88,8 +98,7 @@ class Checkpoints:
         Raises:
             ValueError: another number of processes wrote it.
         """
-        path = self.path(step)
-        state = TrainState(**json.loads((path / "state.json").read_text()))
+        path, state = self.path(step), state_in(self.folder, step)
         if state.processes != self._accelerator.num_processes:
             raise ValueError(
                 f"{path}: {state.processes} processes trained together, now it is {self._accelerator.num_processes}; a step "

@@ -12,11 +12,12 @@ import torch
 from speculators.data.prepare import Prepared
 from speculators.model import SpeculatorModel
 from speculators.protocols.hidden_states import HiddenStates
+from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.rights import command
 from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
 from speculators.train.batches import HELDOUT, Batches
-from speculators.train.checkpoint import Checkpoints, TrainState
+from speculators.train.checkpoint import Checkpoints, TrainState, state_in, steps_in
 from speculators.train.device import float32_products, start_accelerator
 from speculators.train.interrupt import Interrupt, Interrupted
 from speculators.train.metrics import Meter, Readings
@@ -78,6 +79,21 @@ def train(
             return loop.finish()
     finally:
         loop.tracking.close()
+
+
+def finished(folder: Path, run: RunConfig, sequences: int) -> bool:
+    """Whether a folder's newest checkpoint is that of a run's last step, so that training it reads no states.
+
+    Args:
+        folder: in which the run trains.
+        run: everything chosen.
+        sequences: packed sequences in the training data, >= 1.
+    """
+    steps = steps_in(RunFolder(folder).checkpoints)
+    if not steps:
+        return False
+    state = state_in(RunFolder(folder).checkpoints, steps[-1])
+    return state.step == Order(sequences, run.seed, run.trainer, state.processes).steps
 
 
 class Loop:

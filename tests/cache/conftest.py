@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from speculators.data.pack import Packed
 from speculators.data.template import Document
 from speculators.verifier.in_process import Verifier
+from speculators.verifier.loader import VerifierLoader
 from speculators.verifier.settings import VerifierSettings
 
 VOCAB = 40
@@ -42,6 +43,18 @@ def verifier(folder: Path) -> Verifier:
 def settings(folder: Path, dtype: Literal["auto", "bfloat16"] = "auto") -> VerifierSettings:
     """A verifier in a folder."""
     return VerifierSettings(name_or_path=str(folder), revision=None, dtype=dtype, trust_remote_code=False)
+
+
+class Loaded(VerifierLoader):
+    """Gives a verifier that is loaded already, and counts how often it was asked for it."""
+
+    def __init__(self, settings: VerifierSettings, verifier: Verifier) -> None:
+        super().__init__(settings, verifier.device)
+        self.verifier, self.asked = verifier, 0
+
+    def whole(self) -> Verifier:
+        self.asked += 1
+        return self.verifier
 
 
 def sequences(count: int = 70, seed: int = 0) -> list[Packed]:

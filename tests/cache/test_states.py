@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ from speculators.data.collate import collate
 from speculators.protocols.batch import Batch
 from speculators.protocols.hidden_states import VerifierStates
 from speculators.verifier.in_process import Verifier
+from speculators.verifier.loader import VerifierLoader
 
-from .conftest import Disk, sequences, settings
+from .conftest import Disk, Loaded, sequences, settings
 
 # The residual stream of these weights goes to some tens.
 close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
@@ -52,7 +54,7 @@ def at(folder: Path, limit_gb: float | None = None) -> Store:
 
 def fill(store: Store, verifier: Verifier, folder: Path, layer_ids: Sequence[int] = (1, 2), count: int = 70) -> Entry:
     """Have the states of the tests' sequences computed, if they are not there."""
-    with cached_states(store, settings(folder), verifier, sequences(count), layer_ids):
+    with cached_states(store, Loaded(settings(folder), verifier), sequences(count), layer_ids):
         (entry,) = [e for e in store.entries() if e.name.startswith("states")]
         return entry
 
@@ -71,7 +73,7 @@ def test_they_are_those_of_the_verifier_and_of_each_document_alone(
 ) -> None:
     """As the verifier in process gives them, and as transformers gives them for a document that has no neighbours."""
     packed = sequences()
-    with cached_states(at(tmp_path), settings(folder), verifier, packed, [0, 2, 3]) as states:
+    with cached_states(at(tmp_path), Loaded(settings(folder), verifier), packed, [0, 2, 3]) as states:
         for chosen in ([69, 3, 17], [5], [16, 15]):
             batch = collate([packed[i] for i in chosen], 3)
             there_BT = batch.document_BT >= 0
@@ -124,24 +126,23 @@ def test_what_decides_them_names_them(verifier: Verifier, folder: Path, tmp_path
     weights[-1] ^= 1
     (retrained / "model.safetensors").write_bytes(weights)
     one_border_less = [[type(d)(d.tokens + e.tokens, d.supervised + e.supervised)] for d, e in packed]
-    half = Verifier.load(settings(folder, "bfloat16"), verifier.device)
 
-    def name(where: Path, model: Verifier, sequences: list) -> str:
+    def name(where: Path, dtype: Literal["auto", "bfloat16"], sequences: list) -> str:
         before = {entry.name for entry in store.entries()}
-        with cached_states(store, settings(where), model, sequences, []):
+        with cached_states(store, VerifierLoader(settings(where, dtype), verifier.device), sequences, []):
             after = {entry.name for entry in store.entries()}
         return next(iter(after - before), "known")
 
     names = [
-        name(folder, verifier, packed),
-        name(retrained, verifier, packed),
-        name(folder, half, packed),
-        name(folder, verifier, packed[:1]),
-        name(folder, verifier, one_border_less),
-        name(folder, verifier, sequences(2, seed=1)),
+        name(folder, "auto", packed),
+        name(retrained, "auto", packed),
+        name(folder, "bfloat16", packed),
+        name(folder, "auto", packed[:1]),
+        name(folder, "auto", one_border_less),
+        name(folder, "auto", sequences(2, seed=1)),
     ]
     assert "known" not in names and len(set(names)) == len(names)
-    assert name(moved, verifier, packed) == "known"
+    assert name(moved, "auto", packed) == "known"
 
 
 def test_a_damaged_or_lost_shard_is_made_again(counting: Counting, folder: Path, tmp_path: Path) -> None:
@@ -176,7 +177,9 @@ def test_a_full_disk_stops_cleanly_and_the_next_run_goes_on(
     counting.runs = 0
     with monkeypatch.context() as patch:
         patch.setattr(Counting, "__call__", interrupted)
-        with pytest.raises(ValueError, match=r"data.hidden_states=cache: the disk of .* is full.*hidden_states=online"):
+        with pytest.raises(
+            ValueError, match=r"verifier_states=cached: the disk of .* is full.*verifier_states=in_process"
+        ):
             fill(store, counting, folder)
     (entry,) = store.entries()
     finished = {name: stat for name, stat in files(entry).items() if name in entry.whole()}
@@ -192,7 +195,7 @@ def test_a_full_disk_stops_cleanly_and_the_next_run_goes_on(
 def test_what_cannot_fit_is_said_before_anything_is_computed(counting: Counting, folder: Path, tmp_path: Path) -> None:
     """The need is that of the files, and the message names the keys."""
     store = at(tmp_path / "small", limit_gb=0.0001)
-    with pytest.raises(ValueError, match=r"data.hidden_states=cache: .* MB are needed") as stopped:
+    with pytest.raises(ValueError, match=r"verifier_states=cached: .* MB are needed") as stopped:
         fill(store, counting, folder)
     assert counting.runs == 0 and not list(store.folder.rglob("*.safetensors"))
     found = re.search(r"([\d.]+) MB are needed", str(stopped.value))

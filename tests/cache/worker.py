@@ -9,7 +9,7 @@ import torch
 from speculators.cache.store import Store
 from speculators.data.cached_states import cached_states
 from speculators.verifier.in_process import Verifier
-from tests.cache.conftest import sequences, settings
+from tests.cache.conftest import Loaded, sequences, settings
 
 
 class Slow(Verifier):
@@ -23,5 +23,5 @@ class Slow(Verifier):
 if __name__ == "__main__":
     chosen = settings(Path(sys.argv[1]))
     slow = Slow.load(chosen, torch.device("cpu"))
-    with cached_states(Store(Path(sys.argv[2]), None), chosen, slow, sequences(), [1, 2]):
+    with cached_states(Store(Path(sys.argv[2]), None), Loaded(chosen, slow), sequences(), [1, 2]):
         pass

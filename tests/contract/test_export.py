@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parent / "golden"
 def test_a_published_draft_is_the_trained_one(either: Case, tmp_path: Path) -> None:
     """Loaded again it has the same class and every tensor bit for bit, and computes the same."""
     model = either.shaken()
-    again = SpeculatorModel.from_pretrained(publish(model, either.run, either.facts, None, tmp_path)).eval()
+    again = SpeculatorModel.from_pretrained(publish(model, either.run, either.facts, tmp_path)).eval()
     assert type(again) is type(model)
     old = model.state_dict() | dict(model.named_buffers())
     new = again.state_dict() | dict(again.named_buffers())
@@ -45,7 +45,7 @@ def for_engine(case: Case, engine: str) -> RunConfig:
 def test_an_engine_would_load_it(case: Case, tmp_path: Path) -> None:
     """Every engine that the algorithm is made for finds nothing to refuse."""
     for engine in type(case.run.algorithm).engines:
-        assert publish(case.shaken(), for_engine(case, engine), case.facts, None, tmp_path / engine).is_dir()
+        assert publish(case.shaken(), for_engine(case, engine), case.facts, tmp_path / engine).is_dir()
 
 
 def test_what_passes_before_training_is_exported(either: Case, tmp_path: Path) -> None:
@@ -56,12 +56,12 @@ def test_what_passes_before_training_is_exported(either: Case, tmp_path: Path) -
             plan(run, speculator_dict(run, either.facts), either.facts)
         except CannotServe:
             continue
-        assert publish(either.shaken(), run, either.facts, None, tmp_path / engine).is_dir()
+        assert publish(either.shaken(), run, either.facts, tmp_path / engine).is_dir()
 
 
 def test_the_keys_are_golden(case: Case, tmp_path: Path) -> None:
     """Names, shapes and dtypes of the default settings' tensors are those of the golden file."""
-    folder = publish(case.fresh(), case.run, case.facts, None, tmp_path)
+    folder = publish(case.fresh(), case.run, case.facts, tmp_path)
     tensors = load_file(folder / "model.safetensors")
     found = {n: [*t.shape, str(t.dtype).removeprefix("torch.")] for n, t in sorted(tensors.items())}
     name = case.run.algorithm.name

@@ -14,6 +14,7 @@ from speculators.data.prepare import Prepared, prepare
 from speculators.data.template import ChatTemplate
 from speculators.settings.run_config import RunConfig
 from speculators.verifier.in_process import Verifier
+from speculators.verifier.loader import VerifierLoader
 from speculators.verifier.location import local_path
 
 TINY = Path(local_path("pkg://speculators.assets/tiny"))
@@ -21,9 +22,9 @@ VOCAB = 4096
 
 
 @pytest.fixture(scope="module")
-def verifier() -> Verifier:
+def verifier() -> VerifierLoader:
     """The embedded verifier."""
-    return Verifier.load(compose([]).verifier, torch.device("cpu"))
+    return VerifierLoader(compose([]).verifier, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -60,13 +61,14 @@ def same(a: Prepared, b: Prepared) -> bool:
     )
 
 
-def test_it_is_what_prepare_makes(verifier: Verifier, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_what_prepare_makes(verifier: VerifierLoader, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Value for value, without tokenising; a damaged entry is made again."""
     run = compose(["data.max_conversations=100", "data.max_length=256"])
     expected = prepare(run.data, ChatTemplate.of(run.verifier, run.data), VOCAB, run.seed)
     assert same(saved.prepared(run, store, verifier, VOCAB), expected)
     with monkeypatch.context() as patch:
         patch.setattr(saved, "prepare", None)
+        patch.setattr(VerifierLoader, "whole", None)
         assert same(saved.prepared(run, store, verifier, VOCAB), expected)
     (entry,) = store.entries()
     file = entry.path(saved.SEQUENCES)
@@ -75,7 +77,7 @@ def test_it_is_what_prepare_makes(verifier: Verifier, store: Store, monkeypatch:
     assert store.entries()[0].manifest.extractions == 2 and store.entries()[0].damaged() == []
 
 
-def test_without_room_a_run_goes_on_uncached(verifier: Verifier, store: Store) -> None:
+def test_without_room_a_run_goes_on_uncached(verifier: VerifierLoader, store: Store) -> None:
     """Nobody asked for this cache, so nobody is stopped for it."""
     run = compose(["data.max_conversations=20"])
     small = Store(store.folder, limit=10)
@@ -83,7 +85,7 @@ def test_without_room_a_run_goes_on_uncached(verifier: Verifier, store: Store) -
     assert store.entries() == []
 
 
-def test_whatever_decides_it_names_it(verifier: Verifier, copy: Path, tmp_path: Path) -> None:
+def test_whatever_decides_it_names_it(verifier: VerifierLoader, copy: Path, tmp_path: Path) -> None:
     """A tokenizer's file, the chat template, a line of data, a length, the seed; not the weights, nor a place."""
     data = conversations(tmp_path / "data.jsonl")
     overrides = ["data=jsonl", f"data.path={data}", f"verifier.name_or_path={copy}", "data.max_length=128"]
@@ -112,7 +114,7 @@ def test_whatever_decides_it_names_it(verifier: Verifier, copy: Path, tmp_path: 
 
     moved = data.rename(tmp_path / "moved.jsonl")
     assert words(f"data.path={moved}") == before
-    assert words(f"data.path={moved}", "data.hidden_states=cache", f"cache.dir={tmp_path}") == before
+    assert words(f"data.path={moved}", "verifier_states=cached", f"cache.dir={tmp_path}") == before
     regenerated = words(f"data.path={moved}", "data.regenerate=true")
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes() + b"\0")
     assert words(f"data.path={moved}") == before
@@ -151,7 +153,7 @@ def regenerating(tmp_path: Path, *more: str) -> RunConfig:
 
 
 def test_answers_are_generated_once_for_all_seeds(
-    verifier: Verifier, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    verifier: VerifierLoader, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another seed splits and packs anew, but asks the verifier nothing; the answers are those of its own decoding."""
     asked: list[list[int]] = []
@@ -165,7 +167,7 @@ def test_answers_are_generated_once_for_all_seeds(
     monkeypatch.setattr(answers, "SHARD", 4)
     run = regenerating(tmp_path)
     tokenizer = ChatTemplate.of(run.verifier, run.data)
-    expected = prepare(run.data, tokenizer, VOCAB, 0, lambda prompts: plain(verifier, prompts, 4, 1))
+    expected = prepare(run.data, tokenizer, VOCAB, 0, lambda prompts: plain(verifier.whole(), prompts, 4, 1))
     assert same(saved.prepared(run, store, verifier, VOCAB), expected) and len(asked) == 12
     other = saved.prepared(regenerating(tmp_path, "seed=1"), store, verifier, VOCAB)
     assert len(asked) == 12 and other.report.train_tokens + len(other.heldout) > 0
@@ -174,7 +176,7 @@ def test_answers_are_generated_once_for_all_seeds(
 
 
 def test_regeneration_that_was_cut_off_is_gone_on_with(
-    verifier: Verifier, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    verifier: VerifierLoader, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finished shards of answers are read, the rest is generated."""
     monkeypatch.setattr(answers, "SHARD", 3)

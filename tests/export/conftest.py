@@ -113,8 +113,8 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "regenerate_unfinished": "keep",
                     "chat_template_kwargs": None,
                     "chat_template_date": None,
-                    "hidden_states": "online",
                 },
+                "verifier_states": {"source": "in_process"},
                 "optimizer": {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0},
                 "schedule": {"name": "cosine", "warmup_ratio": 0.1, "min_lr_ratio": 0.1},
                 "trainer": {

@@ -31,7 +31,7 @@ def folder(
 ) -> Callable[[dict[str, Any]], Path]:
     def make(algorithm: dict[str, Any]) -> Path:
         run = make_run(algorithm)
-        return publish(make_draft(run), run, facts, None, tmp_path / "run")
+        return publish(make_draft(run), run, facts, tmp_path / "run")
 
     return make
 

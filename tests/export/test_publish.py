@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from safetensors.torch import load_file
 
 from speculators.config import SpeculatorModelConfig
-from speculators.export.model_card import model_card
+from speculators.export.model_card import add_result, model_card
 from speculators.export.preflight import CannotServe, plan
 from speculators.export.publish import publish, real_name
 from speculators.model import SpeculatorModel
@@ -36,7 +36,7 @@ def test_loads_again(
     run = make_run(algorithm)
     model = make_draft(run)
     (tmp_path / "run.yaml").write_text("schema_version: 1\n")
-    folder = publish(model, run, facts, None, tmp_path)
+    folder = publish(model, run, facts, tmp_path)
     assert folder == tmp_path / "checkpoint"
     assert (folder / "run.yaml").read_text() == "schema_version: 1\n"
     raw = json.loads((folder / "config.json").read_text())
@@ -57,19 +57,19 @@ def test_native_folder_is_the_same_file(
     make_run: Make, make_draft: Draft, facts: VerifierFacts, tmp_path: Path
 ) -> None:
     run = make_run(EAGLE)
-    folder = publish(make_draft(run), run, facts, None, tmp_path)
+    folder = publish(make_draft(run), run, facts, tmp_path)
     assert os.path.samefile(folder / "model.safetensors", folder / "vllm" / "model.safetensors")
     native = json.loads((folder / "vllm" / "config.json").read_text())
     assert (native["architectures"], native["model_type"]) == (["LlamaForCausalLM"], "llama")
     assert (native["hidden_size"], native["num_hidden_layers"], native["rms_norm_eps"]) == (64, 1, 1e-5)
     # Once more into the same folder: the link of the first export must not be written through.
-    publish(make_draft(run), run, facts, None, tmp_path)
+    publish(make_draft(run), run, facts, tmp_path)
     assert os.path.samefile(folder / "model.safetensors", folder / "vllm" / "model.safetensors")
 
 
 def test_dtype(make_run: Make, make_draft: Draft, facts: VerifierFacts, tmp_path: Path) -> None:
     run = make_run(EAGLE3, dtype="bfloat16")
-    folder = publish(make_draft(run), run, facts, None, tmp_path)
+    folder = publish(make_draft(run), run, facts, tmp_path)
     tensors = load_file(folder / "model.safetensors")
     assert {str(t.dtype) for t in tensors.values()} == {"torch.bfloat16", "torch.int64", "torch.bool"}
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
@@ -81,8 +81,8 @@ def test_a_draft_that_is_not_served(make_run: Make, make_draft: Draft, facts: Ve
     with torch.no_grad():
         model.state_dict()["fc.weight"].fill_(float("nan"))
     with pytest.raises(CannotServe, match="fc.weight='NaN or infinity'"):
-        publish(model, make_run(EAGLE), facts, None, tmp_path)
-    folder = publish(model, make_run(EAGLE, target="auto"), facts, None, tmp_path)
+        publish(model, make_run(EAGLE), facts, tmp_path)
+    folder = publish(model, make_run(EAGLE, target="auto"), facts, tmp_path)
     assert "It is made for no engine" in (folder / "README.md").read_text()
 
 
@@ -140,8 +140,13 @@ Checked against vllm 0.32.0.
 
 
 def test_model_card(
-    make_run: Make, published: Callable[[RunConfig], dict[str, Any]], facts: VerifierFacts, verifier: Path
+    make_run: Make,
+    published: Callable[[RunConfig], dict[str, Any]],
+    facts: VerifierFacts,
+    verifier: Path,
+    tmp_path: Path,
 ) -> None:
+    """First without a result, as a draft is published; then the result that was measured."""
     result = SimpleNamespace(
         acceptance_length=2.61,
         acceptance_per_position=[0.8, 0.5, 0.31],
@@ -152,8 +157,11 @@ def test_model_card(
         plain_tokens_per_second=120.0,
     )
     run = make_run(EAGLE3)
-    card = model_card(Path("/drafts/one"), run, str(verifier), result, plan(run, published(run), facts))  # pyright: ignore
-    assert card == CARD
+    card = model_card(Path("/drafts/one"), run, str(verifier), plan(run, published(run), facts))
+    (tmp_path / "README.md").write_text(card)
+    assert "## Result\n\nIt was not measured.\n\n## Serve it" in card
+    add_result(tmp_path, result, run)  # pyright: ignore[reportArgumentType]
+    assert (tmp_path / "README.md").read_text() == CARD
 
 
 @pytest.mark.parametrize("name", ["<b>it's<i>", "a`b``c", "[x](y)", "# *head* _line_", "x\n---\ntags: [evil]", "&lt;"])
@@ -163,7 +171,7 @@ def test_names_stay_text_in_the_card(
     """A Markdown reader shows the verifier's name, the data's and the folder's as they are, and nothing comes of them."""
     run = make_run(EAGLE3)
     run = run.model_copy(update={"data": run.data.model_copy(update={"source": name})})
-    card = model_card(Path(f"/drafts/{name}"), run, f"/verifiers/{name}", None, plan(run, published(run), facts))
+    card = model_card(Path(f"/drafts/{name}"), run, f"/verifiers/{name}", plan(run, published(run), facts))
     read = ModelCard(card)
     assert read.data.to_dict() == {
         "base_model": name,
@@ -196,7 +204,7 @@ def test_upstream_loads_it(
         metadata={"format": "pt"},
     )
     run = make_run(EAGLE3)
-    folder = publish(make_draft(run), run, facts, None, tmp_path)
+    folder = publish(make_draft(run), run, facts, tmp_path)
     code = f"""
 import torch
 from huggingface_hub import ModelCard

@@ -20,7 +20,8 @@ from speculators.runfolder.run_yaml import complete, load, read_pin, training_fo
 from speculators.settings.run_config import RunConfig, flat
 from speculators.utils.messages import WrongInput
 
-OLD = Path(__file__).parent / "pins" / "schema_1.yaml"
+PINS = Path(__file__).parent / "pins"
+OLD = PINS / "schema_1.yaml"
 TINY = Path(str(files("speculators.assets"))) / "tiny"
 
 
@@ -135,6 +136,7 @@ def test_schema_1_is_carried_forward(tmp_path: Path) -> None:
     shutil.copyfile(OLD, tmp_path / "run.yaml")
     pin, notes = load_again(tmp_path)
     were, now = flat(yaml.safe_load(OLD.read_text())["run"]), flat(pin.run.model_dump(mode="json"))
+    assert now["verifier_states.source"] == "in_process"
     assert were == {key: now[key] for key in were}
     assert pin.schema_version == SCHEMA_VERSION and pin.threads is None and pin.read == {}
     said = {note.rpartition(f"forward to {SCHEMA_VERSION}: ")[2].split()[0] for note in notes}
@@ -142,12 +144,25 @@ def test_schema_1_is_carried_forward(tmp_path: Path) -> None:
     assert moved(pin) == ["the overrides were not recorded: defaults that moved since are not looked for"]
 
 
+def test_schema_2_is_carried_forward(tmp_path: Path) -> None:
+    """As for schema 1; a value that is called otherwise now means the same."""
+    shutil.copyfile(PINS / "schema_2.yaml", tmp_path / "run.yaml")
+    pin, notes = load_again(tmp_path)
+    were = flat(yaml.safe_load((PINS / "schema_2.yaml").read_text())["run"])
+    now = flat(pin.run.model_dump(mode="json"))
+    assert were.pop("data.hidden_states") == "cache" and now["verifier_states.source"] == "cached"
+    assert were == {key: now[key] for key in were}
+    assert any(note.endswith("data.hidden_states is now verifier_states.source") for note in notes)
+
+
 def test_the_table_renames_and_fills_in() -> None:
-    """Two steps at once: a key is renamed twice, another moves to a group, a third is new for one algorithm alone."""
+    """Two steps at once: a key is renamed twice, another moves to a group, a third to a new group with another value, a
+    fourth is new for one algorithm alone."""
     steps = {
         2: Step(renamed={"run.trainer.clip": "run.trainer.max_norm", "run.lr": "run.optimizer.lr"}),
         3: Step(
-            renamed={"run.trainer.max_norm": "run.trainer.max_grad_norm"},
+            renamed={"run.trainer.max_norm": "run.trainer.max_grad_norm", "run.data.states": "run.states.source"},
+            values={"run.states.source": {"cache": "cached", "online": "in_process"}},
             added={
                 "run.algorithm.fc_norm": Added(False, where=("run.algorithm.name", "eagle3")),
                 "run.algorithm.heads": Added(1, where=("run.algorithm.name", "medusa")),
@@ -156,11 +171,13 @@ def test_the_table_renames_and_fills_in() -> None:
         ),
     }
     run = {"trainer": {"clip": 0.5}, "lr": 0.1, "optimizer": {}, "algorithm": {"name": "eagle3"}, "seed": 5}
+    run["data"] = {"states": "cache"}
     pin: dict[str, Any] = {"schema_version": 1, "run": run}
     assert carry(pin, steps) == [
         "schema 1 carried forward to 3: trainer.clip is now trainer.max_norm",
         "schema 1 carried forward to 3: lr is now optimizer.lr",
         "schema 1 carried forward to 3: trainer.max_norm is now trainer.max_grad_norm",
+        "schema 1 carried forward to 3: data.states is now states.source",
         "schema 1 carried forward to 3: algorithm.fc_norm is new since; False is what was before",
     ]
     assert pin == {
@@ -170,6 +187,8 @@ def test_the_table_renames_and_fills_in() -> None:
             "optimizer": {"lr": 0.1},
             "algorithm": {"name": "eagle3", "fc_norm": False},
             "seed": 5,
+            "data": {},
+            "states": {"source": "cached"},
         },
     }
     assert carry(pin, steps) == []

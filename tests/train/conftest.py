@@ -83,8 +83,9 @@ def composed(**groups: Any) -> RunConfig:
         "data": {
             "source": "chat", "max_length": 64, "max_conversations": None, "heldout_fraction": 0.2,
             "chat_template_kwargs": None, "chat_template_date": None, "regenerate_unfinished": "keep",
-            "regenerate": False, "regenerate_max_new_tokens": 8, "hidden_states": "online",
+            "regenerate": False, "regenerate_max_new_tokens": 8,
         },
+        "verifier_states": {"source": "in_process"},
         "optimizer": {"name": "adamw", "lr": 0.01, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.01},
         "schedule": {"name": "cosine", "warmup_ratio": 0.2, "min_lr_ratio": 0.1},
         "trainer": {

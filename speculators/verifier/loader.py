@@ -1,0 +1,52 @@
+"""The verifier of a run: loaded whole only while something needs its layers, else its embedding and head alone."""
+
+import gc
+import logging
+
+import torch
+
+from speculators.protocols.head import VerifierHead
+from speculators.verifier.head import read_head
+from speculators.verifier.in_process import Verifier, run_dtype
+from speculators.verifier.settings import VerifierSettings
+from speculators.verifier.tensors import NotInSafetensors
+
+log = logging.getLogger(__name__)
+
+
+class VerifierLoader:
+    """Loads a verifier when it is asked for.
+
+    Args:
+        settings: which verifier.
+        device: where it goes.
+
+    Attributes:
+        dtype: name of the dtype that it runs in; `auto` is that of its checkpoint, whatever it is.
+    """
+
+    def __init__(self, settings: VerifierSettings, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        self.dtype = run_dtype(settings, device.type == "cpu")
+        self._whole: Verifier | None = None
+
+    def whole(self) -> Verifier:
+        """The whole model, loaded if it is not in memory."""
+        if self._whole is None:
+            self._whole = Verifier.load(self.settings, self.device)
+        return self._whole
+
+    def head(self) -> VerifierHead:
+        """Embedding and head; the layers are loaded for them only where the checkpoint is no safetensors files."""
+        try:
+            return read_head(self.settings, self.dtype, self.device)
+        except NotInSafetensors as error:
+            log.info("the whole verifier is loaded for its embedding and head: %s", error)
+            return self.whole().head
+
+    def release(self) -> None:
+        """Let go of the whole model; what was taken of it, as its head, stays."""
+        self._whole = None
+        gc.collect()
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
