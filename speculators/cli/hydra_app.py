@@ -48,8 +48,9 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name=NAME)
 def _entry(config: DictConfig) -> float:
+    from speculators.execution.again import check_free
     from speculators.execution.launch import launch
-    from speculators.runfolder.run_yaml import check_free, write_pin
+    from speculators.runfolder.run_yaml import write_pin
 
     hydra_config = HydraConfig.get()
     folder, run = Path(hydra_config.runtime.output_dir), validate(config)
@@ -76,7 +77,7 @@ class Check(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate; on a dry run print the plan and stop."""
-        from speculators.runfolder.run_yaml import check_free
+        from speculators.execution.again import check_free
 
         try:
             # Hydra turns exceptions of callbacks into warnings, and goes on; only an exit gets through.

@@ -1,14 +1,49 @@
-"""A run.yaml that is to be run again. Torch-free."""
+"""A folder that is to be run in, and a run.yaml that is to be run again. Torch-free."""
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from speculators.execution.input_hashes import hashes
 from speculators.execution.rules import broken
 from speculators.runfolder.folder import RUN_YAML, RunFolder, run_yaml_of
-from speculators.runfolder.rights import allow
-from speculators.runfolder.run_yaml import Pin, read
+from speculators.runfolder.identity import check_same, identity, trained
+from speculators.runfolder.keys import WEIGHTS, weights_key
+from speculators.runfolder.rights import allow, command
+from speculators.runfolder.run_yaml import Pin, load, read
+from speculators.settings.run_config import RunConfig, flat
 from speculators.utils.messages import WrongInput, key_of, set_by
+
+
+def check_free(run: RunConfig, folder: Path) -> None:
+    """Look whether a folder is this run's to begin or to go on with: no other run's weights are in it, or in the making.
+
+    Raises:
+        WrongInput: they are, or links in it lead elsewhere.
+    """
+    own = RunFolder(folder)
+    own.check_links()
+    in_the_making = own.is_running() and not own.lock().is_locked
+    if own.run_yaml.is_file() and (in_the_making or any(own.checkpoints.glob("*"))):
+        _check_settings(run, load(folder).run, folder)
+    if theirs := trained(own.checkpoints):
+        try:
+            read = hashes(run)
+        except (OSError, ValueError) as error:
+            raise WrongInput([str(error)]) from error
+        check_same(identity(run, read), theirs, own.checkpoints)
+
+
+def _check_settings(run: RunConfig, there: RunConfig, folder: Path) -> None:
+    if weights_key(there) != weights_key(run):
+        now, then = (flat(r.model_dump(mode="json", include=set(WEIGHTS))) for r in (run, there))
+        differing = [key for key in now if now[key] != then.get(key, ...)]
+        raise WrongInput(
+            [
+                f"hydra.run.dir={folder}: another run is there, with another {', '.join(differing) or 'file of data'}; "
+                f"name a new folder, or go on with that run: {command(folder, there)}"
+            ]
+        )
 
 
 def place(path: Path, output: Path | None = None) -> Path:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Blocks of a file of weights that stand for all of it: 64 of 4 KiB see every retrained tensor and cost no time.
 BLOCKS, BLOCK = 64, 4096
+NAMES = ("data", "verifier", "tokenizer", "chat_template")
 
 
 def hashes(run: RunConfig) -> dict[str, str]:

@@ -19,7 +19,7 @@ from speculators.data.verifier_states import open_states
 from speculators.decoding.tree_mask import check_reads_trees
 from speculators.evaluate.evaluate import evaluate
 from speculators.evaluate.printout import report
-from speculators.execution.input_hashes import check_vocabulary, hashes, vocabulary_map
+from speculators.execution.input_hashes import NAMES, check_vocabulary, hashes, vocabulary_map
 from speculators.execution.rules import notes
 from speculators.export.model_card import add_result
 from speculators.export.preflight import plan
@@ -83,7 +83,7 @@ def run(folder: Path) -> float:
     # 2. data
     set_seed(run.seed)
     # Before the data is read, so that nobody edits it in between; `speculators run` compares before it starts.
-    read = hashes(run) if pin.threads is None else None
+    read = pin.read if pin.read.keys() >= set(NAMES) else hashes(run)
     prepared = saved.prepared(run, store, verifier, facts.vocab_size)
     log.info("data: %s", prepared.report)
 
@@ -118,7 +118,7 @@ def trained(
     prepared: Prepared,
     store: Store,
     verifier: VerifierLoader,
-    read: dict[str, str] | None,
+    read: dict[str, str],
 ) -> SpeculatorModel:
     """The run's draft with its final weights, those of an earlier call if that finished its training.
 
@@ -129,7 +129,7 @@ def trained(
         prepared: the data.
         store: where cached states are.
         verifier: loaded as far as its states need it.
-        read: hashes of what the run read, to be added to run.yaml; None if they are there.
+        read: hashes of what the run read; added to a run.yaml that has none.
     """
     run, first, training = pin.run, first_process(), training_folder(folder)
     training.mkdir(parents=True, exist_ok=True)
@@ -140,13 +140,13 @@ def trained(
         set_seed(run.seed)
         given = Initialisation(states.head, prepared.token_count_V, partial(VerifierTensors, run.verifier))
         model = build(config, given, states.device)
-        if first and read is not None:
+        if first and pin.threads is None:
             complete(folder, torch.get_num_threads(), read | vocabulary_map(model))
         check_vocabulary(pin, model, folder)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         log.info("draft: %s, %.1f M trainable parameters on %s", run.algorithm.name, trainable / 1e6, states.device)
         # Another trial of a sweep may be training the same weights: it is waited for, and nothing is left to train then.
         with RunFolder(training).training_lock() if first else nullcontext():
-            result = train(model, states, prepared, run, training)
+            result = train(model, states, prepared, run, training, read)
     log.info("trained: step %d of %d in %.0f s", result.step, result.steps, result.seconds)
     return model

@@ -13,10 +13,8 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from speculators.runfolder.folder import RUN_YAML, TRAININGS, RunFolder, run_yaml_of
-from speculators.runfolder.keys import WEIGHTS, weights_key
 from speculators.runfolder.migrations import SCHEMA_VERSION, carry
-from speculators.runfolder.rights import command
-from speculators.settings.run_config import RunConfig, flat
+from speculators.settings.run_config import RunConfig
 from speculators.utils import files
 from speculators.utils.messages import Blame, WrongInput, broken_yaml, complaints, set_by
 from speculators.utils.strict import Strict
@@ -103,29 +101,6 @@ def write_pin(run: RunConfig, folder: Path, origin: Origin | None = None, traini
     file = RunFolder(folder).run_yaml
     files.write(file, dump(pin.model_dump(mode="json", exclude={"threads", "read"})))
     return file
-
-
-def check_free(run: RunConfig, folder: Path) -> None:
-    """Look whether a folder is this run's to begin or to go on with: no other run's weights are in it, or in the making.
-
-    Raises:
-        WrongInput: they are, or links in it lead elsewhere.
-    """
-    own = RunFolder(folder)
-    own.check_links()
-    in_the_making = own.is_running() and not own.lock().is_locked
-    if not own.run_yaml.is_file() or not (in_the_making or any(own.checkpoints.glob("*"))):
-        return
-    there = load(folder).run
-    if weights_key(there) != weights_key(run):
-        now, then = (flat(r.model_dump(mode="json", include=set(WEIGHTS))) for r in (run, there))
-        differing = [key for key in now if now[key] != then.get(key, ...)]
-        raise WrongInput(
-            [
-                f"hydra.run.dir={folder}: another run is there, with another {', '.join(differing) or 'file of data'}; "
-                f"name a new folder, or go on with that run: {command(folder, there)}"
-            ]
-        )
 
 
 def rewrite(folder: Path, pin: Pin) -> None:

@@ -1,16 +1,30 @@
 """Resumable states of training, `checkpoints/step_N`: weights, optimizers, random generators, the place in the data.
 
-The learning rate and the order of the data are functions of the step (`schedule`, `order`), so the step says both.
+The learning rate and the order of the data are functions of the step (`schedule`, `order`), so the step says both. All
+files are safetensors and JSON, which cannot run code, and a manifest of their hashes is written last.
 """
 
 import json
+import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from speculators.runfolder.identity import STATE, check_same
+from speculators.train import random_state
 from speculators.train.metrics import Readings
+from speculators.utils import manifest
+
+log = logging.getLogger(__name__)
+MODEL, OPTIMIZER, RANDOM = "model.safetensors", "optimizer.safetensors", "random_{}.json"
 
 
 @dataclass
@@ -26,6 +40,7 @@ class TrainState:
         best: the held-out readings of that step.
         fresh: fingerprint of the trainable tensors before the first step.
         processes: how many train together; they say what a step is.
+        identity: of the run, as `speculators.runfolder.identity` has it.
     """
 
     step: int = 0
@@ -36,16 +51,31 @@ class TrainState:
     best: Readings = field(default_factory=dict)
     fresh: dict[str, list[float]] = field(default_factory=dict)
     processes: int = 1
+    identity: dict[str, Any] = field(default_factory=dict)
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Steps of the whole checkpoints in a folder of checkpoints, ascending."""
-    return sorted(int(p.parent.name.removeprefix("step_")) for p in folder.glob("step_*/state.json"))
+    """Steps of the checkpoints in a folder of checkpoints, ascending."""
+    return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
 
 
 def state_in(folder: Path, step: int) -> TrainState:
     """What the checkpoint of one step holds besides tensors."""
-    return TrainState(**json.loads((folder / f"step_{step}" / "state.json").read_text()))
+    return TrainState(**json.loads((folder / f"step_{step}" / STATE).read_text()))
+
+
+def problem_in(folder: Path, step: int, needs_best: bool) -> str | None:
+    """Why the checkpoint of one step cannot be gone on from, None if it can; reads all of it.
+
+    Args:
+        folder: of checkpoints.
+        step: the checkpoint's.
+        needs_best: whether the best step's checkpoint is needed, too.
+    """
+    if (damage := manifest.damage(folder / f"step_{step}")) is not None:
+        return damage
+    best = state_in(folder, step).best_step
+    return manifest.damage(folder / f"step_{best}") if needs_best and best not in (None, step) else None
 
 
 class Checkpoints:
@@ -53,17 +83,33 @@ class Checkpoints:
 
     Args:
         folder: `checkpoints` in the run's folder; made when something is saved.
-        accelerator: holds the model and the optimizers, prepared.
+        accelerator: knows the processes that train together.
+        model: the draft itself, not wrapped.
+        optimizers: of all its trainable parameters.
+        identity: of the run; a checkpoint of another one is not gone on from.
         keep_last: newest checkpoints that stay, >= 1; the best one stays besides.
+        needs_best: whether the best step's checkpoint will be loaded at the end.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator, keep_last: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        identity: dict[str, Any],
+        keep_last: int,
+        needs_best: bool,
+    ) -> None:
         self.folder = folder
         self._accelerator = accelerator
-        self._keep_last = keep_last
+        self._model, self._optimizers = model, optimizers
+        self._identity = identity
+        self._keep_last, self._needs_best = keep_last, needs_best
+        self._passed_over: set[int] = set()
 
     def steps(self) -> list[int]:
-        """Steps of the whole checkpoints there are, ascending."""
+        """Steps of the checkpoints there are, ascending."""
         return steps_in(self.folder)
 
     def path(self, step: int) -> Path:
@@ -73,27 +119,44 @@ class Checkpoints:
     def save(self, state: TrainState) -> None:
         """Write `step_N`, whole or not at all, then remove what is not to be kept."""
         whole, partial = self.path(state.step), self.folder / "partial"
-        self._accelerator.save_state(str(partial))
-        self._accelerator.wait_for_everyone()
-        if self._accelerator.is_main_process:
-            saved = asdict(replace(state, processes=self._accelerator.num_processes))
-            (partial / "state.json").write_text(json.dumps(saved, indent=1))
+        first, together = self._accelerator.is_main_process, self._accelerator.wait_for_everyone
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        together()
+        rank = self._accelerator.process_index
+        (partial / RANDOM.format(rank)).write_text(json.dumps(random_state.get(self._accelerator.device)))
+        together()
+        if first:
+            save_model(self._model, str(partial / MODEL))
+            save_file(moments(self._model, self._optimizers), partial / OPTIMIZER)
+            saved = replace(state, processes=self._accelerator.num_processes, identity=self._identity)
+            (partial / STATE).write_text(json.dumps(asdict(saved), indent=1))
+            manifest.write(partial)
             if whole.exists():
                 shutil.rmtree(whole)
             partial.rename(whole)
-            kept = {*self.steps()[-self._keep_last :], state.best_step}
+            self._passed_over.discard(state.step)
+            good = [step for step in self.steps() if step not in self._passed_over]
+            kept = {*good[-self._keep_last :], state.best_step}
             for step in self.steps():
                 if step not in kept:
                     shutil.rmtree(self.path(step))
-        self._accelerator.wait_for_everyone()
+        together()
 
     def resume(self) -> TrainState | None:
-        """Load the newest checkpoint into model, optimizers and random generators; None if there is none."""
-        steps = self.steps()
-        return self.load(steps[-1]) if steps else None
+        """Load the newest checkpoint that is as it was written; None if there is none at all.
+
+        Raises:
+            WrongInput: another run wrote it.
+            ValueError: another number of processes wrote it, or all checkpoints are damaged.
+        """
+        step = self._newest_good() if self._accelerator.is_main_process else 0
+        chosen: Any = self._accelerator.reduce(torch.tensor(step, device=self._accelerator.device), "sum")
+        return self.load(int(chosen)) if int(chosen) else None
 
     def load(self, step: int) -> TrainState:
-        """Load the checkpoint of one step.
+        """Load the checkpoint of one step into model, optimizers and random generators.
 
         Raises:
             ValueError: another number of processes wrote it.
@@ -104,5 +167,49 @@ class Checkpoints:
                 f"{path}: {state.processes} processes trained together, now it is {self._accelerator.num_processes}; a step "
                 f"would be another part of the data. Go on with as many (launch.num_processes={state.processes})"
             )
-        self._accelerator.load_state(str(path))
+        load_model(self._model, path / MODEL)
+        put_moments(self._model, self._optimizers, load_file(path / OPTIMIZER))
+        rank = self._accelerator.process_index
+        random_state.put(json.loads((path / RANDOM.format(rank)).read_text()), self._accelerator.device)
         return state
+
+    def _newest_good(self) -> int:
+        """The step to go on from; 0 if there are no checkpoints."""
+        problems = {}
+        for step in reversed(self.steps()):
+            if (problem := problem_in(self.folder, step, self._needs_best)) is not None:
+                problems[step] = problem
+                continue
+            check_same(self._identity, state_in(self.folder, step).identity, self.path(step))
+            for line in problems.values():
+                log.warning("passed over: %s; going on from %s", line, self.path(step))
+            self._passed_over = set(problems)
+            return step
+        if problems:
+            raise ValueError(f"{'; '.join(problems.values())}; to train anew, remove {self.folder}")
+        return 0
+
+
+def moments(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """The tensors that optimizers keep, as `PARAMETER/NAME`; what else they hold, the run's settings say."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": tensor.contiguous()
+        for optimizer in optimizers
+        for parameter, state in optimizer.state.items()
+        for key, tensor in state.items()
+    }
+
+
+def put_moments(model: nn.Module, optimizers: Sequence[Optimizer], tensors: dict[str, Tensor]) -> None:
+    """Give optimizers the tensors that `moments` took from others of the same parameters."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    by_parameter: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        parameter, _, key = name.rpartition("/")
+        by_parameter.setdefault(parameter, {})[key] = tensor
+    for optimizer in optimizers:
+        # By number, in the order of the groups: so torch brings each to the device and the dtype that it needs.
+        own = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+        state = {i: by_parameter[name] for i, name in enumerate(own) if name in by_parameter}
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

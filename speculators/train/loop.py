@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,12 @@ from speculators.data.prepare import Prepared
 from speculators.model import SpeculatorModel
 from speculators.protocols.hidden_states import HiddenStates
 from speculators.runfolder.folder import RunFolder
+from speculators.runfolder.identity import identity
 from speculators.runfolder.rights import command
 from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
 from speculators.train.batches import HELDOUT, Batches
-from speculators.train.checkpoint import Checkpoints, TrainState, state_in, steps_in
+from speculators.train.checkpoint import Checkpoints, TrainState, problem_in, state_in, steps_in
 from speculators.train.device import float32_products, start_accelerator
 from speculators.train.interrupt import Interrupt, Interrupted
 from speculators.train.metrics import Meter, Readings
@@ -54,7 +56,12 @@ class NotFinite(RuntimeError):
 
 
 def train(
-    model: SpeculatorModel, verifier: HiddenStates, prepared: Prepared, run: RunConfig, folder: Path
+    model: SpeculatorModel,
+    verifier: HiddenStates,
+    prepared: Prepared,
+    run: RunConfig,
+    folder: Path,
+    read: Mapping[str, str] = {},
 ) -> TrainResult:
     """Train `model` in place, from the newest checkpoint in the folder if there is one.
 
@@ -64,15 +71,17 @@ def train(
         prepared: packed training and held-out sequences.
         run: everything chosen.
         folder: the run's folder; gets checkpoints/, metrics.jsonl and the tracker's files.
+        read: hashes of what the run reads; checkpoints trained on something else are not gone on from.
 
     Returns:
         The result; `model` has the weights to publish.
 
     Raises:
+        WrongInput: the checkpoints in the folder are another run's.
         NotFinite: names the step; the last good checkpoint stays.
         Interrupted: a signal came; a checkpoint was saved.
     """
-    loop = Loop(model, verifier, prepared, run, folder)
+    loop = Loop(model, verifier, prepared, run, folder, read)
     try:
         with Interrupt() as interrupt, loop.progress, float32_products(loop.device, run.precision):
             loop.run(interrupt)
@@ -82,17 +91,18 @@ def train(
 
 
 def finished(folder: Path, run: RunConfig, sequences: int) -> bool:
-    """Whether a folder's newest checkpoint is that of a run's last step, so that training it reads no states.
+    """Whether a folder's newest checkpoint is whole and of a run's last step, so that training it reads no states.
 
     Args:
         folder: in which the run trains.
         run: everything chosen.
         sequences: packed sequences in the training data, >= 1.
     """
-    steps = steps_in(RunFolder(folder).checkpoints)
-    if not steps:
+    checkpoints = RunFolder(folder).checkpoints
+    steps = steps_in(checkpoints)
+    if not steps or problem_in(checkpoints, steps[-1], run.trainer.keep_best) is not None:
         return False
-    state = state_in(RunFolder(folder).checkpoints, steps[-1])
+    state = state_in(checkpoints, steps[-1])
     return state.step == Order(sequences, run.seed, run.trainer, state.processes).steps
 
 
@@ -100,7 +110,13 @@ class Loop:
     """The parts of one run's training, and its phases."""
 
     def __init__(
-        self, model: SpeculatorModel, verifier: HiddenStates, prepared: Prepared, run: RunConfig, folder: Path
+        self,
+        model: SpeculatorModel,
+        verifier: HiddenStates,
+        prepared: Prepared,
+        run: RunConfig,
+        folder: Path,
+        read: Mapping[str, str] = {},
     ) -> None:
         self.bare, self.data, self.settings, self.folder = model, prepared, run, folder
         self.device = verifier.device
@@ -108,9 +124,18 @@ class Loop:
         plan = partial(type(model).plan_rows, run.algorithm)
         self.train, self.heldout = (Batches(s, plan, run.seed) for s in (prepared.train, prepared.heldout))
         self.student = Student(model, verifier, run.algorithm, self.accelerator)
-        self.optimizers = [self.accelerator.prepare_optimizer(o) for o in optimizer.build(model, run.optimizer)]
+        made = optimizer.build(model, run.optimizer)
+        self.optimizers = [self.accelerator.prepare_optimizer(o) for o in made]
         self.order = Order(len(prepared.train), run.seed, run.trainer, self.accelerator.num_processes)
-        self.checkpoints = Checkpoints(folder / "checkpoints", self.accelerator, run.trainer.keep_last)
+        self.checkpoints = Checkpoints(
+            folder / "checkpoints",
+            self.accelerator,
+            model,
+            made,
+            identity=identity(run, read),
+            keep_last=run.trainer.keep_last,
+            needs_best=run.trainer.keep_best,
+        )
         self.state = self.checkpoints.resume() or TrainState(fresh=fingerprint(model))
         self.tracking = Tracking(self.accelerator, run, folder, self.state.step)
         self.progress = TrainProgress(self.order.steps, self.state.step, self.accelerator.is_main_process)

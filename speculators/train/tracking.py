@@ -1,6 +1,7 @@
 """Metrics for later: metrics.jsonl in the run's folder, and whichever tracker of accelerate's was chosen."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ class Tracking:
     Args:
         accelerator: as `start_accelerator` made it, the tracker's name inside.
         run: logged as the run's hyperparameters.
-        folder: metrics.jsonl is here; lines after step `first` are dropped, they are about to be made again.
+        folder: metrics.jsonl is here; lines after step `first` are dropped, they are about to be made again, and damaged ones.
         first: steps that are done.
     """
 
@@ -27,8 +28,8 @@ class Tracking:
         self._file = RunFolder(folder).metrics
         if accelerator.is_main_process:
             # A crash may have cut the last line off.
-            lines = self._file.read_text().rpartition("\n")[0].splitlines() if self._file.exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= first]
+            text = self._file.read_text(encoding="utf-8", errors="replace") if self._file.exists() else ""
+            kept = [line for line in text.rpartition("\n")[0].splitlines() if _step(line) <= first]
             self._file.write_text("".join(line + "\n" for line in kept))
         if run.tracker.name != "none":
             config = flatten(run.model_dump(mode="json"))
@@ -51,6 +52,14 @@ class Tracking:
         """Flush and end the trackers."""
         for tracker in self._accelerator.trackers:
             tracker.finish()
+
+
+def _step(line: str) -> float:
+    """Step of a reading; infinity if the line is none."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return math.inf
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

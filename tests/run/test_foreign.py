@@ -13,9 +13,9 @@ from vllm_verdicts import GOLDEN, write_folder
 
 from speculators.cli.main import app
 from speculators.composition.compose import compose, pinned
-from speculators.execution.again import load_again
+from speculators.execution.again import check_free, load_again
 from speculators.runfolder.rights import as_typed, claimed, command
-from speculators.runfolder.run_yaml import check_free, training_folder, write_pin
+from speculators.runfolder.run_yaml import training_folder, write_pin
 from speculators.utils.messages import WrongInput
 
 OWN = ["tracker=none", "launch.num_threads=1", "algorithm=medusa"]

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 
 import pytest
@@ -51,6 +52,26 @@ def test_resuming_goes_on_bit_equal(make_run, lines, fresh, verifier, prepared, 
     assert [line["step"] for line in lines(half, "train")] == [4, 6]
     assert result.steps == 6
     assert same(weights(straight), weights(resumed))
+
+
+def test_damaged_readings_do_not_keep_a_run_from_going_on(make_run, lines, fresh, verifier, prepared, tmp_path):
+    run = make_run(trainer={"max_steps": 4, "save_every": 2, "keep_last": 2, "log_every": 1})
+    train(fresh(run), verifier, prepared, run, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "step_4")
+    file = tmp_path / "metrics.jsonl"
+    good = file.read_bytes().splitlines(True)
+    broken = [
+        b"{\n",
+        b"\xff\xfe\n",
+        b"[1]\n",
+        b'{"step": "x"}\n',
+        b'{"kind": "train"}\n',
+        b"[" * 9999 + b"\n",
+        b"cut off",
+    ]
+    file.write_bytes(b"".join([good[0], *broken[:3], *good[1:], *broken[3:]]))
+    train(fresh(run), verifier, prepared, run, tmp_path)
+    assert [line["step"] for line in lines(tmp_path, "train")] == [1, 2, 3, 4]
 
 
 def test_a_finished_run_is_not_trained_again(make_run, fresh, verifier, prepared, tmp_path):

@@ -1,0 +1,60 @@
+"""What decides the weights of a run, by which a checkpoint knows the run that made it. Torch-free."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speculators.runfolder.keys import WEIGHTS, WRITTEN
+from speculators.settings.run_config import RunConfig, flat
+from speculators.utils.messages import WrongInput
+
+# Where something lies; what it is stands in the hashes of what was read.
+PLACES = ("data.path", "verifier.name_or_path", "verifier.revision")
+STATE = "state.json"
+
+
+def identity(run: RunConfig, read: Mapping[str, str]) -> dict[str, Any]:
+    """Values by key: the settings that decide the weights, and as `read.NAME` the hashes of what was read.
+
+    Args:
+        run: its settings.
+        read: hashes, as `run.yaml` has them.
+    """
+    settings = flat(run.model_dump(mode="json", include=set(WEIGHTS), exclude=WRITTEN))
+    hashes = {f"read.{name}": hash for name, hash in read.items() if name != "vocabulary_map"}
+    return {key: value for key, value in settings.items() if key not in PLACES} | hashes
+
+
+def trained(checkpoints: Path) -> dict[str, Any]:
+    """The identity of the run that wrote the newest checkpoint in a folder; empty if there is none that says so."""
+    files = sorted(checkpoints.glob(f"step_*/{STATE}"), key=lambda file: (len(file.parent.name), file.parent.name))
+    try:
+        return json.loads(files[-1].read_text(encoding="utf-8"))["identity"] if files else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # resuming names what is broken
+
+
+def check_same(own: Mapping[str, Any], theirs: Mapping[str, Any], checkpoint: Path) -> None:
+    """Look whether a checkpoint is of the run that would go on from it.
+
+    Args:
+        own: identity of the run.
+        theirs: identity of the run that wrote the checkpoint; a key that only one of them has is of another version.
+        checkpoint: for the message.
+
+    Raises:
+        WrongInput: it is of another run; a message for each key that differs.
+    """
+    differing = [key for key in own if key in theirs and own[key] != theirs[key]]
+    if differing:
+        raise WrongInput([_message(key, own[key], theirs[key], checkpoint) for key in differing])
+
+
+def _message(key: str, own: Any, theirs: Any, checkpoint: Path) -> str:
+    if key.startswith("read."):
+        name = key.removeprefix("read.").replace("_", " ")
+        said = f"it was trained with another {name} ({theirs[:19]}, now {own[:19]}); bring that {name} back"
+    else:
+        said = f"it was trained with {key}={json.dumps(theirs)}, and the run has {json.dumps(own)}; set that back"
+    return f"{checkpoint}: {said}, or train in a new folder"
