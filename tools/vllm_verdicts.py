@@ -11,6 +11,7 @@ gone on with: only new cases are asked.
 import argparse
 import copy
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -38,10 +39,10 @@ def base(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
 
     from speculators.composition.compose import compose
     from speculators.config import SpeculatorModelConfig
-    from speculators.export.checklist import read_header
     from speculators.export.publish import publish
     from speculators.format.layout import Layout
     from speculators.format.published import speculator_dict
+    from speculators.format.tensors import read_tensors
     from speculators.protocols.head import VerifierHead
     from speculators.protocols.initialisation import Initialisation
     from speculators.train.build import build
@@ -56,11 +57,11 @@ def base(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     checkpoint = publish(draft, run, facts, folder)
     published = json.loads((checkpoint / "config.json").read_text())
     published["speculators_config"]["verifier"]["name_or_path"] = PLACE
-    header = read_header(checkpoint / "model.safetensors")
+    tensors = read_tensors(checkpoint)
     return {
         "config": published,
         "native": Layout.named(run.algorithm.name).native(published, "vllm"),
-        "tensors": {name: [dtype, list(shape)] for name, (shape, dtype) in sorted(header.items())},
+        "tensors": {name: [t.dtype, list(t.shape)] for name, t in sorted(tensors.items())},
     }
 
 
@@ -104,7 +105,7 @@ def patch(config: dict[str, Any], values: Mapping[str, Any], gone: Sequence[str]
 
 
 def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-    """config.json and a model.safetensors of zeros, which take no room on the disk."""
+    """config.json and a model.safetensors of zeros, which take no room on the disk; t2d agrees with d2t."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     header, end = {}, 0
@@ -122,6 +123,10 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -
     with (folder / "model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + end)
+        if "t2d" in header and "d2t" in header:
+            # Offsets of zero reach the first tokens, which t2d marks.
+            file.seek(header["t2d"]["data_offsets"][0], os.SEEK_CUR)
+            file.write(b"\1" * min(header["d2t"]["shape"][0], header["t2d"]["shape"][0]))
 
 
 def job(case: Mapping[str, Any], kind: str, folder: Path) -> dict[str, Any]:

@@ -1,11 +1,9 @@
-"""A written folder against its format and what an engine reads of it: names and shapes, no values. Torch-free."""
+"""A published folder against its format and against what an engine reads of it. Torch-free."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from speculators.export.config_rules import lookup
 from speculators.export.engine import Engine, EngineDraft, TensorRules
@@ -13,12 +11,13 @@ from speculators.export.preflight import ExportPlan, chosen_engine, preflight
 from speculators.format import strict
 from speculators.format.finding import GRAVEST_FIRST, Finding, gravest
 from speculators.format.layout import Layout, TensorSpec
+from speculators.format.tensors import INDEX, WHOLE, Tensors, read_tensors
 from speculators.settings.algorithm import AlgorithmSettings
 from speculators.settings.run_config import ExportSettings
+from speculators.utils.untrusted import inside, read_json
 from speculators.verifier.facts import VerifierFacts
 
-Header = Mapping[str, tuple[tuple[int, ...], str]]
-CONFIG, TENSORS = "config.json", "model.safetensors"
+CONFIG = "config.json"
 VERIFIER = "speculators_config.verifier.name_or_path"
 KINDS = {"I64": "int64", "BOOL": "bool", "F64": "float", "F32": "float", "F16": "float", "BF16": "float"}
 # The format itself, whatever an engine does.
@@ -80,38 +79,27 @@ def check_folder(path: Path, facts: VerifierFacts | None, engine: Engine | None)
     name = str(config.get("speculators_model_type"))
     if path.is_file() or name not in AlgorithmSettings.names():
         return gravest(found)
-    if not (path / TENSORS).is_file():
+    try:
+        tensors = read_tensors(path)
+    except FileNotFoundError:
         return gravest([*found, _no_tensors(path, engine)])
-    layout, header = Layout.named(name), read_header(path / TENSORS)
-    if (specs := layout.described(_with_defaults(config))) is not None:
-        found += check_tensors(header, specs, FORMAT)
-    draft = engine.draft(name) if engine else None
+    layout, draft = Layout.named(name), engine.draft(name) if engine else None
+    found += [*_other_files(path, tensors), *_described(config, layout, tensors)]
     if engine is not None and draft is not None and draft.refusal is None:
-        found += _engine(path, config, layout, header, engine, draft, facts)
+        found += _engine(path, config, layout, tensors, engine, draft, facts)
+    found += _not_finite(tensors)
+    if not any(finding.bad for finding in found):
+        found += layout.value_problems(config, tensors)
     return gravest(found)
 
 
-def read_header(file: Path) -> Header:
-    """Shape and dtype of every tensor of a safetensors file, without reading one.
-
-    Raises:
-        ValueError: it is none, or it was cut off.
-    """
-    try:
-        with safe_open(file, framework="np") as tensors:
-            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  it is no dict
-            return {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file}: cannot be read as safetensors: {error}; copy or export it again") from error
-
-
 def check_tensors(
-    header: Header, specs: Mapping[str, TensorSpec], rules: TensorRules, unused: Collection[str] = ()
+    tensors: Tensors, specs: Mapping[str, TensorSpec], rules: TensorRules, unused: Collection[str] = ()
 ) -> Iterator[Finding]:
-    """Names, shapes and kinds.
+    """Names, shapes and dtypes.
 
     Args:
-        header: of the file.
+        tensors: of the folder.
         specs: what belongs there.
         rules: what happens to what does not.
         unused: further names that may stand there.
@@ -119,50 +107,54 @@ def check_tensors(
     for name, spec in specs.items():
         if rules.skips(name):
             continue
-        if name not in header:
+        if name not in tensors:
             if spec.required:
                 reason = f"is missing; a tensor of shape {list(spec.shape)} belongs here"
                 yield Finding(rules.of_missing(name), name, None, reason)
             continue
-        shape, dtype = header[name]
+        shape, dtype = tensors[name].shape, tensors[name].dtype
         if shape != spec.shape:
             reason = f"has the wrong shape; the config makes it {list(spec.shape)}"
             yield Finding(rules.of_shape(name, shape, spec.shape), name, list(shape), reason)
         if rules.dtype is not None and KINDS.get(dtype) != spec.kind:
             yield Finding(rules.dtype, name, dtype, f"has the wrong dtype; it must be {spec.kind}")
-    for name in header:
+    for name, tensor in tensors.items():
         if name not in specs and name not in unused and not rules.skips(name):
             reason = "is no tensor of this draft, as its config describes it"
-            yield Finding(rules.of_unknown(name), name, list(header[name][0]), reason)
-
-
-def check_values(folder: Path) -> Iterator[Finding]:
-    """Numbers that are wrong although their shapes are right; the one check here that reads tensors, and needs torch.
-
-    Args:
-        folder: its config and tensors have been found good.
-    """
-    header = read_header(folder / TENSORS)
-    vocab = lookup(strict.read_config(folder), "transformer_layer_config.vocab_size")
-    with safe_open(folder / TENSORS, framework="pt") as tensors:
-        for name, (_, dtype) in header.items():
-            if KINDS.get(dtype) == "float" and not tensors.get_tensor(name).isfinite().all():
-                yield Finding("wrong", name, "NaN or infinity", "a published tensor must be finite; train again")
-        if "d2t" not in header:
-            return
-        offset_D = tensors.get_tensor("d2t")
-        target_D = [i + offset for i, offset in enumerate(offset_D.tolist())]
-        if len(set(target_D)) != len(target_D) or not all(0 <= t < vocab for t in target_D):
-            reason = f"i + d2t[i] must be a different token of 0 ... {vocab - 1} for each i: d2t holds offsets"
-            yield Finding("wrong", "d2t", offset_D.tolist()[:4], reason)
-        elif "t2d" in header and set(tensors.get_tensor("t2d").nonzero().flatten().tolist()) != set(target_D):
-            yield Finding("wrong", "t2d", None, "marks other tokens than those that d2t reaches")
+            yield Finding(rules.of_unknown(name), name, list(tensor.shape), reason)
 
 
 def _no_tensors(folder: Path, engine: Engine | None) -> Finding:
     if others := sorted(file.name for file in folder.glob("*.safetensors")):
-        return Finding("note", TENSORS, None, f"is not there; {', '.join(others)} were not looked at")
-    return Finding("refused" if engine else "invalid", TENSORS, None, "is missing; copy or export the folder again")
+        return Finding("invalid", WHOLE, None, f"is missing, and there is no {INDEX} that names {', '.join(others)}")
+    return Finding("refused" if engine else "invalid", WHOLE, None, "is missing; copy or export the folder again")
+
+
+def _other_files(folder: Path, tensors: Tensors) -> Iterator[Finding]:
+    """Files that some readers would take instead of those that are checked, or beside them."""
+    files = {tensor.file.name for tensor in tensors.values()}
+    for file in sorted(folder.glob("*.safetensors")):
+        if files and file.name not in files:
+            yield Finding("invalid", file.name, None, "would be read by engines too; take it out")
+    if WHOLE in files and (folder / INDEX).exists():
+        yield Finding("invalid", INDEX, None, f"stands beside {WHOLE}, and readers take one or the other; take one out")
+
+
+def _described(config: Mapping[str, Any], layout: type[Layout], tensors: Tensors) -> Iterator[Finding]:
+    """The tensors against the published config."""
+    specs = layout.described(_with_defaults(config))
+    if specs is None:
+        yield Finding(
+            "invalid", CONFIG, None, "describes no tensors: a size is missing, or no whole number, or too large"
+        )
+    else:
+        yield from check_tensors(tensors, specs, FORMAT)
+
+
+def _not_finite(tensors: Tensors) -> Iterator[Finding]:
+    for name, tensor in tensors.items():
+        if KINDS.get(tensor.dtype) == "float" and not tensor.is_finite():
+            yield Finding("wrong", name, "NaN or infinity", "a published tensor must be finite; train again")
 
 
 def _verifier(config: Mapping[str, Any]) -> tuple[VerifierFacts | None, list[Finding]]:
@@ -188,7 +180,7 @@ def _engine(
     folder: Path,
     config: Mapping[str, Any],
     layout: type[Layout],
-    header: Header,
+    tensors: Tensors,
     engine: Engine,
     draft: EngineDraft,
     facts: VerifierFacts | None,
@@ -197,23 +189,26 @@ def _engine(
     specs = layout.described(draft.as_read(config, facts))
     if specs is None:
         return  # preflight says so
+    unread = draft.unread_tensors(config)
     if draft.native:
-        inner = folder / engine.name
-        missing = [name for name in (CONFIG, TENSORS) if not (inner / name).is_file()]
+        inner = inside(folder, engine.name)
+        missing = [name for name in (CONFIG, WHOLE) if not (inner / name).is_file()]
         if missing:
             yield Finding("refused", inner.name, missing, "is the engine's own folder, and incomplete; export again")
             return
         yield from _native(inner, layout.native(config, engine.name) or {}, draft)
-        if (served := read_header(inner / TENSORS)) != header:
-            yield Finding("wrong", f"{inner.name}/{TENSORS}", None, "holds other tensors than the published file")
-            header = served
-    yield from check_tensors(header, specs, draft.tensors, draft.unread_tensors(config))
+        published, tensors = {layout.native_name(name): t for name, t in tensors.items()}, read_tensors(inner)
+        if tensors.keys() != published.keys() or not all(tensors[name].same(t) for name, t in published.items()):
+            yield Finding("wrong", f"{inner.name}/{WHOLE}", None, "holds other tensors than the published file")
+        specs = {layout.native_name(name): spec for name, spec in specs.items()}
+        unread = [layout.native_name(name) for name in unread]
+    yield from check_tensors(tensors, specs, draft.tensors, unread)
 
 
 def _native(folder: Path, expected: Mapping[str, Any], draft: EngineDraft) -> Iterator[Finding]:
     """The engine's own config: what it must hold, and that it says what the published one says."""
     place = f"{folder.name}/{CONFIG}:"
-    written = strict.read_json(folder / CONFIG)
+    written = read_json(inside(folder, CONFIG))
     for finding in draft.native_problems(written):
         yield replace(finding, key=place + finding.key)
     for key in expected:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from speculators.config import SpeculatorModelConfig
-from speculators.export.checklist import check_folder, check_values
+from speculators.export.checklist import check_folder
 from speculators.export.model_card import model_card
 from speculators.export.preflight import CannotServe, ExportPlan, plan
 from speculators.format.layout import Layout
@@ -98,7 +98,7 @@ def _write_native(checkpoint: Path, config: SpeculatorModelConfig, engine: str) 
 
 def _checked(checkpoint: Path, run: RunConfig, facts: VerifierFacts, export: ExportPlan) -> ExportPlan:
     """The plan after the checklist: no engine if it would refuse the folder."""
-    findings = (*check_folder(checkpoint, facts, export.engine), *check_values(checkpoint))
+    findings = tuple(check_folder(checkpoint, facts, export.engine))
     bad = "\n".join(f"  {finding}" for finding in findings if finding.bad)
     if not bad:
         return ExportPlan(export.engine, findings, export.summary)

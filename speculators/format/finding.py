@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from speculators.utils.untrusted import printable
+
 Level = Literal["refused", "wrong", "invalid", "ignored", "note"]
 GRAVEST_FIRST: tuple[Level, ...] = get_args(Level)
 SHOWN = 80  # characters of a value; more would hide the reason
@@ -31,7 +33,7 @@ class Finding:
         # A whole mapping would hide the message.
         value = "" if self.value is None or isinstance(self.value, Mapping) else f"={self.value!r}"
         shown = value if len(value) <= SHOWN else f"{value[: SHOWN - 3]}..."
-        return f"{self.level}: {self.key}{shown}: {self.reason}"
+        return printable(f"{self.level}: {self.key}{shown}: {self.reason}")
 
     @property
     def bad(self) -> bool:

@@ -1,9 +1,11 @@
 """Strict reading of `transformer_layer_config`, the decoder layers inside a published config. Torch-free."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
+
+from speculators.utils.untrusted import MOST_SIZE
 
 # What transformers itself reads and writes in every config. As paragraphs, since one key a line would hide the code.
 # fmt: off
@@ -12,15 +14,13 @@ TRANSFORMERS_KEYS = frozenset({
     "name_or_path", "_name_or_path", "num_labels", "output_attentions", "output_hidden_states", "problem_type",
     "quantization_config", "return_dict", "torch_dtype", "transformers_version",
 })
-# Keys of llama's and qwen3's layers, in both of transformers' spellings of rotary embeddings; the last line is what
-# vLLM's drafts read beside them.
+# Keys of llama's and qwen3's layers, in both of transformers' spellings of rotary embeddings.
 LAYER_KEYS = TRANSFORMERS_KEYS | {
     "model_type", "attention_bias", "attention_dropout", "bos_token_id", "eos_token_id", "head_dim", "hidden_act",
     "hidden_size", "initializer_range", "intermediate_size", "layer_types", "max_position_embeddings",
     "max_window_layers", "mlp_bias", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "pad_token_id",
     "pretraining_tp", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "sliding_window",
     "tie_word_embeddings", "use_cache", "use_sliding_window", "vocab_size",
-    "num_aux_hidden_states", "is_causal", "logit_scale", "is_neox_style", "eagle_config",
 }
 # fmt: on
 # Kinds of rotary embedding in transformers, and what each must be told.
@@ -33,8 +33,9 @@ ROPE_KEYS = {
     "proportional": ("rope_theta",),
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
 }
-# Layers or heads; more are a slip, and would take for ever to list.
+# Layers, heads or drafted tokens; more are a mistake, and would take very long to list.
 MOST = 1000
+Size = Annotated[int, Field(ge=1, le=MOST_SIZE)]
 
 
 class DecoderLayers(BaseModel):
@@ -44,26 +45,24 @@ class DecoderLayers(BaseModel):
 
     # A default size fits no verifier, so sizes must be given.
     model_type: str
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
+    hidden_size: Size
+    intermediate_size: Size
     num_hidden_layers: int = Field(ge=1, le=MOST)
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    vocab_size: PositiveInt
-    head_dim: PositiveInt | None = None
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    vocab_size: Size
+    head_dim: Size | None = None
     hidden_act: str = "silu"
     rms_norm_eps: float = Field(default=1e-6, gt=0, allow_inf_nan=False)
-    max_position_embeddings: PositiveInt = 2048
+    max_position_embeddings: Size = 2048
     rope_parameters: dict[str, Any] | None = None
     rope_scaling: dict[str, Any] | None = None
     rope_theta: float = Field(default=10000.0, gt=0, allow_inf_nan=False)
     layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
-    sliding_window: PositiveInt | None = None
+    sliding_window: Size | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
-    num_aux_hidden_states: PositiveInt | None = None
-    logit_scale: float | None = None
-    eagle_config: dict[str, Any] | None = None
+    num_labels: int = Field(default=2, ge=0, le=MOST)  # transformers makes a list of so many
 
 
 def relations(layer: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:

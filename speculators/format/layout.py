@@ -1,12 +1,15 @@
 """What a published folder holds for one algorithm: tensors by name, and an engine's native config. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from speculators.format.layers import MOST
+from speculators.format.finding import Finding
+from speculators.format.layers import MOST, DecoderLayers
+from speculators.format.tensors import Tensors
 from speculators.utils.discovery import import_part
 from speculators.utils.registry import ClassRegistryMixin
+from speculators.verifier.facts import VerifierFacts
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Layout(ClassRegistryMixin):
     # What the model card calls the method, and where it is described.
     title: ClassVar[str]
     paper: ClassVar[str]
+    # Dotted path of the verifier's vocabulary size, and types and bounds of the keys of `transformer_layer_config`.
+    vocabulary_key: ClassVar[str] = "transformer_layer_config.vocab_size"
+    layers: ClassVar[type[DecoderLayers]] = DecoderLayers
 
     @classmethod
     def tensors(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec]:
@@ -41,6 +47,26 @@ class Layout(ClassRegistryMixin):
             config: the published config as a plain dict.
         """
         raise NotImplementedError(f"{cls.__name__} does not say which tensors it stores")
+
+    @classmethod
+    def problems(cls, config: Mapping[str, Any], facts: VerifierFacts | None) -> Iterator[Finding]:
+        """What is wrong with this algorithm's own keys, beside their types and bounds; each finding is `invalid`.
+
+        Args:
+            config: a published config of any types.
+            facts: the verifier's; None leaves out what depends on them.
+        """
+        return iter(())
+
+    @classmethod
+    def value_problems(cls, config: Mapping[str, Any], tensors: Tensors) -> Iterator[Finding]:
+        """Numbers that are wrong although names, shapes and dtypes are right, NaN and infinity aside.
+
+        Args:
+            config: a published config in which nothing is wrong.
+            tensors: of the published folder.
+        """
+        return iter(())
 
     @classmethod
     def described(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec] | None:
@@ -69,6 +95,11 @@ class Layout(ClassRegistryMixin):
             engine: name of the engine, as in `AlgorithmSettings.engines`.
         """
         return None
+
+    @classmethod
+    def native_name(cls, name: str) -> str:
+        """What a tensor is called in an engine's native format."""
+        return name
 
     @classmethod
     def named(cls, name: str) -> type["Layout"]:

@@ -1,7 +1,6 @@
 """Strict reading of a published config: what `SpeculatorModelConfig.from_dict` lets pass, and no engine. Torch-free."""
 
 import difflib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from speculators.format.finding import Finding
-from speculators.format.layers import LAYER_KEYS, TRANSFORMERS_KEYS, DecoderLayers, relations
+from speculators.format.layers import LAYER_KEYS, MOST, TRANSFORMERS_KEYS, DecoderLayers, relations
+from speculators.format.layout import Layout
 from speculators.format.usage import SpeculatorsConfig, VerifierConfig
 from speculators.proposals import TokenProposalConfig
 from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.untrusted import MOST_SIZE, inside, read_json
 from speculators.verifier.facts import VerifierFacts
 
 # What every config of the format may hold at top level.
@@ -30,7 +31,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: there is none, or it is no speculator's; the message names the file.
     """
-    file = path / "config.json" if path.is_dir() else path
+    file = inside(path, "config.json") if path.is_dir() else path
     if not file.is_file():
         what = "there is no config.json" if path.is_dir() else "there is no such file or folder"
         raise ValueError(f"{path}: {what}; give a published folder, such as RUN/checkpoint")
@@ -40,21 +41,6 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{file}: has no {USAGE}, so it is no speculator's; of an engine's own format, give the folder above"
         )
     return config
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A mapping in a JSON file.
-
-    Raises:
-        ValueError: it holds none; the message names the file.
-    """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file}: must hold a mapping, not {type(values).__name__}")
-    return values
 
 
 def problems(config: Mapping[str, Any], facts: VerifierFacts | None = None) -> list[Finding]:
@@ -70,27 +56,30 @@ def problems(config: Mapping[str, Any], facts: VerifierFacts | None = None) -> l
         reason = f"names the algorithm, one of {', '.join(names)}{_nearest(name, names)}"
         return [_invalid("speculators_model_type", name, reason), *_usage(config)]
     algorithm = AlgorithmSettings.named(str(name))
-    found = [*_top_level(config, algorithm), *_usage(config), *_ids_and_sizes(config)]
+    layout = Layout.named(str(name))
+    found = [*_top_level(config, algorithm), *_usage(config), *layout.problems(config, facts)]
     if LAYER in algorithm.derived_keys:
-        found += layer_problems(config.get(LAYER), LAYER)
-    return found + list(_against_verifier(config, algorithm, facts)) if facts else found
+        found += layer_problems(config.get(LAYER), LAYER, layout.layers)
+    return found + list(_against_verifier(config, layout, facts)) if facts else found
 
 
-def layer_problems(layer: Any, path: str) -> Iterator[Finding]:
+def layer_problems(layer: Any, path: str, layers: type[DecoderLayers] = DecoderLayers) -> Iterator[Finding]:
     """What is wrong with the config of decoder layers.
 
     Args:
         layer: of any type.
         path: its key.
+        layers: types and bounds of its keys.
     """
     if not isinstance(layer, Mapping):
         yield _invalid(path, layer, "must be a mapping: the config of the draft's decoder layers")
         return
     for key, value in layer.items():
         # Layers of other kinds have keys of their own, so only what looks like a slip is one.
-        if key not in LAYER_KEYS and (hint := _nearest(key, LAYER_KEYS, cutoff=0.85)):
+        known = LAYER_KEYS | layers.model_fields.keys()
+        if key not in known and (hint := _nearest(key, known, cutoff=0.85)):
             yield _invalid(f"{path}.{key}", value, f"is no key of a decoder layer{hint}")
-    yield from _mistyped(DecoderLayers, layer, path)
+    yield from _mistyped(layers, layer, path)
     for key, value, reason in relations(layer):
         yield _invalid(f"{path}.{key}", value, reason)
 
@@ -103,6 +92,11 @@ def _top_level(config: Mapping[str, Any], algorithm: type[AlgorithmSettings]) ->
         yield _invalid("model_type", config["model_type"], reason)
     yield from _unknown("", {k: v for k, v in config.items() if k != "model_type"}, known)
     yield from _mistyped(fields, {k: v for k, v in config.items() if k in fields.model_fields}, "", strict=True)
+    for key, value in config.items():
+        if isinstance(value, int) and value > MOST_SIZE:
+            yield _invalid(key, value, f"must be at most {MOST_SIZE}: no model is so large")
+    if not isinstance(config.get("num_labels", 0), int) or config.get("num_labels", 0) > MOST:
+        yield _invalid("num_labels", config["num_labels"], f"must be a number up to {MOST}; leave it out")
     for key in ("dtype", "torch_dtype"):
         if config.get(key) not in (None, *DTYPES):
             yield _invalid(key, config[key], f"must be one of {', '.join(DTYPES)}")
@@ -125,9 +119,12 @@ def _usage(config: Mapping[str, Any]) -> Iterator[Finding]:
     kinds = [p.get("proposal_type") for p in proposals]
     methods = TokenProposalConfig.registry or {}
     for i, proposal in enumerate(proposals):
-        method = methods.get(str(proposal.get("proposal_type")))
+        place, method = f"{USAGE}.proposal_methods[{i}].", methods.get(str(proposal.get("proposal_type")))
         if method is not None:
-            yield from _unknown(f"{USAGE}.proposal_methods[{i}].", proposal, method.model_fields)
+            yield from _unknown(place, proposal, method.model_fields)
+        for key, value in proposal.items():
+            if isinstance(value, int) and value > MOST:
+                yield _invalid(f"{place}{key}", value, f"must be at most {MOST}")
     # Of what the whole of it breaks, the rule below says the same by its key.
     yield from (f for f in _mistyped(SpeculatorsConfig, usage, USAGE) if f.key != USAGE)
     name, model_type = usage.get("algorithm"), config.get("speculators_model_type")
@@ -145,53 +142,16 @@ def _usage(config: Mapping[str, Any]) -> Iterator[Finding]:
         yield _invalid(f"{USAGE}.verifier.name_or_path", None, "must name the verifier: engines load it from here")
 
 
-def _ids_and_sizes(config: Mapping[str, Any]) -> Iterator[Finding]:
-    """Rules between keys of the top level."""
-    draft, vocab = config.get("draft_vocab_size"), _vocab(config)[1]
-    if isinstance(draft, int) and isinstance(vocab, int) and draft > vocab:
-        yield _invalid("draft_vocab_size", draft, f"must be at most the verifier's vocabulary, {vocab}")
-    if isinstance(draft, int) and draft < 1:
-        yield _invalid("draft_vocab_size", draft, "must be at least 1")
-    for key, ids in _layer_ids(config):
-        if ids != sorted(set(ids)):
-            yield _invalid(key, ids, f"must ascend without repetition; write {sorted(set(ids))}")
-        if not ids or min(ids) < 0:
-            yield _invalid(key, ids, "must name at least one layer, and none below 0, the embeddings")
-
-
-def _against_verifier(
-    config: Mapping[str, Any], algorithm: type[AlgorithmSettings], facts: VerifierFacts
-) -> Iterator[Finding]:
-    key, vocab = _vocab(config)
+def _against_verifier(config: Mapping[str, Any], layout: type[Layout], facts: VerifierFacts) -> Iterator[Finding]:
+    key = layout.vocabulary_key
+    outer, _, inner = key.rpartition(".")
+    vocab = (_mapping(config.get(outer)) if outer else config).get(inner)
     if vocab != facts.vocab_size:
         yield _invalid(key, vocab, f"must be the verifier's, {facts.vocab_size}: the two share token ids")
-    if "target_hidden_size" in algorithm.derived_keys:
-        width = config.get("target_hidden_size")
-        read = width if width is not None else _mapping(config.get(LAYER)).get("hidden_size")
-        if read != facts.hidden_size:
-            reason = f"must be the width of the verifier's states, {facts.hidden_size}"
-            yield _invalid("target_hidden_size", width, reason)
-    for key, ids in _layer_ids(config):
-        if ids and max(ids) > facts.num_hidden_layers:
-            yield _invalid(key, ids, f"must lie inside the verifier, whose last layer is {facts.num_hidden_layers}")
     verifier = _mapping(_mapping(config.get(USAGE)).get("verifier"))
     if "architectures" in verifier and verifier["architectures"] != facts.architectures:
         reason = f"must be what {facts.name_or_path} has in its config.json, {facts.architectures}"
         yield _invalid(f"{USAGE}.verifier.architectures", verifier["architectures"], reason)
-
-
-def _vocab(config: Mapping[str, Any]) -> tuple[str, Any]:
-    """Key and size of the vocabulary; a draft without decoder layers states it at top level."""
-    if LAYER in config:
-        return f"{LAYER}.vocab_size", _mapping(config[LAYER]).get("vocab_size")
-    return "vocab_size", config.get("vocab_size")
-
-
-def _layer_ids(config: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
-    """Keys that name layers of the verifier, whatever the algorithm calls them."""
-    for key, ids in config.items():
-        if key.endswith("layer_ids") and isinstance(ids, list) and all(isinstance(i, int) for i in ids):
-            yield key, ids
 
 
 def _unknown(path: str, values: Mapping[str, Any], known: Iterable[str]) -> Iterator[Finding]:

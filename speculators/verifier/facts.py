@@ -1,10 +1,10 @@
 """What a verifier's config.json says, and nothing else of it. Torch-free."""
 
-import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from speculators.utils.untrusted import MOST_SIZE, read_json
 from speculators.verifier.location import config_file
 
 # Classes of transformers whose output head always has a bias; others say it in `lm_head_bias`.
@@ -33,6 +33,14 @@ class VerifierFacts(BaseModel):
     head_bias: bool = Field(description="the output head adds a bias")
     dtype: str | None = Field(description="dtype of the checkpoint; None if it does not say")
 
+    @field_validator("*")
+    @classmethod
+    def check_size(cls, value: Any) -> Any:
+        """No model is so large that its sizes fill any memory."""
+        if isinstance(value, int) and value > MOST_SIZE:
+            raise ValueError(f"must be at most {MOST_SIZE}")
+        return value
+
     @classmethod
     def read(cls, name_or_path: str, revision: str | None = None) -> "VerifierFacts":
         """Facts of a verifier.
@@ -46,11 +54,9 @@ class VerifierFacts(BaseModel):
         """
         file = config_file(name_or_path, revision)
         try:
-            config = json.loads(file.read_text(encoding="utf-8"))
+            config = read_json(file)
         except ValueError as error:
-            raise ValueError(f"verifier.name_or_path: {file} is no JSON: {error}") from error
-        if not isinstance(config, dict):
-            raise ValueError(f"verifier.name_or_path: the config.json of {name_or_path} holds no mapping")
+            raise ValueError(f"verifier.name_or_path: {error}") from error
         try:
             return cls.from_dict(name_or_path, config)
         except ValidationError as error:

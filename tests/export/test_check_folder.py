@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 from vllm_verdicts import GOLDEN as FILE
 from vllm_verdicts import VERIFIER as TINY
@@ -61,15 +62,52 @@ def test_good_folders(base: str, target: str, draft: Callable[..., Path]) -> Non
 def test_a_config_alone(draft: Callable[..., Path]) -> None:
     file = draft() / "config.json"
     assert check(file) == (0, f"{file} is a draft that vllm 0.32.0 will serve\n")
-    tensors = file.parent / "model.safetensors"
-    tensors.rename(file.parent / "model-00001-of-00001.safetensors")
-    code, text = check(file.parent)
-    assert code == 0 and "note: model.safetensors: is not there; model-00001-of-00001.safetensors were not" in text
-    (file.parent / "model-00001-of-00001.safetensors").unlink()
+    (file.parent / "model.safetensors").unlink()
     code, text = check(file.parent)
     assert code == 2 and "refused: model.safetensors: is missing" in text
     code, text = check(file.parent, "export.target=none")
     assert code == 2 and "invalid: model.safetensors: is missing" in text
+
+
+def sharded(folder: Path) -> dict[str, Any]:
+    """Two files and an index instead of model.safetensors, as transformers writes large models; the index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    for file in set(names.values()):
+        save_file({name: tensors[name] for name in tensors if names[name] == file}, folder / file)
+    index = {"metadata": {}, "weight_map": names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return index
+
+
+def test_several_files(draft: Callable[..., Path]) -> None:
+    folder = draft()
+    index = sharded(folder)
+    assert check(folder) == (0, f"{folder} is a draft that vllm 0.32.0 will serve\n")
+    tensors = load_file(folder / "model-00002-of-00002.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    tensors[name].flatten()[-1] = float("inf")
+    save_file(tensors, folder / "model-00002-of-00002.safetensors")
+    code, text = check(folder)
+    assert code == 2 and f"wrong: {name}='NaN or infinity'" in text
+    (folder / "model.safetensors.index.json").unlink()
+    code, text = check(folder)
+    assert code == 2 and "no model.safetensors.index.json that names model-00001-of-00002.safetensors" in text
+    index["weight_map"].pop(name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    code, text = check(folder)
+    assert code == 2 and f"the index differ in '{name}'" in text
+
+
+def test_files_that_engines_would_read_too(draft: Callable[..., Path]) -> None:
+    folder = draft()
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    code, text = check(folder)
+    assert code == 2 and "invalid: consolidated.safetensors: would be read by engines too" in text
+    (folder / "consolidated.safetensors").rename(folder / "model.safetensors.index.json")
+    code, text = check(folder)
+    assert code == 2 and "invalid: model.safetensors.index.json: stands beside model.safetensors" in text
 
 
 # What is changed in a good config, and what the message must hold.
@@ -186,7 +224,7 @@ def test_broken_files(base: str, wreck: Callable[[Path], Any], parts: list[str],
     ("config", "part"),
     [
         ("{", "verifier.name_or_path"),
-        ("[]", "holds no mapping"),
+        ("[]", "must hold a mapping, not list"),
         ('{"hidden_size": "x"}', "has no hidden_size"),
         ('{"text_config": 3}', "text_config"),
     ],

@@ -19,7 +19,7 @@ from speculators.verifier.facts import VerifierFacts
         ({"head_dim": "wide"}, "head_dim='wide'"),
         ({"hidden_size": None}, "no hidden_size"),
         ({"rope_parameters": 3}, "must be a mapping, not 3"),
-        (None, "config.json is no JSON"),
+        (None, "config.json: cannot be read as JSON"),
     ],
 )
 def test_a_config_that_cannot_be_used(changes: dict[str, Any] | None, part: str, tmp_path: Path) -> None:

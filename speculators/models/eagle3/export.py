@@ -1,9 +1,24 @@
 """What an EAGLE-3 checkpoint holds. Torch-free."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
+from pydantic import Field
+
+from speculators.format.finding import Finding
+from speculators.format.layers import DecoderLayers
 from speculators.format.layout import Layout, TensorSpec, decoder_layer, prefixed
+from speculators.format.shared_rules import reduced_vocabulary, state_width, verifier_layer_ids, vocabulary_map
+from speculators.format.tensors import Tensors
+from speculators.verifier.facts import VerifierFacts
+
+
+class Eagle3Layers(DecoderLayers):
+    """Keys that engines read of the layers' config beside the layers' own."""
+
+    num_aux_hidden_states: int | None = Field(default=None, ge=1)
+    logit_scale: float | None = None
+    eagle_config: dict[str, Any] | None = None
 
 
 @Layout.register("eagle3")
@@ -12,6 +27,19 @@ class Eagle3Layout(Layout):
 
     title = "EAGLE-3"
     paper = "https://arxiv.org/abs/2503.01840"
+    layers: ClassVar[type[DecoderLayers]] = Eagle3Layers
+
+    @classmethod
+    def problems(cls, config: Mapping[str, Any], facts: VerifierFacts | None) -> Iterator[Finding]:
+        """A reduced vocabulary, and states of several layers that may be of another width."""
+        yield from reduced_vocabulary(config)
+        yield from state_width(config, facts)
+        yield from verifier_layer_ids(config, "eagle_aux_hidden_state_layer_ids", facts)
+
+    @classmethod
+    def value_problems(cls, config: Mapping[str, Any], tensors: Tensors) -> Iterator[Finding]:
+        """d2t and t2d."""
+        return vocabulary_map(tensors, config["transformer_layer_config"]["vocab_size"])
 
     @classmethod
     def tensors(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec]:

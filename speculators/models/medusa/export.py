@@ -1,9 +1,12 @@
 """What a Medusa checkpoint holds, and how vLLM wants it described. Torch-free."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
+from speculators.format.finding import Finding
 from speculators.format.layout import Layout, TensorSpec
+from speculators.format.shared_rules import token_ids
+from speculators.format.tensors import Tensors
 
 
 @Layout.register("medusa")
@@ -12,6 +15,12 @@ class MedusaLayout(Layout):
 
     title = "Medusa"
     paper = "https://arxiv.org/abs/2401.10774"
+    vocabulary_key: ClassVar[str] = "vocab_size"
+
+    @classmethod
+    def value_problems(cls, config: Mapping[str, Any], tensors: Tensors) -> Iterator[Finding]:
+        """The tokens of a truncated head."""
+        return token_ids(tensors, "token_map", config["vocab_size"])
 
     @classmethod
     def tensors(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec]:

@@ -12,6 +12,7 @@ class SketchLayout(Layout):
 
     title = "Sketch"
     paper = "https://example.org/sketch"
+    vocabulary_key = "vocab_size"
 
     @classmethod
     def tensors(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec]:
