@@ -1,0 +1,36 @@
+"""Recipes for verifiers that are not here: what their dry runs say, from a config.json alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from speculators.composition.compose import compose
+from speculators.execution.plan import figures
+from speculators.format.published import speculator_dict
+from speculators.verifier.facts import VerifierFacts
+
+QWEN3_8B = {
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288,
+    "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+    "rms_norm_eps": 1e-6, "rope_theta": 1000000, "max_position_embeddings": 40960, "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16", "eos_token_id": 151645,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_eagle3_8b_is_planned_without_weights_and_without_a_gpu(tmp_path: Path) -> None:
+    """Sizes by hand, in numbers of 4,096: the verifier's and the draft's; all of it fits a GPU of 80 GB."""
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B))
+    run = compose(["recipe=eagle3_8b", f"verifier.name_or_path={tmp_path}"])
+    facts = VerifierFacts.read(str(tmp_path))
+    found = {name.strip(): value for name, value in figures(run, speculator_dict(run, facts), facts)}
+    h, mlp, kv = 4096, 12288, 1024
+    attention = 2 * h * h + 2 * h * kv
+    verifier = 2 * 151936 * h + 36 * (attention + 3 * h * mlp + 2 * h + 2 * 128) + h
+    assert found["verifier's weights"] == f"{2 * verifier / 1e9:.2f} GB"
+    # fc over three states, attention over two, and norms: one over the three states, four more.
+    draft = 3 * h * h + attention + h * (h + 2 * kv) + 3 * h * mlp + 32000 * h + 3 * h + 4 * h
+    assert found["parameters of the draft"] == f"{draft:,}, {draft:,} of them trained"
+    assert float(found["peak memory (cuda)"].split()[0]) < 75
+    assert found["data, steps, states"].startswith("unknown: verifier.name_or_path: the tokenizer of")
