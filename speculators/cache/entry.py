@@ -130,8 +130,12 @@ class Entry:
 
     def damaged(self) -> list[str]:
         """Files whose bytes are not those that were written; reads all of them."""
-        made = {name: shard for name, shard in self.manifest.shards.items() if shard}
-        return [n for n, s in made.items() if not self._whole(n) or digest.of_file(self.path(n)) != s.sha256]
+        return [name for name, shard in self.manifest.shards.items() if shard and not self.sound(name)]
+
+    def sound(self, name: str) -> bool:
+        """Whether a shard's bytes are those that were written; reads all of them."""
+        shard = self.manifest.shards.get(name)
+        return shard is not None and self._whole(name) and digest.of_file(self.path(name)) == shard.sha256
 
     @contextmanager
     def writing(self) -> Iterator[None]:

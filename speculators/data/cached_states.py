@@ -12,7 +12,6 @@ from contextlib import closing, contextmanager
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,7 +55,7 @@ class CachedStates:
     def __init__(self, entry: Entry, places: dict[bytes, int], head: VerifierHead) -> None:
         self.head = head
         self._entry, self._places = entry, places
-        self._open = lru_cache(OPEN)(_mapped)
+        self._open = lru_cache(OPEN)(self._checked)
         # Threads that read ahead would share the open files; one keeps the order in which batches are asked for.
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="states")
         self._ahead: dict[int, tuple[Batch, Future[VerifierStates]]] = {}
@@ -99,7 +98,16 @@ class CachedStates:
 
     def _state(self, part: str, place: int) -> Tensor:
         """[T, H] of one sequence, mapped from the file."""
-        return self._open(self._entry.path(shard_of(part, place))).get_tensor(str(place))
+        return self._open(shard_of(part, place)).get_tensor(str(place))
+
+    def _checked(self, shard: str) -> Any:
+        """A shard, mapped, after its checksum was compared."""
+        if not self._entry.sound(shard):
+            raise ValueError(
+                f"{self._entry.path(shard)}: it is not as it was written; `speculators cache verify --remove` removes it, "
+                "and the same command goes on and makes it again"
+            )
+        return safe_open(self._entry.path(shard), framework="pt")
 
 
 @contextmanager
@@ -214,7 +222,3 @@ def shard_of(part: str, place: int) -> str:
 
 def _length(sequence: Packed) -> int:
     return sum(len(document.tokens) for document in sequence)
-
-
-def _mapped(path: Path) -> Any:
-    return safe_open(path, framework="pt")

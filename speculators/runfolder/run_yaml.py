@@ -204,8 +204,14 @@ def _environment() -> dict[str, Any]:
 
 def _commit(folder: Path) -> str | None:
     """The commit that a folder's files are of; None if that is not known."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # The folder may be anybody's, and its configuration can name programs: monitors, hooks, filters of files' contents.
+    git = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]
+    filters = [*git, "config", "--local", "--includes", "--name-only", "--get-regexp", r"^filter\."]
     try:
+        filtered = subprocess.run(filters, capture_output=True, text=True).stdout.strip()
+        # Only looking for changed files runs filters.
+        dirty = [] if filtered else ["--dirty"]
+        command = [*git, "describe", "--always", *dirty, "--abbrev=40", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,5 +1,6 @@
 """One trial of a sweep: not done twice, in a process of its own, so that its memory and its failures end with it."""
 
+import getpass
 import logging
 import multiprocessing
 import os
@@ -144,7 +145,7 @@ def _work(folder: Path, own_device: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
     log_to(handler)
-    lock = take_device(_devices(), Path(tempfile.gettempdir())) if own_device else None
+    lock = take_device(_devices(), lock_folder()) if own_device else None
     try:
         once(folder)
     except RunFailed:
@@ -169,6 +170,13 @@ def _devices() -> list[str]:
 
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     return shown.split(",") if shown else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def lock_folder() -> Path:
+    """Where this user's trials on this machine lock GPUs; another user could not open these files."""
+    folder = Path(tempfile.gettempdir()) / f"speculators-{getpass.getuser()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def take_device(devices: Sequence[str], locks: Path) -> FileLock | None:

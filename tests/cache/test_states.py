@@ -101,6 +101,24 @@ def test_they_are_those_of_the_verifier_and_of_each_document_alone(
         assert torch.equal(states(single, [2]).last_BTH, verifier(single, [2]).last_BTH)
 
 
+def test_a_flipped_bit_is_found_before_it_is_read(verifier: Verifier, folder: Path, tmp_path: Path) -> None:
+    """In every shard, in its header and in its middle; the message names the file and the remedy."""
+    store, packed = at(tmp_path), sequences(20)
+    entry = fill(store, verifier, folder, [2], count=20)
+    for shard, payload in content(entry).items():
+        for place in range(0, len(payload), len(payload) // 2):
+            flipped = bytearray(payload)
+            flipped[place] ^= 1
+            entry.path(shard).write_bytes(flipped)
+            with cached_states(store, Loaded(settings(folder), verifier), packed, [2]) as states:
+                batch = collate([packed[0], packed[19]], 3)
+                with pytest.raises(
+                    ValueError, match=rf"{shard}: it is not as it was written; `speculators cache verify"
+                ):
+                    states(batch, [2])
+        entry.path(shard).write_bytes(payload)
+
+
 def test_they_are_computed_once_and_other_layers_are_added(counting: Counting, folder: Path, tmp_path: Path) -> None:
     """A second run computes nothing; one that reads a layer more writes that one alone."""
     store = at(tmp_path)

@@ -53,6 +53,26 @@ def test_the_commit_is_git_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert load(tmp_path / "run").git["working_directory"] == f"{head}-dirty"
 
 
+@pytest.mark.parametrize("attack", ["core.fsmonitor", "filter.x.clean", "filter.x.process"])
+def test_the_commit_runs_nothing_of_the_folder(attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository may be anybody's; asked plainly, git runs what its configuration names."""
+    executed = tmp_path / "executed"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {executed}\ncat\n")
+    program.chmod(0o755)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "file").write_text("one")
+    (tmp_path / ".gitattributes").write_text("file filter=x\n")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "x"], ["config", attack, str(program)]):
+        subprocess.run([*git, *command], check=True)
+    (tmp_path / "file").write_text("two")
+    monkeypatch.chdir(tmp_path)
+    write_pin(compose([]), tmp_path / "run")
+    assert load(tmp_path / "run").git["working_directory"] and not executed.exists()
+    subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True)
+    assert executed.exists()
+
+
 def edited(folder: Path, old: str, new: str) -> int:
     """Change the one line of a run.yaml that has a text; its number."""
     file = folder / "run.yaml"
