@@ -43,16 +43,3 @@ def draft_chain(drafter: Drafter, context: Context, depth: int, choose: Choose) 
         valid_BM=torch.cat(closed, dim=1).long().cumprod(1).bool() if closed else None,
         prob_BMV=torch.stack(probs, dim=1) if probs else None,
     )
-
-
-def accepted_prefix(fine_BK: Tensor, draft: Draft) -> Tensor:
-    """The accepted nodes of a chain, as `Verdict` has them: those before the first token that is not fine, or missing.
-
-    Args:
-        fine_BK: bool, whether each token would be accepted after those before it.
-        draft: a chain.
-    """
-    if draft.valid_BM is not None:
-        fine_BK = fine_BK & draft.valid_BM
-    place_K = torch.arange(fine_BK.shape[1], device=fine_BK.device)
-    return torch.where(fine_BK.long().cumprod(1).bool(), place_K, -1)

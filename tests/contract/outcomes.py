@@ -21,8 +21,8 @@ class Scripted(Sampler):
         self.possible: list[list[int]] = []
         self.taken: list[int] = []
 
-    def probs(self, logits: Tensor) -> Tensor:
-        return (logits.double() / self.temperature).softmax(-1)
+    def _scaled(self, logits: Tensor) -> Tensor:
+        return logits.double() / self.temperature
 
     def draw(self, weight_BV: Tensor) -> Tensor:
         return torch.tensor([self._take((row / row.sum()).tolist()) for row in weight_BV])

@@ -75,7 +75,7 @@ class TableDrafter:
     def _predict(self) -> Predictions:
         logits = [[t.logits(text) for text in texts] for t, texts in zip(self.tables, self.level, strict=True)]
         open_BN = torch.tensor([[text not in self.closed for text in texts] for texts in self.level])
-        return Predictions(torch.tensor(logits), open_BN if self.closed else None)
+        return Predictions(torch.tensor(logits, dtype=torch.float64), open_BN if self.closed else None)
 
 
 def no_context(batch_size: int) -> Context:
@@ -101,4 +101,4 @@ def verify(draft: Draft, tables: list[Table]) -> Tensor:
         texts = [(), *node_texts(draft, row)]
         lost = [float("nan")] * table.vocab
         rows.append([table.logits(t) if v else lost for t, v in zip(texts, [True, *valid], strict=True)])
-    return torch.tensor(rows)
+    return torch.tensor(rows, dtype=torch.float64)

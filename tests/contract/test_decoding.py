@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from torch import Tensor
 
+from speculators.composition.compose import compose
 from speculators.data.template import Document
 from speculators.decoding.generate import Decoded, plain
 from speculators.model import SpeculatorModel
+from speculators.proposals import GreedyTokenProposalConfig, TokenProposalConfig
 from speculators.proposals.chain import draft_chain, most_likely
 from speculators.proposals.method import ProposalMethod
 from speculators.protocols.draft import Draft, Verdict
@@ -17,6 +20,7 @@ from speculators.protocols.hidden_states import VerifierStates
 from .conftest import VOCAB, Case, Overfit
 
 TOKENS = 17
+PROPOSALS = sorted(TokenProposalConfig.registry or {})
 
 
 @dataclass
@@ -197,3 +201,42 @@ class AsTree(ProposalMethod):
     def judge(self, draft: Draft, logits_BPV: Tensor) -> Verdict:
         """As the chain."""
         return self.method.judge(draft, logits_BPV)
+
+
+@pytest.mark.parametrize("name", PROPOSALS)
+def test_every_proposal_gives_the_verifiers_text(overfit: Overfit, name: str) -> None:
+    """Greedy, with each method as its YAML has it, cut to what the draft can do; some is accepted, in drafts of every size."""
+    case = overfit.case
+    proposal = fitting(case, name)
+    if proposal.is_tree and not case.run.algorithm.drafts_trees:
+        return
+    run = case.run.model_copy(update={"proposal": proposal})
+    decoded = replace(case, run=run).decoder(overfit.model, TOKENS)(prompts(case))
+    assert decoded.tokens == plain(case.verifier, prompts(case), TOKENS, batch_size=1)
+    assert decoded.accepted > 0 and decoded.drafted <= decoded.drafts * proposal.nodes
+
+
+def fitting(case: Case, name: str) -> TokenProposalConfig:
+    """A method with no more levels than the draft can draft."""
+    proposal = compose([f"proposal={name}"]).proposal
+    levels = proposal.levels if case.run.algorithm.recurrent else min(proposal.levels, case.run.algorithm.slots)
+    return type(proposal).model_validate(proposal.model_dump() | {proposal.levels_key: levels})
+
+
+@pytest.mark.parametrize("name", [n for n in PROPOSALS if compose([f"proposal={n}"]).proposal.is_tree])
+def test_a_tree_with_one_branch_counts_as_the_chain(overfit: Overfit, name: str) -> None:
+    """With one child everywhere, a tree's text and counts are the greedy chain's, one by one."""
+    case = overfit.case
+    if not case.run.algorithm.drafts_trees:
+        return
+    proposal = fitting(case, name)
+    levels = proposal.levels
+    sizes = {k: 1 for k, v in proposal.model_dump().items() if type(v) is int and k != proposal.levels_key}
+    narrow = type(proposal).model_validate(proposal.model_dump() | sizes | {proposal.levels_key: levels})
+    if narrow.nodes < levels:  # a method that is told its number of tokens beside
+        narrow = type(proposal).model_validate(narrow.model_dump() | {"speculative_tokens": levels})
+    greedy = GreedyTokenProposalConfig(speculative_tokens=levels)
+    runs = [case.run.model_copy(update={"proposal": p}) for p in (narrow, greedy)]
+    tree, chain = (replace(case, run=run).decoder(overfit.model, TOKENS)(prompts(case)) for run in runs)
+    assert tree.tokens == chain.tokens and tree.accepted_K == chain.accepted_K
+    assert (tree.drafts, tree.drafted) == (chain.drafts, chain.drafted)

@@ -135,7 +135,7 @@ def test_sampled_text_has_the_verifiers_law(name: str, closed: set[Text]) -> Non
     assert len({len(text) for text in law}) > 1 or () in closed
     for text in product(range(3), repeat=length):
         found = sum(law[text[:n]] * probability(verifier, text, n) for n in range(1, length + 1) if text[:n] in law)
-        assert found == pytest.approx(probability(verifier, text, 0), abs=1e-7)
+        assert found == pytest.approx(probability(verifier, text, 0), abs=1e-12)
 
 
 def probability(table: Table, text: Text, start: int) -> float:

@@ -1,0 +1,47 @@
+"""What the dynamic tree proposal is told. Torch-free."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from speculators.proposals.base import TokenProposalConfig
+
+
+@TokenProposalConfig.register("dynamic_tree")
+class DynamicTreeTokenProposalConfig(TokenProposalConfig):
+    """The likeliest tokens of a tree that grows where the draft is confident (EAGLE-2, arXiv:2406.16858)."""
+
+    is_tree: ClassVar[bool] = True
+    levels_key: ClassVar[str] = "depth"
+
+    proposal_type: Literal["dynamic_tree"] = "dynamic_tree"
+    speculative_tokens: int = Field(default=48, ge=1, description="drafted tokens that a pass of the verifier judges")
+    expansion_factor: int = Field(
+        default=10, ge=1, description="nodes of a level that are expanded, and children drafted of each"
+    )
+    depth: int = Field(default=6, ge=1, description="levels of the tree: passes of the draft model")
+
+    @property
+    def levels(self) -> int:
+        """The tree's depth."""
+        return self.depth
+
+    @property
+    def nodes(self) -> int:
+        """The tokens that are kept of all candidates."""
+        return min(self.speculative_tokens, self.candidates)
+
+    @property
+    def candidates(self) -> int:
+        """Drafted tokens from which the likeliest are kept."""
+        return self.expansion_factor + (self.depth - 1) * self.expansion_factor**2
+
+    def problems(self, temperature: float) -> Iterator[tuple[str, Any, str]]:
+        """Sizes that cannot be filled."""
+        if self.speculative_tokens > self.candidates:
+            reason = f"this depth and expansion_factor draft {self.candidates} tokens in all; lower it, or raise those"
+            yield "speculative_tokens", self.speculative_tokens, reason
+        if self.depth > self.speculative_tokens:
+            reason = f"a path so long does not fit in proposal.speculative_tokens={self.speculative_tokens}; lower it"
+            yield "depth", self.depth, reason

@@ -1,0 +1,47 @@
+"""What the sampling proposal is told. Torch-free."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field
+
+from speculators.proposals.base import ChainProposalConfig, TokenProposalConfig
+
+
+@TokenProposalConfig.register("sampling")
+class SamplingTokenProposalConfig(ChainProposalConfig):
+    """A chain sampled from the draft, accepted by rejection sampling (Leviathan et al. 2023, arXiv:2211.17192).
+
+    At temperature 0 there is nothing to sample: the chain holds the most likely tokens, and the verifier's own are accepted.
+    """
+
+    proposal_type: Literal["sampling"] = "sampling"
+    accept_lenience: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="a token is accepted with min(1, p / (accept_lenience q)); less than 1 accepts more, which is lossy",
+    )
+    rejection_sample_method: Literal["standard", "block"] = Field(
+        default="standard",
+        description="judge tokens one by one, or the drafted block as a whole, which accepts no fewer (arXiv:2403.10444)",
+    )
+
+    def lossy(self, temperature: float) -> str | None:
+        """Whether tokens are accepted more often than the verifier would sample them."""
+        if temperature == 0 or self.accept_lenience == 1:
+            return None
+        return (
+            f"accept_lenience={self.accept_lenience} accepts drafted tokens more often than the verifier samples them"
+        )
+
+    def problems(self, temperature: float) -> Iterator[tuple[str, Any, str]]:
+        """Settings that nothing reads."""
+        if self.accept_lenience < 1 and self.rejection_sample_method == "block":
+            yield "accept_lenience", self.accept_lenience, "block verification has none; leave this at 1.0"
+        if temperature == 0:
+            remedy = "has no effect without sampling; set evaluation.temperature above 0, or leave this at"
+            if self.accept_lenience < 1:
+                yield "accept_lenience", self.accept_lenience, f"{remedy} 1.0"
+            if self.rejection_sample_method != "standard":
+                yield "rejection_sample_method", self.rejection_sample_method, f"{remedy} standard"

@@ -1,0 +1,55 @@
+"""What the static tree proposal is told. Torch-free."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from speculators.proposals.base import TokenProposalConfig
+
+
+@TokenProposalConfig.register("static_tree")
+class StaticTreeTokenProposalConfig(TokenProposalConfig):
+    """A tree of one shape for every text, filled with the draft's most likely tokens (EAGLE-1, arXiv:2401.15077)."""
+
+    is_tree: ClassVar[bool] = True
+    levels_key: ClassVar[str] = "depth"
+
+    proposal_type: Literal["static_tree"] = "static_tree"
+    initial_branching_factor: int = Field(default=4, ge=1, description="children of the last verified token")
+    branching_factor: int = Field(default=2, ge=1, description="children of every other node above the last level")
+    depth: int = Field(default=5, ge=1, description="levels of the tree")
+    paths: list[list[int]] | None = Field(
+        default=None,
+        description="the tree as the rank of each node from the root down, as [0, 2] for the third likeliest child of the "
+        "likeliest token; null is the regular tree of the other three settings",
+    )
+
+    @model_validator(mode="after")
+    def check_paths(self) -> "StaticTreeTokenProposalConfig":
+        """Refuse paths that are no tree, or not as deep as `depth`."""
+        if self.paths is None:
+            return self
+        known = {tuple(path) for path in self.paths}
+        if not known or len(known) != len(self.paths):
+            raise ValueError("paths: must name at least one node, and none twice")
+        for path in known:
+            before = path[:-1] if path and path[-1] == 0 else (*path[:-1], path[-1] - 1) if path else ()
+            if not path or min(path) < 0 or (before and before not in known):
+                raise ValueError(
+                    f"paths: {list(path)} must follow {list(before)}: ranks from 0 without gaps, parents too"
+                )
+        if (deepest := max(map(len, known))) != self.depth:
+            raise ValueError(f"depth: must be {deepest}, the length of the longest of paths, not {self.depth}")
+        return self
+
+    @property
+    def levels(self) -> int:
+        """The tree's depth."""
+        return self.depth
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the tree, the root not counted."""
+        if self.paths is not None:
+            return len(self.paths)
+        return self.initial_branching_factor * sum(self.branching_factor**level for level in range(self.depth))
