@@ -53,7 +53,7 @@ def evaluate(
     training = model.training
     model.eval()
     generator = torch.Generator(device=verifier.device).manual_seed(seed)
-    sampler = Sampler(evaluation.temperature, generator)
+    sampler = Sampler(evaluation.temperature, generator, evaluation.top_k, evaluation.top_p)
     speculation = Speculation(
         ProposalMethod.of(proposal, sampler),
         partial(model.drafter, verifier.head),
@@ -71,7 +71,8 @@ def evaluate(
         _add(plain, plainly(batch))
     model.train(training)
     same, ties = compare(drafted.tokens, plain.tokens, plain.margins, evaluation.tie_epsilon)
-    lossless = sampler.is_greedy and proposal.lossy(evaluation.temperature) is None
+    lossy = proposal.lossy(evaluation.temperature)
+    lossless = sampler.is_greedy and lossy is None
     acceptance_length = 1 + drafted.accepted / max(1, drafted.drafts)
     tokens_per_second = drafted.generated / drafted.seconds
     objectives = {
@@ -88,10 +89,12 @@ def evaluate(
         num_prompts=len(chosen),
         max_new_tokens=evaluation.max_new_tokens,
         drafts=drafted.drafts,
+        drafted=drafted.drafted,
         accepted=drafted.accepted,
         generated=drafted.generated,
         matches_plain_decoding=same if lossless else None,
         ties=ties if lossless else 0,
+        lossy=lossy,
         tokens_per_second=tokens_per_second,
         plain_tokens_per_second=plain.generated / plain.seconds,
         prompts=chosen,

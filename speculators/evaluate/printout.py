@@ -32,7 +32,8 @@ def report(result: EvaluationResult, folder: Path) -> None:
 
 def table(result: EvaluationResult) -> Table:
     """A result as a table."""
-    same = {True: "yes", False: "no", None: "not compared: lossy or sampled"}[result.matches_plain_decoding]
+    sampled = "not compared: sampled" if result.lossy is None else f"not compared, lossy: {result.lossy}"
+    same = {True: "yes", False: "no", None: sampled}[result.matches_plain_decoding]
     ties = f", with {result.ties} ties" if result.ties else ""
     ratio = result.tokens_per_second / result.plain_tokens_per_second
     shown = Table(title="Evaluation by decoding", show_header=False, title_justify="left")

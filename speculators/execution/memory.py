@@ -277,7 +277,9 @@ def _booked(module: nn.Module, ledger: Ledger, inside: str, behind: str) -> Iter
 def _decoding(run: RunConfig, verifier: Verifier, draft: SpeculatorModel, prompt: int, ledger: Ledger) -> None:
     """The prompts, and a last round in which every text is as long as it gets."""
     settings = run.evaluation
-    method = ProposalMethod.of(run.proposal, Sampler(settings.temperature, torch.Generator()))
+    method = ProposalMethod.of(
+        run.proposal, Sampler(settings.temperature, torch.Generator(), settings.top_k, settings.top_p)
+    )
     B = min(settings.num_prompts, settings.batch_size)
     draft.eval()
 

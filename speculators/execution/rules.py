@@ -43,6 +43,7 @@ def broken(run: RunConfig) -> list[Broken]:
     return [
         *drafts_what_it_can(run),
         *proposal_is_sound(run),
+        *sampling_is_read(run),
         *best_step_is_measured(run),
         *each_process_has_its_device(run),
         *follows_the_groups(run),
@@ -80,6 +81,15 @@ def proposal_is_sound(run: RunConfig) -> Iterator[Broken]:
     """What the proposal method says of its own settings."""
     for key, value, reason in run.proposal.problems(run.evaluation.temperature):
         yield Broken(f"proposal.{key}", value, reason)
+
+
+def sampling_is_read(run: RunConfig) -> Iterator[Broken]:
+    """A greedy verifier has nothing to cut."""
+    settings = run.evaluation
+    for key, value, default in (("top_k", settings.top_k, None), ("top_p", settings.top_p, 1.0)):
+        if settings.temperature == 0 and value != default:
+            reason = "has no effect with evaluation.temperature=0; raise that, or leave this at its default"
+            yield Broken(f"evaluation.{key}", value, reason)
 
 
 def best_step_is_measured(run: RunConfig) -> Iterator[Broken]:

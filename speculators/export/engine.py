@@ -3,11 +3,12 @@
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 from speculators.format.finding import Finding, Level
+from speculators.proposals import TokenProposalConfig
 from speculators.utils.discovery import import_part
 from speculators.utils.registry import ClassRegistryMixin
 from speculators.verifier.facts import VerifierFacts
@@ -210,7 +211,9 @@ class Engine(ClassRegistryMixin, ABC):
         draft = self.draft(algorithm)
         if draft is None:
             raise ValueError(f"{self} does not serve {algorithm} drafts; it serves {', '.join(self.served())}")
-        return shlex.join(self.command(draft.serving(checkpoint, verifier, proposal["speculative_tokens"])))
+        method = TokenProposalConfig.model_validate(proposal)
+        serving = draft.serving(checkpoint, verifier, method.nodes)
+        return shlex.join(self.command(replace(serving, options={**serving.options, **method.serving_options()})))
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:

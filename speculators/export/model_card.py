@@ -80,9 +80,13 @@ def add_result(checkpoint: Path, result: EvaluationResult, run: RunConfig) -> No
 
 def _result(result: EvaluationResult, run: RunConfig) -> str:
     chances = ", ".join(f"{share:.2f}" for share in result.acceptance_per_position)
-    text = {True: "the same", False: "**not** the same", None: "not compared"}[result.matches_plain_decoding]
+    sampled = "not compared" if result.lossy is None else f"not compared: lossy, for {_text(result.lossy)}"
+    text = {True: "the same", False: "**not** the same", None: sampled}[result.matches_plain_decoding]
     speed, plain = result.tokens_per_second, result.plain_tokens_per_second
-    prompts, tokens, temperature = result.num_prompts, run.evaluation.max_new_tokens, run.evaluation.temperature
+    evaluation = run.evaluation
+    sampling = f"temperature {evaluation.temperature:g}"
+    sampling += "" if evaluation.top_k is None else f", top-k {evaluation.top_k}"
+    sampling += "" if evaluation.top_p == 1 else f", top-p {evaluation.top_p:g}"
     return f"""## Result
 
 | | |
@@ -93,7 +97,7 @@ def _result(result: EvaluationResult, run: RunConfig) -> str:
 | tokens per second | {speed:.0f}; without the draft {plain:.0f} |
 
 Acceptance length is the mean number of tokens that one pass of the verifier yields: 1 + accepted / drafts.
-Measured on {prompts} prompts held out of the training, up to {tokens} tokens each at temperature {temperature:g},
+Measured on {result.num_prompts} prompts held out of the training, up to {evaluation.max_new_tokens} tokens each at {sampling},
 with {result.speculative_tokens} tokens drafted a pass."""
 
 

@@ -15,6 +15,8 @@ class TokenProposalConfig(PydanticClassRegistryMixin):
 
     # Whether a node of the draft may have several children: only some draft models and engines can do that.
     is_tree: ClassVar[bool] = False
+    # Settings that an engine is told, in the published config or by `serving_options`.
+    served: ClassVar[frozenset[str]] = frozenset({"proposal_type", "speculative_tokens"})
     # The setting to lower for a draft model that cannot draft as far ahead as `levels`.
     levels_key: ClassVar[str] = "speculative_tokens"
 
@@ -23,6 +25,12 @@ class TokenProposalConfig(PydanticClassRegistryMixin):
     @classmethod
     def __pydantic_schema_base_type__(cls) -> type["TokenProposalConfig"]:
         return cls if PydanticClassRegistryMixin in cls.__bases__ else TokenProposalConfig
+
+    @classmethod
+    def named(cls, name: str) -> type["TokenProposalConfig"] | None:
+        """The settings class registered as `name`; None if there is none."""
+        found = (cls.registry or {}).get(name)
+        return found if found is not None and issubclass(found, TokenProposalConfig) else None
 
     @property
     def levels(self) -> int:
@@ -33,6 +41,10 @@ class TokenProposalConfig(PydanticClassRegistryMixin):
     def nodes(self) -> int:
         """Drafted tokens that one pass of the verifier judges at most, >= levels."""
         raise NotImplementedError(f"{type(self).__name__} does not say how many tokens its drafts have")
+
+    def serving_options(self) -> dict[str, str]:
+        """Options, named as in vLLM's `--speculative-config`, that make an engine draft and judge by this method."""
+        return {}
 
     def lossy(self, temperature: float) -> str | None:
         """Which setting makes the text differ from the verifier's own, and how; None if the text does not differ.

@@ -125,7 +125,9 @@ def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, An
     result, trial = row.trial.result, row.trial
     if not result:
         return None
-    same = {True: "yes", False: "no", None: "not compared"}[result["matches_plain_decoding"]]
+    # Results of earlier versions do not say whether they are lossy.
+    sampled = f"not compared, lossy: {result['lossy']}" if result.get("lossy") else "not compared"
+    same = {True: "yes", False: "no", None: sampled}[result["matches_plain_decoding"]]
     limit = len(result["acceptance_per_position"]) + 1
     tiles = [(ACCEPTANCE, f"{result['acceptance_length']:.2f} of at most {limit}")]
     if objective != ACCEPTANCE:
@@ -173,7 +175,9 @@ def _columns(row: Row, objective: str) -> list[Column]:
 def _cells(row: Row, objective: str) -> list[Cell]:
     """The cells of `_columns`."""
     trial, result = row.trial, row.trial.result
-    same = {True: "yes", False: "no", None: "–"}[result.get("matches_plain_decoding")]
+    same = {True: "yes", False: "no", None: "lossy" if result.get("lossy") else "–"}[
+        result.get("matches_plain_decoding")
+    ]
     return [
         Cell(str(row.number), row.number, ""),
         *([] if objective == ACCEPTANCE else [_number(trial.objective, ".4g")]),

@@ -51,6 +51,8 @@ STEPS = {
         renamed={"run.data.hidden_states": "run.verifier_states.source"},
         values={"run.verifier_states.source": {"online": "in_process", "cache": "cached"}},
         added={
+            "run.evaluation.top_k": Added(None),
+            "run.evaluation.top_p": Added(1.0),
             "run.algorithm.loss.rkl": Added(0.0),
             "run.algorithm.loss.jsd": Added(0.0),
             "run.algorithm.loss.topk": Added(0.0),

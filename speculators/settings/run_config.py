@@ -157,7 +157,13 @@ class EvaluationSettings(Strict):
     num_prompts: int = Field(ge=0, description="prompts decoded; 0 leaves the evaluation out")
     max_new_tokens: PositiveInt = Field(description="tokens generated per prompt")
     batch_size: PositiveInt = Field(description="prompts decoded side by side")
-    temperature: float = Field(ge=0, description="0 is greedy")
+    temperature: float = Field(ge=0, description="of the verifier's sampling, with a draft and without; 0 is greedy")
+    top_k: PositiveInt | None = Field(
+        description="the verifier samples among the so many likeliest tokens; null is all"
+    )
+    top_p: float = Field(
+        gt=0, le=1, description="the verifier samples among the fewest likeliest tokens that have this probability"
+    )
     tie_epsilon: float = Field(
         ge=0, description="a divergence from plain decoding is a tie if the top two logits lie so close"
     )

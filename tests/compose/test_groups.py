@@ -15,6 +15,8 @@ CONF = Path(str(files("speculators.conf")))
 GOLDEN = Path(__file__).parents[1] / "golden" / "composed"
 # What an option cannot do without, and what stands for verifiers that are not on this disk.
 NEEDS = {
+    # A draft of five heads goes no further.
+    "proposal=dynamic_tree": ["proposal.depth=5"],
     "data=jsonl": ["data.path=chat.jsonl"],
     "data=hub": ["data.name=some/data"],
     "recipe=smollm2_eagle3": ["data.path=chat.jsonl"],

@@ -136,6 +136,8 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "max_new_tokens": 16,
                     "batch_size": 4,
                     "temperature": 0.0,
+                    "top_k": None,
+                    "top_p": 1.0,
                     "tie_epsilon": 1e-4,
                 },
                 "export": {"target": "vllm", "engine_version": "0.32.0", "dtype": "float32"} | export,

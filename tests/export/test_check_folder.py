@@ -141,7 +141,7 @@ VALUES: list[tuple[str, Any, list[str]]] = [
     (f"{USAGE}.algorithm", "eagle", [f"invalid: {USAGE}.algorithm='eagle'", "'eagle3'"]),
     (f"{USAGE}.proposal_methods", [], [f"refused: {USAGE}.proposal_methods=[]", "must hold a proposal"]),
     (f"{USAGE}.proposal_methods", [None], [f"refused: {USAGE}.proposal_methods[0].speculative_tokens"]),
-    (f"{USAGE}.proposal_methods.0.proposal_type", "tree", [f"{USAGE}.proposal_methods[0]", "one of greedy"]),
+    (f"{USAGE}.proposal_methods.0.proposal_type", "tree", [f"{USAGE}.proposal_methods[0]", "one of ", "greedy"]),
     (f"{USAGE}.proposal_methods.0.speculative_tokens", 0, ["refused:", "speculative_tokens=0", "greater than"]),
     (
         f"{USAGE}.proposal_methods.0.speculative_token",

@@ -1,5 +1,7 @@
 """Preflight: what the engine would refuse or ignore, key by key."""
 
+import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from speculators.composition.compose import compose
 from speculators.export.engines import engine_version
 from speculators.export.preflight import CannotServe, plan, preflight
 from speculators.format.finding import Finding
+from speculators.format.published import speculator_dict
 from speculators.settings.algorithm import AlgorithmSettings
 from speculators.settings.run_config import RunConfig
+from speculators.utils.messages import WrongInput
 from speculators.verifier.facts import VerifierFacts
 
 from .conftest import EAGLE, EAGLE3
@@ -151,3 +156,45 @@ def test_torch_stays_out() -> None:
     code = "import sys, speculators.export.preflight, speculators.format.layout as l; l.Layout.named('eagle3'); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("proposal", "finding"),
+    [
+        (
+            "static_tree",
+            "refused: speculators_config.proposal_methods[0].proposal_type='static_tree': vllm drafts chains",
+        ),
+        (
+            "dynamic_tree",
+            "wrong: speculators_config.proposal_methods[0].proposal_type='dynamic_tree': vllm drafts chains",
+        ),
+    ],
+)
+def test_trees_are_not_for_vllm(proposal: str, finding: str) -> None:
+    """Said before training: by name where vllm was asked for, and `auto` exports for no engine."""
+    run = compose([f"proposal={proposal}"])
+    facts = VerifierFacts.read(run.verifier.name_or_path)
+    made = plan(run, speculator_dict(run, facts), facts)
+    assert made.engine is None and finding in made.summary
+    with pytest.raises(WrongInput, match=r"proposal\.proposal_type.*vllm drafts chains alone"):
+        compose([f"proposal={proposal}", "export=vllm"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options"),
+    [
+        (["proposal=greedy"], None),
+        (["proposal=sampling"], {"draft_sample_method": "probabilistic"}),
+        (
+            ["proposal=sampling", "proposal.rejection_sample_method=block", "evaluation.temperature=1"],
+            {"draft_sample_method": "probabilistic", "rejection_sample_method": "block"},
+        ),
+    ],
+)
+def test_the_serve_command_samples_as_the_proposal_does(overrides: list[str], options: dict[str, str] | None) -> None:
+    """vLLM is told by options of its speculative configuration, beside what the published config says."""
+    run = compose(overrides)
+    words = shlex.split(ENGINE.serve_command("eagle3", "/draft", "/verifier", run.proposal.model_dump()))
+    assert words[:3] == ["vllm", "serve", "/draft"]
+    assert (json.loads(words[4]) if len(words) > 3 else None) == options

@@ -153,6 +153,7 @@ def test_model_card(
         speculative_tokens=3,
         num_prompts=4,
         matches_plain_decoding=True,
+        lossy=None,
         tokens_per_second=300.2,
         plain_tokens_per_second=120.0,
     )

@@ -54,7 +54,9 @@ def executed(command: str, vllm: Path) -> list[str]:
 @pytest.mark.parametrize("algorithm", ENGINE.served())
 def test_the_shell_passes_the_words(algorithm: str, name: str, vllm: Path) -> None:
     checkpoint, verifier = f"/drafts/{name}/checkpoint", f"/verifiers/{name}"
-    command = ENGINE.serve_command(algorithm, checkpoint, verifier, {"speculative_tokens": 3})
+    command = ENGINE.serve_command(
+        algorithm, checkpoint, verifier, {"proposal_type": "greedy", "speculative_tokens": 3}
+    )
     serve, model, *options = executed(command, vllm)
     assert serve == "serve" and model in (checkpoint, verifier)
     if model == verifier:

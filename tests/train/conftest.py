@@ -94,7 +94,8 @@ def composed(**groups: Any) -> RunConfig:
         },
         "evaluation": {
             "objective": "acceptance_length", "cost_ratio": 0.05,
-            "num_prompts": 2, "max_new_tokens": 8, "batch_size": 2, "temperature": 0.0, "tie_epsilon": 1e-3,
+            "num_prompts": 2, "max_new_tokens": 8, "batch_size": 2, "temperature": 0.0,
+            "top_k": None, "top_p": 1.0, "tie_epsilon": 1e-3,
         },
         "export": {"target": "none", "engine_version": "0.32.0", "dtype": "float32"},
         "cache": {"dir": None, "limit_gb": None},

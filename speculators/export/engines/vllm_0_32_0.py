@@ -11,6 +11,7 @@ from speculators.export.config_rules import filled, lookup, one_of
 from speculators.export.engine import Config, Engine, EngineDraft, Serving
 from speculators.format import strict
 from speculators.format.finding import Finding
+from speculators.proposals import TokenProposalConfig
 from speculators.verifier.facts import VerifierFacts
 
 LAYER = "transformer_layer_config"
@@ -121,15 +122,32 @@ class Vllm(Engine):
     )
 
     def proposal_problems(self, config: Config) -> Iterator[Finding]:
-        """The number of tokens is read, nothing else: .../speculators/base.py:SpeculatorsConfig."""
-        methods = lookup(config, PROPOSALS)
-        if isinstance(methods, list) and methods and lookup(config, TOKENS) is None:
+        """The number of tokens is read, nothing else: .../speculators/base.py:SpeculatorsConfig.
+
+        Drafts are chains: v1/spec_decode/llm_base_proposer.py:SpecDecodeBaseProposer.propose. Whether they are sampled is
+        an option of the server: config/speculative.py:SpeculativeConfig.draft_sample_method, rejection_sample_method.
+        """
+        methods, tokens = lookup(config, PROPOSALS), lookup(config, TOKENS)
+        name = lookup(config, f"{PROPOSALS}[0].proposal_type")
+        method = TokenProposalConfig.named(name) if isinstance(name, str) else None
+        if method is not None and method.is_tree:
+            reason = "vllm drafts chains alone; choose a proposal that drafts one, or export.target=none"
+            yield Finding("wrong" if tokens else "refused", f"{PROPOSALS}[0].proposal_type", name, reason)
+        elif isinstance(methods, list) and methods and tokens is None:
             yield Finding("refused", TOKENS, None, "must be written: vllm has no default for the tokens to draft")
-        for key, inert in (("verifier_accept_k", 1), ("accept_tolerance", 0.0)):
+        if method is None:
+            return
+        for key, field in method.model_fields.items():
             path = f"{PROPOSALS}[0].{key}"
             value = lookup(config, path)
-            if value not in (None, inert):
-                yield Finding("ignored", path, value, f"vllm does not read it and accepts as if it were {inert}")
+            if key not in method.served and value not in (None, field.default):
+                reason = f"vllm does not read it and accepts as if it were {field.default}"
+                yield Finding("ignored", path, value, reason)
+            # v1/worker/gpu/spec_decode/rejection_sampler.py alone reads it.
+            if key == "rejection_sample_method" and value == "block":
+                yield Finding(
+                    "note", path, value, "vllm judges blocks on GPUs, in its V2 model runner; elsewhere tokens"
+                )
 
     def command(self, serving: Serving) -> list[str]:
         """`vllm serve`."""

@@ -1,7 +1,7 @@
 """What the sampling proposal is told. Torch-free."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ class SamplingTokenProposalConfig(ChainProposalConfig):
     At temperature 0 there is nothing to sample: the chain holds the most likely tokens, and the verifier's own are accepted.
     """
 
+    served: ClassVar[frozenset[str]] = ChainProposalConfig.served | {"rejection_sample_method"}
+
     proposal_type: Literal["sampling"] = "sampling"
     accept_lenience: float = Field(
         default=1.0,
@@ -26,6 +28,13 @@ class SamplingTokenProposalConfig(ChainProposalConfig):
         default="standard",
         description="judge tokens one by one, or the drafted block as a whole, which accepts no fewer (arXiv:2403.10444)",
     )
+
+    def serving_options(self) -> dict[str, str]:
+        """The draft's own distributions are kept and judged."""
+        method = self.rejection_sample_method
+        return {"draft_sample_method": "probabilistic"} | (
+            {"rejection_sample_method": method} if method == "block" else {}
+        )
 
     def lossy(self, temperature: float) -> str | None:
         """Whether tokens are accepted more often than the verifier would sample them."""
