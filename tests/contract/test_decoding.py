@@ -235,6 +235,8 @@ def test_a_tree_with_one_branch_counts_as_the_chain(overfit: Overfit, name: str)
     narrow = type(proposal).model_validate(proposal.model_dump() | sizes | {proposal.levels_key: levels})
     if narrow.nodes < levels:  # a method that is told its number of tokens beside
         narrow = type(proposal).model_validate(narrow.model_dump() | {"speculative_tokens": levels})
+    if narrow.nodes > levels:  # a method that always has several branches
+        return
     greedy = GreedyTokenProposalConfig(speculative_tokens=levels)
     runs = [case.run.model_copy(update={"proposal": p}) for p in (narrow, greedy)]
     tree, chain = (replace(case, run=run).decoder(overfit.model, TOKENS)(prompts(case)) for run in runs)
