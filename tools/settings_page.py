@@ -18,6 +18,8 @@ from speculators.settings.run_config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 CONF, PAGE = ROOT / "conf", ROOT / "docs" / "settings.md"
+# What stands for a value that must be given, where a word will not do.
+EXAMPLES = {"sources": [{"path": "x"}]}
 HEAD = """# Every setting
 
 Made by `python tools/settings_page.py` from `conf/` and the classes that check it; do not edit. A value is changed with
@@ -97,7 +99,7 @@ def kind(part: dict[str, Any]) -> str:
         return ", ".join(f"`{v}`" for v in part.get("enum", [part.get("const")]))
     if part["type"] == "array":
         items = part.get("prefixItems", [part.get("items")])
-        each = kind(items[0])
+        each = "source" if "$ref" in items[0] else kind(items[0])
         return f"{len(items)} × {each}" if "prefixItems" in part else f"list of {each}"
     bounds = {"minimum": "≥ ", "exclusiveMinimum": "> ", "maximum": "≤ ", "exclusiveMaximum": "< "}
     words = {"null": "null", "boolean": "true or false", "string": "text"}
@@ -110,7 +112,7 @@ def option(group: str, file: Path) -> Option:
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     field = RunConfig.model_fields[group]
     # What must be given is given here, so that the class which checks the file shows itself.
-    given = {k: "x" if v == "???" else v for k, v in resolved_rules(values).items()}
+    given = {k: EXAMPLES.get(k, "x") if v == "???" else v for k, v in resolved_rules(values).items()}
     only = create_model("Only", **{group: (field.annotation, field)})  # type: ignore[call-overload] # names at run time
     checked_by = type(only.model_validate({group: given}).__dict__[group])
     schema, said = checked_by.model_json_schema(), comments(file)

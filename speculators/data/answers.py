@@ -1,18 +1,22 @@
 """The verifier's own answers, each generated once for all runs."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from itertools import count
+from typing import Any
 
+import torch
 from safetensors.torch import load_file, save
 
 from speculators.cache.entry import Entry, NoRoom
 from speculators.cache.store import Store
 from speculators.data.ragged import flat, lists
 from speculators.data.regenerate import Generate
-from speculators.decoding.generate import plain
-from speculators.settings.run_config import RunConfig
+from speculators.decoding.generate import greedy, plain
+from speculators.decoding.text_sampler import TextSampler
+from speculators.proposals.sampler import Sampler
+from speculators.settings.run_config import DataSettings, RunConfig
 from speculators.verifier.loader import VerifierLoader
 from speculators.verifier.location import content
 
@@ -23,10 +27,10 @@ Answers = dict[tuple[int, ...], list[int]]
 
 
 def kept_answers(run: RunConfig, store: Store, verifier: VerifierLoader) -> Generate:
-    """The verifier's greedy answers to prompts; those that an earlier run got are read.
+    """The verifier's answers to prompts; those that an earlier run got are read.
 
     Args:
-        run: verifier, data.regenerate_max_new_tokens and evaluation.batch_size are read.
+        run: verifier, data.regenerate_* and evaluation.batch_size are read.
         store: where they are kept; where there is no room they are not kept.
         verifier: writes them; loaded if one is missing.
     """
@@ -35,7 +39,7 @@ def kept_answers(run: RunConfig, store: Store, verifier: VerifierLoader) -> Gene
         made_of = {
             "verifier": content(run.verifier.name_or_path, run.verifier.revision, weights=True),
             "dtype": verifier.dtype,
-            **_budget(run),
+            **_decoding(run.data),
             "transformers": version("transformers"),
         }
         with store.use("answers", made_of, f"of {run.verifier.name_or_path}") as entry, entry.writing():
@@ -48,10 +52,13 @@ def kept_answers(run: RunConfig, store: Store, verifier: VerifierLoader) -> Gene
     return generate
 
 
-def _budget(run: RunConfig) -> dict[str, int]:
-    """What decides how long an answer may be."""
-    budget = run.data.regenerate_max_new_tokens
-    return {"max_length": run.data.max_length} if budget is None else {"max_new_tokens": budget}
+def _decoding(data: DataSettings) -> dict[str, Any]:
+    """What of the settings decides an answer."""
+    budget = data.regenerate_max_new_tokens
+    found: dict[str, Any] = {"max_length": data.max_length} if budget is None else {"max_new_tokens": budget}
+    if data.regenerate_temperature:
+        found |= {"temperature": data.regenerate_temperature, "seed": data.regenerate_seed}
+    return found
 
 
 def _answered(
@@ -65,7 +72,8 @@ def _answered(
     for name, chunk in zip(names, chunks, strict=True):
         # The shortest prompt comes first; what does not fit into data.max_length is cut off later.
         budget = run.data.regenerate_max_new_tokens or run.data.max_length - len(chunk[0])
-        got = plain(verifier.whole(), chunk, budget, run.evaluation.batch_size)
+        sampler = _sampler(run.data, verifier.device, budget)
+        got = plain(verifier.whole(), chunk, budget, run.evaluation.batch_size, sampler)
         answers |= dict(zip(chunk, got, strict=True))
         log.info("data: %d of %d answers regenerated", len(answers), len(prompts))
         payload = save(flat("prompts", chunk) | flat("answers", got))
@@ -75,6 +83,13 @@ def _answered(
         except NoRoom as error:
             log.info("data: answers are not kept for the next run: %s", error)
     return answers
+
+
+def _sampler(data: DataSettings, device: torch.device, length: int) -> Callable[[Sequence[Sequence[int]]], Sampler]:
+    """Makes the sampler of some prompts."""
+    if not data.regenerate_temperature:
+        return greedy
+    return lambda some: TextSampler(data.regenerate_temperature, data.regenerate_seed, some, length, device)
 
 
 def _read(entry: Entry) -> Answers:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from speculators.data.conversations import read
+from speculators.data.mixture import conversations
 from speculators.data.prepare import TOO_FEW, nothing, prompt_key, prompts_of, rendered
 from speculators.data.template import ChatTemplate
 from speculators.data.unused import Unused
@@ -41,7 +41,7 @@ def check(data: DataSettings, template: ChatTemplate | None) -> None:
         ValueError: it cannot be used; the message names what is wrong.
     """
     unused, keys, taught = Unused(), set[str](), template is None
-    for number, conversation in enumerate(read(data, unused, answered=not data.regenerate)):
+    for number, conversation in enumerate(conversations(data, unused, not data.regenerate, [])):
         keys.add(prompt_key(conversation))
         if template is not None and not taught:
             if data.regenerate:

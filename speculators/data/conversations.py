@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from speculators.data.files import CHAT
-from speculators.data.files import content as content_of_files
-from speculators.data.sources import from_hub, hub_rows, rows
+from speculators.data.sources import rows
 from speculators.data.unused import Unused
-from speculators.settings.run_config import ChatData, DataSettings, HubData, JsonlData
+from speculators.settings.run_config import Source
 
 Message = dict[str, Any]
 
@@ -63,11 +61,12 @@ class Unusable(ValueError):
     """A row that is no conversation to learn from; its text is one of few reasons."""
 
 
-def read(settings: DataSettings, unused: Unused, answered: bool) -> Iterator[Conversation]:
+def read(source: Source, key: str, unused: Unused, answered: bool) -> Iterator[Conversation]:
     """The usable conversations of a source, in its order; one at a time is in memory.
 
     Args:
-        settings: the source.
+        source: files, or a data set of the Hub.
+        key: what stands before `.path` and `.name` as a person types it.
         unused: gets what was left out, by reason.
         answered: a conversation needs an answer, and ends with its last one; else it needs a prompt alone, and all of
             it is kept.
@@ -75,21 +74,11 @@ def read(settings: DataSettings, unused: Unused, answered: bool) -> Iterator[Con
     Raises:
         ValueError: the source is missing or broken.
     """
-    for place, row in _rows(settings, unused):
+    for place, row in rows(source, key, unused):
         try:
             yield conversation(place, row, answered)
         except Unusable as error:
             unused.add(str(error), place)
-
-
-def content(settings: DataSettings) -> str:
-    """A name for what a source holds now.
-
-    Raises:
-        ValueError: the source is missing.
-    """
-    # datasets makes a fingerprint of the files that it loaded, whatever the revision was called.
-    return from_hub(settings)._fingerprint if isinstance(settings, HubData) else content_of_files(_path(settings))
 
 
 def conversation(place: str, row: Any, answered: bool) -> Conversation:
@@ -116,19 +105,6 @@ def is_answer(message: Message) -> bool:
     """Whether there is anything in a message that a model would have written."""
     learnt = message["role"] == "assistant" and message.get("weight") != 0
     return learnt and bool(message["content"].strip() or message.get("tool_calls") or message.get("reasoning"))
-
-
-def _rows(settings: DataSettings, unused: Unused) -> Iterator[tuple[str, Any]]:
-    return hub_rows(settings) if isinstance(settings, HubData) else rows(_path(settings), unused)
-
-
-def _path(settings: DataSettings) -> str:
-    match settings:
-        case ChatData():
-            return CHAT
-        case JsonlData():
-            return settings.path
-    raise TypeError(f"no reader for {type(settings).__name__}")
 
 
 def _turns(row: Any) -> list[Any]:

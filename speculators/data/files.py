@@ -1,8 +1,10 @@
-"""The files that a setting names, and what they hold. Torch-free."""
+"""Where conversations are, and what the files of a source hold. Torch-free."""
 
+from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 
+from speculators.settings.run_config import ChatData, DataSettings, HubData, JsonlData, MixtureData, Source
 from speculators.utils import digest
 from speculators.verifier.location import local_path
 
@@ -14,12 +16,32 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 ENDINGS = (".jsonl", ".json", ".ndjson", ".parquet")
 
 
-def files_of(path: str) -> list[Path]:
+def sources_of(data: DataSettings) -> list[Source]:
+    """What the settings of any kind of data read, in order."""
+    match data:
+        case ChatData():
+            return [Source(path=CHAT)]
+        case JsonlData():
+            return [Source(path=data.path)]
+        case HubData():
+            return [Source(**data.model_dump(include={"name", "subset", "split", "revision", "streaming"}))]
+        case MixtureData():
+            return data.sources
+    raise TypeError(f"no reader for {type(data).__name__}")
+
+
+def key_of(data: DataSettings, number: int) -> str:
+    """What stands before `.path` and `.name` of a source as a person types it."""
+    return f"data.sources.{number}" if isinstance(data, MixtureData) else "data"
+
+
+def files_of(path: str, key: str = "data") -> list[Path]:
     """The files behind a path, in order of their names.
 
     Args:
         path: a file, a folder, a pattern (`data/*.parquet`), or pkg://package/file. A folder's files are those whose
             names end in .jsonl, .json, .ndjson (also .gz, .bz2, .xz, .zst) or .parquet.
+        key: for the message.
 
     Raises:
         ValueError: there are none.
@@ -27,28 +49,23 @@ def files_of(path: str) -> list[Path]:
     try:
         place = Path(local_path(path))
     except FileNotFoundError as error:
-        raise ValueError(f"data.path: {error}") from error
+        raise ValueError(f"{key}.path: {error}") from error
     if place.is_dir():
-        files = sorted(f for f in place.iterdir() if f.is_file() and bare_suffix(f) in ENDINGS)
+        files = sorted(f for f in place.iterdir() if f.is_file() and _bare_suffix(f) in ENDINGS)
         if not files:
-            raise ValueError(f"data.path: the folder {place} has no file that ends in {', '.join(ENDINGS)}")
+            raise ValueError(f"{key}.path: the folder {place} has no file that ends in {', '.join(ENDINGS)}")
         return files
     files = [place] if place.exists() else sorted(f for f in map(Path, glob(str(place))) if f.is_file())
     if not files:
-        raise ValueError(f"data.path: there is no file {place}")
+        raise ValueError(f"{key}.path: there is no file {place}")
     return files
 
 
-def bare_suffix(file: Path) -> str:
+def content_of(files: Sequence[Path]) -> str:
+    """A name for what files hold now."""
+    return digest.of_file(files[0]) if len(files) == 1 else digest.of_files(files)
+
+
+def _bare_suffix(file: Path) -> str:
     """A file's ending, that of a compression left out."""
     return (file.with_suffix("") if file.suffix in COMPRESSED else file).suffix
-
-
-def content(path: str) -> str:
-    """A name for what the files behind a path hold now.
-
-    Raises:
-        ValueError: there are none.
-    """
-    files = files_of(path)
-    return digest.of_file(files[0]) if len(files) == 1 else digest.of_files(files)

@@ -11,7 +11,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from speculators.data.conversations import Conversation, read
+from speculators.data.conversations import Conversation
+from speculators.data.mixture import conversations, names, order, sources_among
 from speculators.data.pack import Packed, pack
 from speculators.data.regenerate import NO_ROOM, Generate, regenerated
 from speculators.data.spool import Spool, spooled
@@ -41,6 +42,7 @@ class DataReport:
         first: where each reason was met first.
         left_out: answers that are used, without what the chat template does not show of them.
         unfinished: regenerated answers that did not end within their budget.
+        sources: conversations of each source, where there are several.
     """
 
     conversations: int
@@ -54,14 +56,16 @@ class DataReport:
     first: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     unfinished: int = 0
+    sources: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         skipped = "".join(f", {n} skipped {reason} (first: {self.first[reason]})" for reason, n in self.skipped.items())
         cut = f", {self.cut} cut at data.max_length" if self.cut else ""
         left_out = "".join(f", {n} {what}, which the chat template leaves out" for what, n in self.left_out.items())
         unfinished = f", {self.unfinished} answers did not end within their token budget" if self.unfinished else ""
+        sources = f" ({', '.join(f'{n} of {name}' for name, n in self.sources.items())})" if self.sources else ""
         return (
-            f"{self.conversations} conversations{skipped}{cut}{left_out}{unfinished}; "
+            f"{self.conversations} conversations{sources}{skipped}{cut}{left_out}{unfinished}; "
             f"{self.train_tokens:,} tokens to train on in {self.train_sequences} sequences, "
             f"{self.supervised_tokens / self.train_tokens:.0%} of them answers; {self.heldout_prompts} prompts held out"
         )
@@ -113,7 +117,7 @@ def prepare(
             packed.append(pack(documents, data.max_length))
             tokens.append([t for d in documents for t in d.tokens])
         heldout_prompts = prompts_of(sides[1], template, data.max_length, Unused())
-        used = sum(map(len, sides))
+        used, sources = sum(map(len, sides)), taken(data, sides)
     if not packed[0]:
         raise ValueError(nothing(unused))
     largest = max(max(side, default=0) for side in tokens)
@@ -135,6 +139,7 @@ def prepare(
         first=unused.first,
         left_out=dict(left_out.counts),
         unfinished=unfinished.counts.total(),
+        sources=sources,
     )
     count_V = torch.bincount(torch.tensor(supervised), minlength=vocab_size)
     return Prepared(packed[0], packed[1], heldout_prompts, count_V, report)
@@ -155,7 +160,7 @@ def prompts(data: DataSettings, template: ChatTemplate, seed: int | None) -> lis
         with chosen(data, seed, Unused()) as (_, heldout):
             return prompts_of(heldout, template, data.max_length, Unused())
     unused = Unused()
-    read_in_order = islice(read(data, unused, answered=False), data.max_conversations)
+    read_in_order = islice(conversations(data, unused, False, []), data.max_conversations)
     found = prompts_of(read_in_order, template, data.max_length, unused)
     if not found:
         raise ValueError(nothing(unused))
@@ -169,27 +174,42 @@ def chosen(data: DataSettings, seed: int, unused: Unused) -> "Iterator[tuple[Sid
     Raises:
         ValueError: no usable data.
     """
-    with spooled(read(data, unused, answered=not data.regenerate)) as conversations:
-        if not len(conversations):
+    counts: list[int] = []
+    with spooled(conversations(data, unused, not data.regenerate, counts)) as spool:
+        if not len(spool):
             raise ValueError(nothing(unused))
-        order = list(range(len(conversations)))
-        random.Random(seed).shuffle(order)
-        train, heldout = split(conversations, order[: data.max_conversations], data.heldout_fraction, seed)
-        yield Side(conversations, train), Side(conversations, heldout)
+        train, heldout = split(spool, order(data, counts, seed), data.heldout_fraction, seed)
+        yield Side(spool, train, counts), Side(spool, heldout, counts)
 
 
 @dataclass(frozen=True)
 class Side:
-    """Some conversations of a spool, in an order of their own."""
+    """Some conversations of a spool, in an order of their own.
 
-    conversations: Spool
+    Attributes:
+        spool: all of them.
+        numbers: of these, in order.
+        counts: of all of them, by source.
+    """
+
+    spool: Spool
     numbers: Sequence[int]
+    counts: list[int]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __iter__(self) -> Iterator[Conversation]:
-        return (self.conversations[number] for number in self.numbers)
+        return (self.spool[number] for number in self.numbers)
+
+
+def taken(data: DataSettings, sides: Iterable[Side]) -> dict[str, int]:
+    """Conversations of each source by its name; nothing if there is one."""
+    called = names(data)
+    if len(called) == 1:
+        return {}
+    found = Counter(source for side in sides for source in sources_among(side.numbers, side.counts))
+    return {name: found[number] for number, name in enumerate(called)}
 
 
 def nothing(unused: Unused) -> str:
@@ -200,13 +220,13 @@ def nothing(unused: Unused) -> str:
     return f"data: no conversation can be used: {unused}{hint}"
 
 
-def split(conversations: Spool, numbers: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+def split(spool: Spool, numbers: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Numbers of train and held-out conversations; those with the same prompt stay together.
 
     Raises:
         ValueError: fewer than two different prompts.
     """
-    keys = [prompt_key(conversations[i]) for i in numbers]
+    keys = [prompt_key(spool[i]) for i in numbers]
     distinct = sorted(set(keys))
     if len(distinct) < 2:
         raise ValueError(TOO_FEW)
@@ -242,8 +262,8 @@ def rendered(
         left_out: gets what the template does not show.
         cut: gets documents that were longer.
     """
-    conversations = iter(side)
-    while some := list(islice(conversations, AT_ONCE)):
+    left = iter(side)
+    while some := list(islice(left, AT_ONCE)):
         places, texts = [], []
         for conversation in some:
             try:

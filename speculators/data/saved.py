@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save
 
 from speculators.cache.entry import Entry, NoRoom
 from speculators.cache.store import Store
-from speculators.data import conversations
 from speculators.data.answers import kept_answers
+from speculators.data.files import key_of, sources_of
 from speculators.data.prepare import DataReport, Prepared, prepare
 from speculators.data.ragged import cut, flat, lists
+from speculators.data.sources import content as content_of
 from speculators.data.template import ChatTemplate, Document
 from speculators.settings.run_config import RunConfig
 from speculators.utils import digest
@@ -24,6 +25,9 @@ from speculators.verifier.loader import VerifierLoader
 from speculators.verifier.location import content
 
 log = logging.getLogger(__name__)
+# Of the settings, those that say where something is.
+PLACES = {"path", "name", "revision", "streaming"}
+ELSEWHERE = {**dict.fromkeys(PLACES, True), "sources": {"__all__": PLACES}}
 SEQUENCES, REPORT = "sequences.safetensors", "report.json"
 
 
@@ -59,8 +63,8 @@ def ingredients(run: RunConfig, verifier: VerifierLoader, vocab_size: int) -> di
     """All that decides what `prepare` makes; where things are is no part of it."""
     name, revision = run.verifier.name_or_path, run.verifier.revision
     made_of = {
-        "settings": run.data.model_dump(mode="json", exclude={"path", "name", "revision"}),
-        "conversations": conversations.content(run.data),
+        "settings": run.data.model_dump(mode="json", exclude=ELSEWHERE),
+        "conversations": [content_of(s, key_of(run.data, i)) for i, s in enumerate(sources_of(run.data))],
         "tokenizer": content(name, revision, weights=False),
         "vocab_size": vocab_size,
         "seed": run.seed,

@@ -7,56 +7,85 @@ import json
 import lzma
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import load_dataset
+from huggingface_hub import HfApi
 
-from speculators.data.files import files_of
+from speculators.data.files import content_of, files_of
 from speculators.data.unused import Unused
-from speculators.settings.run_config import HubData
+from speculators.settings.run_config import Source
 
 # What is read of a parquet file, whatever else stands in it.
 COLUMNS = ("messages", "conversations", "prompt", "completion", "tools", "finish_reason")
 ROWS_AT_ONCE = 256
 
 
-def rows(path: str, unused: Unused) -> Iterator[tuple[str, Any]]:
-    """The rows of all files behind a path, each with its place; a line that is no JSON is counted.
+def rows(source: Source, key: str, unused: Unused) -> Iterator[tuple[str, Any]]:
+    """The rows of a source, each with its place; a line that is no JSON is counted.
 
     Args:
-        path: as for `files_of`.
+        source: files, or a data set of the Hub.
+        key: what stands before `.path` and `.name` as a person types it.
         unused: gets lines that cannot be read.
 
     Raises:
-        ValueError: a file is missing or broken; the message names it.
+        ValueError: it is missing or broken; the message names it.
     """
-    for file in files_of(path):
+    if source.path is None:
+        found = from_hub(source, key)
+        with _hub(source, key):
+            for i, row in enumerate(found):
+                yield f"{source.name}[{i}]", row
+        return
+    for file in files_of(source.path, key):
         try:
             yield from _parquet(file) if file.suffix == ".parquet" else _lines(file, unused)
         except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
-            raise ValueError(f"data.path: {file} cannot be read ({type(error).__name__}: {error})") from error
+            raise ValueError(f"{key}.path: {file} cannot be read ({type(error).__name__}: {error})") from error
 
 
-def hub_rows(settings: HubData) -> Iterator[tuple[str, Any]]:
-    """The rows of a data set of the Hub; ValueError as for `from_hub`."""
-    for i, row in enumerate(from_hub(settings)):
-        yield f"{settings.name}[{i}]", row
-
-
-def from_hub(settings: HubData) -> Any:
-    """The data set, as `datasets` keeps it on disk.
+def from_hub(source: Source, key: str) -> Any:
+    """The data set, as `datasets` keeps it on disk, or as it comes from the Hub.
 
     Raises:
         ValueError: it cannot be loaded.
     """
+    assert source.name is not None, "files are no data set of the Hub"
+    options = {"split": source.split, "revision": source.revision, "streaming": source.streaming}
+    with _hub(source, key):
+        return load_dataset(source.name, source.subset, **options)
+
+
+def content(source: Source, key: str) -> str:
+    """A name for what a source holds now.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if source.path is not None:
+        return content_of(files_of(source.path, key))
+    assert source.name is not None, "a source has a path or a name"
+    if not source.streaming:
+        # datasets makes a fingerprint of the files that it loaded, whatever the revision was called.
+        return from_hub(source, key)._fingerprint
+    if (folder := Path(source.name)).is_dir():
+        return content_of(sorted(f for f in folder.rglob("*") if f.is_file()))
+    with _hub(source, key):
+        return f"commit {HfApi().dataset_info(source.name, revision=source.revision).sha}"
+
+
+@contextmanager
+def _hub(source: Source, key: str) -> Iterator[None]:
+    """datasets raises some twenty types of its own and of its file systems; each means the same to the user."""
     try:
-        return load_dataset(settings.name, settings.subset, split=settings.split, revision=settings.revision)
+        yield
     except Exception as error:
-        # datasets raises some twenty types of its own and of its file systems; each means the same to the user.
-        raise ValueError(f"data.name: {settings.name} cannot be loaded ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{key}.name: {source.name} cannot be loaded ({type(error).__name__}: {error})") from error
 
 
 def _lines(file: Path, unused: Unused) -> Iterator[tuple[str, Any]]:

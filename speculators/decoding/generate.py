@@ -107,6 +107,7 @@ class Decoder:
                 if not alive:
                     break
                 verification.select(stay)
+                self.sampler.select(stay)
                 context, next_B = _select(context, stay), next_B[stay]
                 if drafter:
                     drafter.select(stay)
@@ -178,21 +179,32 @@ def _select(context: Context, rows: Tensor) -> Context:
     )
 
 
+def greedy(prompts: Sequence[Sequence[int]]) -> Sampler:
+    """Takes the most likely token, whatever the prompts are."""
+    return Sampler(0.0, torch.Generator())
+
+
 def plain(
-    verifier: Verifier, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int
+    verifier: Verifier,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    sampler: Callable[[Sequence[Sequence[int]]], Sampler] = greedy,
 ) -> list[list[int]]:
-    """The verifier's own greedy answers.
+    """The verifier's own answers.
 
     Args:
         verifier: the model.
         prompts: token ids.
         max_new_tokens: tokens per answer, >= 1.
         batch_size: prompts side by side; those of like length go together.
+        sampler: makes that of some prompts.
     """
-    decoder = Decoder(verifier, Sampler(0.0, torch.Generator()), max_new_tokens)
     answers: dict[int, list[int]] = {}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        answers |= dict(zip(chosen, decoder([prompts[i] for i in chosen]).tokens, strict=True))
+        batch = [prompts[i] for i in chosen]
+        decoded = Decoder(verifier, sampler(batch), max_new_tokens)(batch)
+        answers |= dict(zip(chosen, decoded.tokens, strict=True))
     return [answers[i] for i in range(len(prompts))]

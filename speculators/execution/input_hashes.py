@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from speculators.runfolder.folder import run_yaml_of
 from speculators.runfolder.run_yaml import Pin
-from speculators.settings.run_config import DataSettings, HubData, JsonlData, RunConfig
+from speculators.settings.run_config import DataSettings, JsonlData, RunConfig
 from speculators.utils.messages import WrongInput
 from speculators.verifier.location import config_file, local_path
 from speculators.verifier.settings import VerifierSettings
@@ -109,13 +109,19 @@ def _hash(parts: Iterable[bytes]) -> str:
 
 
 def _data(settings: DataSettings) -> str:
-    """The file's hash; of a data set of the Hub, that of its rows, which is the same on every machine."""
-    from speculators.data.conversations import content
-    from speculators.data.sources import from_hub
+    """The files' hash; of a data set of the Hub, that of its rows, which is the same on every machine."""
+    from speculators.data.files import key_of, sources_of
+    from speculators.data.sources import content, from_hub
 
-    if isinstance(settings, HubData):
-        return _hash(json.dumps(row, sort_keys=True, default=str).encode() for row in from_hub(settings))
-    return content(settings)
+    found = []
+    for number, source in enumerate(sources_of(settings)):
+        key = key_of(settings, number)
+        if source.path is None and not source.streaming:
+            rows = (json.dumps(row, sort_keys=True, default=str).encode() for row in from_hub(source, key))
+            found.append(_hash(rows))
+        else:
+            found.append(content(source, key))
+    return found[0] if len(found) == 1 else _hash(map(str.encode, found))
 
 
 def _verifier(settings: VerifierSettings) -> str:

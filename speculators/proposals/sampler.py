@@ -68,6 +68,9 @@ class Sampler:
         """int64 [B] tokens with probabilities proportional to `weight_BV`; each row's sum must be above 0."""
         return torch.multinomial(weight_BV, 1, generator=self.generator).squeeze(1)
 
+    def select(self, rows: Tensor) -> None:
+        """Some texts are finished: from now on `rows`, int64 indices, are sampled alone."""
+
     def coin(self, chance: Tensor) -> Tensor:
         """bool, True with probability `chance` (at least 1 is always), independently for each element."""
         return torch.rand(chance.shape, generator=self.generator, device=chance.device) < chance

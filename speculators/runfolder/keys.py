@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Any
 
-from speculators.data.files import content
+from speculators.data.files import CHAT, content_of, files_of, sources_of
 from speculators.settings.run_config import RunConfig
 from speculators.utils import digest
 
@@ -28,7 +28,8 @@ def _hash(run: RunConfig, groups: tuple[str, ...]) -> str:
     settings: dict[str, Any] = run.model_dump(mode="json", include=set(groups), exclude=WRITTEN)
     if run.launch.mode == "torchrun":
         settings["processes"] = run.launch.num_processes  # each adds its sequences to a step
-    if path := settings["data"].get("path"):
+    for source in sources_of(run.data):
         with suppress(ValueError):  # what is missing is another's to say
-            settings["data"]["sha256"] = content(path)
+            if source.path is not None and source.path != CHAT:
+                settings["data"].setdefault("sha256", []).append(content_of(files_of(source.path)))
     return digest.of_words(settings)[:12]

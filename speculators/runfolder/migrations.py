@@ -60,7 +60,10 @@ STEPS = {
             "run.algorithm.loss.lk_hybrid": Added(0.0),
             "run.data.chat_template_kwargs": Added(None),
             "run.data.chat_template_date": Added(None),
+            "run.data.regenerate_temperature": Added(0.0),
+            "run.data.regenerate_seed": Added(0),
             "run.data.regenerate_unfinished": Added("keep"),
+            "run.data.streaming": Added(False, ("run.data.source", "hub")),
         },
     ),
 }

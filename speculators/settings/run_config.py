@@ -11,6 +11,7 @@ from pydantic import (
     SerializeAsAny,
     ValidationError,
     WrapValidator,
+    model_validator,
 )
 from pydantic import ValidatorFunctionWrapHandler as Handler
 from pydantic_core import InitErrorDetails
@@ -57,6 +58,8 @@ class DataSettings(Strict):
     regenerate_max_new_tokens: PositiveInt | None = Field(
         description="tokens of a regenerated answer; null is what data.max_length leaves"
     )
+    regenerate_temperature: float = Field(ge=0, description="of sampled answers; 0 is greedy")
+    regenerate_seed: int = Field(ge=0, lt=2**32, description="of sampled answers")
     regenerate_unfinished: Literal["keep", "drop"] = Field(
         description="what becomes of a regenerated answer that did not end within its tokens"
     )
@@ -83,6 +86,40 @@ class HubData(DataSettings):
     subset: str | None = Field(description="configuration of the data set")
     split: str = Field(min_length=1, description="split to read")
     revision: str | None = Field(description="branch, tag or commit")
+    streaming: bool = Field(description="read from the Hub as it is used, not downloaded first")
+
+
+class Source(Strict):
+    """One source of a mixture; in a list a key may be left out, for conf/ cannot give it a value."""
+
+    path: str | None = Field(default=None, min_length=1, description="as data.path of data=jsonl")
+    name: str | None = Field(default=None, min_length=1, description="as data.name of data=hub")
+    subset: str | None = Field(default=None, description="configuration of the data set")
+    split: str = Field(default="train", min_length=1, description="split to read")
+    revision: str | None = Field(default=None, description="branch, tag or commit")
+    streaming: bool = Field(default=False, description="read from the Hub as it is used, not downloaded first")
+    weight: float | None = Field(default=None, gt=0, description="its share of the conversations, over the sum of all")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Source":
+        if (self.path is None) == (self.name is None):
+            raise ValueError("a source has either a path or the name of a data set")
+        return self
+
+
+def _all_weighed(sources: list[Source]) -> list[Source]:
+    if len({source.weight is None for source in sources}) > 1:
+        raise ValueError("all of them have a weight, or none")
+    return sources
+
+
+class MixtureData(DataSettings):
+    """Several sources in one run."""
+
+    source: Literal["mixture"]
+    sources: Annotated[list[Source], AfterValidator(_all_weighed)] = Field(
+        min_length=1, description="each with a path or a name, and a weight"
+    )
 
 
 class InProcessStates(Strict):
@@ -262,7 +299,7 @@ class RunConfig(Strict):
     proposal: Annotated[SerializeAsAny[TokenProposalConfig], WrapValidator(_exact)]
     verifier: VerifierSettings
     verifier_states: Annotated[InProcessStates | CachedStates, Field(discriminator="source")]
-    data: Annotated[ChatData | JsonlData | HubData, Field(discriminator="source")]
+    data: Annotated[ChatData | JsonlData | HubData | MixtureData, Field(discriminator="source")]
     optimizer: Annotated[AdamW | Muon, Field(discriminator="name")]
     schedule: ScheduleSettings
     trainer: TrainerSettings

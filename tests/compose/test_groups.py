@@ -19,6 +19,7 @@ NEEDS = {
     "proposal=dynamic_tree": ["proposal.depth=5"],
     "data=jsonl": ["data.path=chat.jsonl"],
     "data=hub": ["data.name=some/data"],
+    "data=mixture": ["data.sources=[{path: chat.jsonl}]"],
     "recipe=smollm2_eagle3": ["data.path=chat.jsonl"],
 }
 OPTIONS = sorted(f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml"))

@@ -116,8 +116,13 @@ WRONG = [
     ("proposal.accept_tolerance=0.5", ["proposal.accept_tolerance=0.5", "verifier_accept_k=1"]),
     ("proposal.verifier_accept_k=2 evaluation.temperature=1", ["proposal.verifier_accept_k=2", "temperature=0"]),
     ("launch=torchrun device=cuda:1", ["device='cuda:1'", "with cuda each takes its own", LINE]),
+    ("data=mixture", ["data.sources must be given", "conf/data/mixture.yaml:"]),
+    ("data=mixture data.sources=[{path:a,name:b}]", ["data.sources.0", "either a path or the name of a data set"]),
+    ("data=mixture data.sources=[{path:a,weight:1},{path:b}]", ["data.sources: all of them have a weight, or none"]),
+    ("data=mixture data.sources=[{path:a,weight:0}]", ["data.sources.0.weight", "greater than 0"]),
+    ("data=mixture data.sources=[{paht:a}]", ["data.sources.0.paht is not a setting"]),
     ("data.chat_template_date=yesterday", ["data.chat_template_date", "YYYY-MM-DD", LINE]),
-    ("data.chat_template_kwargs={tools: []}", ["data.chat_template_kwargs", "tools follows from each conversation"]),
+    ("data.chat_template_kwargs={tools:[]}", ["data.chat_template_kwargs", "tools follows from each conversation"]),
     ("trainer.keep_best=true", ["trainer.keep_best=True", "trainer.eval_every"]),
     # rules against the verifier
     ("verifier=hf verifier.name_or_path=/nowhere", ["verifier.name_or_path", "does not exist", LINE]),
@@ -134,7 +139,7 @@ WRONG = [
 def test_each_mistake_has_one_message(typed: str, parts: list[str]) -> None:
     """The message names the key, what would be right, and the override that set it."""
     with pytest.raises(WrongInput) as caught:
-        compose([typed] if "{" in typed else typed.split())
+        compose(typed.split())
     fitting = [m for m in caught.value.messages if all(part in m for part in parts)]
     assert len(fitting) == 1, caught.value.messages
     assert "Traceback" not in str(caught.value) and "pydantic" not in str(caught.value)

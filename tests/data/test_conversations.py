@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from speculators.composition.compose import compose
-from speculators.data.conversations import Conversation, Unusable, conversation, read
+from speculators.data.conversations import Conversation, Unusable, conversation
+from speculators.data.mixture import conversations as read_all
 from speculators.data.spool import spooled
 from speculators.data.unused import Unused
 from tests.data.conftest import Settings
@@ -26,7 +27,7 @@ READ_CALL = {"id": "call_1", "type": "function", "function": {"name": "weather",
 
 
 def conversations(settings: Any, unused: Unused | None = None, answered: bool = True) -> list[Conversation]:
-    return list(read(settings, unused or Unused(), answered))
+    return list(read_all(settings, unused or Unused(), answered, []))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch
 from speculators.cache.store import LOCKS, Store
 from speculators.composition.compose import compose
 from speculators.data import answers, saved
+from speculators.data.files import sources_of
 from speculators.data.prepare import Prepared, prepare
+from speculators.data.sources import content
 from speculators.data.template import ChatTemplate
 from speculators.settings.run_config import RunConfig
 from speculators.verifier.in_process import Verifier
@@ -139,10 +142,15 @@ def test_a_data_set_of_the_hub_is_known_by_what_was_loaded(tmp_path: Path, monke
     folder.mkdir()
     conversations(folder / "train.jsonl")
     run = compose(["data=hub", f"data.name={folder}"])
-    first = saved.conversations.content(run.data)
-    assert saved.conversations.content(run.data) == first
+    (source,) = sources_of(run.data)
+    first = content(source, "data")
+    assert content(source, "data") == first
     conversations(folder / "train.jsonl", 13)
-    assert saved.conversations.content(run.data) != first
+    assert content(source, "data") != first
+    streamed = source.model_copy(update={"streaming": True})
+    first = content(streamed, "data")
+    conversations(folder / "train.jsonl", 14)
+    assert content(streamed, "data") != first
 
 
 def regenerating(tmp_path: Path, *more: str) -> RunConfig:
@@ -158,7 +166,7 @@ def test_answers_are_generated_once_for_all_seeds(
     """Another seed splits and packs anew, but asks the verifier nothing; the answers are those of its own decoding."""
     asked: list[list[int]] = []
 
-    def counting(verifier: Verifier, prompts: list[list[int]], *sizes: int) -> list[list[int]]:
+    def counting(verifier: Verifier, prompts: list[list[int]], *sizes: Any) -> list[list[int]]:
         asked.extend(prompts)
         return plain(verifier, prompts, *sizes)
 
@@ -175,6 +183,22 @@ def test_answers_are_generated_once_for_all_seeds(
     assert len(asked) == 24
 
 
+def test_sampled_answers_are_kept_by_their_seed(verifier: Verifier, store: Store, tmp_path: Path) -> None:
+    """Another split has the same answers, another seed of sampling others; greedy ones are apart."""
+
+    def answered(*more: str) -> dict[tuple[int, ...], list[int]]:
+        run = regenerating(tmp_path, "data.regenerate_temperature=1.5", *more)
+        made = saved.prepared(run, store, verifier, VOCAB)
+        documents = [d for side in (made.train, made.heldout) for sequence in side for d in sequence]
+        first = [d.supervised.index(True) for d in documents]
+        return {tuple(d.tokens[:n]): d.tokens[n:] for d, n in zip(documents, first, strict=True)}
+
+    sampled = answered()
+    assert answered("seed=1") == sampled
+    assert answered("data.regenerate_seed=1") != sampled and answered("data.regenerate_temperature=0") != sampled
+    assert answered() == sampled
+
+
 def test_regeneration_that_was_cut_off_is_gone_on_with(
     verifier: VerifierLoader, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +206,7 @@ def test_regeneration_that_was_cut_off_is_gone_on_with(
     monkeypatch.setattr(answers, "SHARD", 3)
     run, calls = regenerating(tmp_path), []
 
-    def stopping(verifier: Verifier, prompts: list[list[int]], *sizes: int) -> list[list[int]]:
+    def stopping(verifier: Verifier, prompts: list[list[int]], *sizes: Any) -> list[list[int]]:
         calls.append(len(prompts))
         if len(calls) == 3:
             raise KeyboardInterrupt

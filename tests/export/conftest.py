@@ -111,6 +111,8 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "regenerate": False,
                     "regenerate_max_new_tokens": 8,
                     "regenerate_unfinished": "keep",
+                    "regenerate_temperature": 0.0,
+                    "regenerate_seed": 0,
                     "chat_template_kwargs": None,
                     "chat_template_date": None,
                 },
