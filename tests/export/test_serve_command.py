@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from speculators.export.engines import engine_version
+from speculators.proposals import TokenProposalConfig
 
 ENGINE = engine_version("vllm", "0.32.0")
 NAMES = [
@@ -66,3 +67,18 @@ def test_the_shell_passes_the_words(algorithm: str, name: str, vllm: Path) -> No
         assert Path(draft["model"]).is_relative_to(checkpoint)
     else:
         assert options == []
+
+
+@pytest.mark.parametrize("kind", sorted(TokenProposalConfig.registry or {}))
+@pytest.mark.parametrize("algorithm", ENGINE.served())
+def test_every_method_is_served_or_refused(algorithm: str, kind: str, vllm: Path) -> None:
+    """With its own defaults, a tree is refused before training, and a chain has a command with the options that it needs."""
+    proposal = TokenProposalConfig.model_validate({"proposal_type": kind})
+    config = {"speculators_config": {"proposal_methods": [proposal.model_dump()]}}
+    bad = [finding.key for finding in ENGINE.proposal_problems(config) if finding.bad]
+    assert bad == (["speculators_config.proposal_methods[0].proposal_type"] if proposal.is_tree else [])
+    if not proposal.is_tree:
+        command = ENGINE.serve_command(algorithm, "/drafts/one", "org/verifier", proposal.model_dump())
+        _, _, *options = executed(command, vllm)
+        asked = json.loads(options[1]) if options else {}
+        assert proposal.serving_options().items() <= asked.items()
