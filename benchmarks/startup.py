@@ -26,7 +26,7 @@ def main(config):
 
 main()
 """
-OURS = "from speculators.composition.compose import main\n\nmain()\n"
+OURS = "from speculators.cli.hydra_app import main\n\nmain()\n"
 MODES = {
     "--help": (["--help"], {}),
     "--cfg job": (["--cfg", "job"], {}),

@@ -1,23 +1,22 @@
-"""The command line of `python train.py`: Hydra's entry point, and the checks before a run has a folder."""
+"""The command line of `python train.py`: Hydra's entry point."""
 
 import os
 import sys
-import traceback
 from pathlib import Path
-from typing import Any, ClassVar
 
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from speculators.cli.callbacks import Check
+from speculators.cli.launch import launch, work
 from speculators.composition.compose import EntryPointGroups, origin
 from speculators.composition.hydra_errors import explain
 from speculators.composition.provenance import CONF, NAME, Blame
-from speculators.composition.validate import COMPOSING, check_data, validate
+from speculators.composition.validate import COMPOSING, validate
 from speculators.runfolder.folder import RunFolder
 from speculators.utils.messages import RunFailed, WrongInput, broken_yaml, stop
 from speculators.utils.process import STOPPED_BY_SIGNAL
@@ -48,64 +47,18 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name=NAME)
 def _entry(config: DictConfig) -> float:
-    from speculators.execution.again import check_free
-    from speculators.execution.launch import launch
-    from speculators.runfolder.run_yaml import write_pin
-
     hydra_config = HydraConfig.get()
     folder, run = Path(hydra_config.runtime.output_dir), validate(config)
     came_from = origin(Blame(hydra_config), run)
     if hydra_config.mode == RunMode.MULTIRUN:
         from speculators.sweep.trial import run_trial
 
-        return run_trial(run, folder, came_from, hydra_config.job.num)
+        return run_trial(run, folder, came_from, hydra_config.job.num, launch, work)
+    from speculators.execution.again import check_free
+    from speculators.runfolder.run_yaml import write_pin
+
     with RunFolder(folder).lock():
         # Again: of two runs that were started in the same second, one was here first.
         check_free(run, folder)
         write_pin(run, folder, came_from)
         return launch(folder)
-
-
-class Check(Callback):
-    """Looks at a run before Hydra makes its folder, so that wrong input and dry runs leave nothing behind.
-
-    Attributes:
-        passed: the trials of a sweep are fine; what is raised from then on is no wrong input.
-    """
-
-    passed: ClassVar[bool] = False
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Validate; on a dry run print the plan and stop."""
-        from speculators.execution.again import check_free
-
-        try:
-            # Hydra turns exceptions of callbacks into warnings, and goes on; only an exit gets through.
-            run = validate(config)
-            check_data(config, run)
-            if run.dry_run:
-                from speculators.execution.plan import print_plan
-
-                print_plan(run)
-                sys.exit(0)
-            check_free(run, Path(config.hydra.run.dir))
-        except WrongInput as error:
-            stop(error.messages)
-        except Exception:
-            traceback.print_exc()
-            sys.exit(1)
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Validate every trial before the first starts; on a dry run list them and stop."""
-        from speculators.sweep.check import check
-        from speculators.sweep.points import typed_wins
-        from speculators.sweep.study import settle
-
-        try:
-            typed_wins(config)
-            check(config)
-            settle(config)
-        except Exception:
-            traceback.print_exc()
-            sys.exit(1)
-        Check.passed = True

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from speculators.cli import cache
+from speculators.cli.launch import launch
 
 if TYPE_CHECKING:
     from speculators.settings.run_config import RunConfig
@@ -58,7 +59,6 @@ def run(
     from speculators.composition.moved import moved
     from speculators.execution import input_hashes
     from speculators.execution.again import load_again, place
-    from speculators.execution.launch import launch
     from speculators.runfolder.folder import RunFolder
     from speculators.runfolder.run_yaml import rewrite
     from speculators.utils.messages import RunFailed, WrongInput, stop

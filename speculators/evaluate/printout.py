@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -55,9 +57,6 @@ def table(result: EvaluationResult) -> Table:
 
 def plot(result: EvaluationResult, file: Path) -> None:
     """A bar for each drafted position, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(5, 3), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -1,25 +1,23 @@
-"""What a run read besides its settings, as hashes: other data or another tokenizer must not pass for the same run.
-
-Torch-free until something is hashed.
-"""
+"""What a run read besides its settings, as hashes: other data or another tokenizer must not pass for the same run."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
+
+from speculators.data.files import key_of, sources_of
+from speculators.data.sources import content, from_hub
+from speculators.model import SpeculatorModel
 from speculators.runfolder.folder import run_yaml_of
 from speculators.runfolder.run_yaml import Pin
 from speculators.settings.run_config import DataSettings, JsonlData, RunConfig
 from speculators.utils.messages import WrongInput
 from speculators.verifier.location import config_file, local_path
 from speculators.verifier.settings import VerifierSettings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from speculators.model import SpeculatorModel
+from speculators.verifier.tokenizer import load_tokenizer
 
 # Blocks of a file of weights that stand for all of it: 64 of 4 KiB see every retrained tensor and cost no time.
 BLOCKS, BLOCK = 64, 4096
@@ -38,8 +36,6 @@ def hashes(run: RunConfig) -> dict[str, str]:
     Raises:
         ValueError: something is not there.
     """
-    from speculators.verifier.tokenizer import load_tokenizer
-
     tokenizer = load_tokenizer(run.verifier)
     return {
         "data": _data(run.data),
@@ -49,7 +45,7 @@ def hashes(run: RunConfig) -> dict[str, str]:
     }
 
 
-def vocabulary_map(model: "SpeculatorModel") -> dict[str, str]:
+def vocabulary_map(model: SpeculatorModel) -> dict[str, str]:
     """SHA-256 of the tokens that a draft has, which the data decides; nothing for one with the whole vocabulary."""
     if model.kept_D is None:
         return {}
@@ -76,7 +72,7 @@ def check(pin: Pin, path: Path) -> None:
         _compare(pin, now, path)
 
 
-def check_vocabulary(pin: Pin, model: "SpeculatorModel", folder: Path) -> None:
+def check_vocabulary(pin: Pin, model: SpeculatorModel, folder: Path) -> None:
     """Look whether a fresh draft has the vocabulary that the pinned one had; WrongInput if not."""
     # Who took one of these out of the pin wants another map as well.
     if {"data", "tokenizer", "chat_template"} <= pin.read.keys():
@@ -110,9 +106,6 @@ def _hash(parts: Iterable[bytes]) -> str:
 
 def _data(settings: DataSettings) -> str:
     """The files' hash; of a data set of the Hub, that of its rows, which is the same on every machine."""
-    from speculators.data.files import key_of, sources_of
-    from speculators.data.sources import content, from_hub
-
     found = []
     for number, source in enumerate(sources_of(settings)):
         key = key_of(settings, number)
@@ -144,10 +137,8 @@ def _blocks(file: Path) -> Iterable[bytes]:
             yield opened.read(BLOCK)
 
 
-def _tokenizer(tokenizer: "PreTrainedTokenizerBase", settings: VerifierSettings) -> str:
+def _tokenizer(tokenizer: PreTrainedTokenizerBase, settings: VerifierSettings) -> str:
     """The files of its vocabulary, and its special tokens; not the object, which says the same in many ways."""
-    from transformers.utils.hub import cached_file
-
     names = sorted(name for name in set(tokenizer.vocab_files_names.values()) if isinstance(name, str))
     where, revision = local_path(settings.name_or_path), settings.revision
     found = [cached_file(where, n, revision=revision, _raise_exceptions_for_missing_entries=False) for n in names]

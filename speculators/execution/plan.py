@@ -8,19 +8,27 @@ import platform
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import psutil
+import torch
+
+import speculators.execution.run  # noqa: F401  a run's libraries are a part of its memory
+from speculators.config import SpeculatorModelConfig
+from speculators.data.collate import collate
+from speculators.data.prepare import Prepared, prepare
+from speculators.data.template import ChatTemplate, Document
+from speculators.execution.memory import Moment, rehearse
 from speculators.format.published import speculator_dict
+from speculators.model import SpeculatorModel
+from speculators.protocols.batch import Batch
 from speculators.settings.run_config import RunConfig
+from speculators.train.build import on_meta
+from speculators.train.order import Order
+from speculators.utils.device import resolve
 from speculators.utils.yaml_lines import dump
 from speculators.verifier.facts import VerifierFacts
-
-if TYPE_CHECKING:
-    from speculators.config import SpeculatorModelConfig
-    from speculators.data.prepare import Prepared
-    from speculators.execution.memory import Moment
-    from speculators.protocols.batch import Batch
-    from speculators.train.order import Order
+from speculators.verifier.in_process import run_dtype
 
 # What glibc's heap holds beyond the working tensors in it, over their bytes: 0.5 to 0.7 in benchmarks/results/plan.md.
 HEAP_SLACK = 0.6
@@ -69,13 +77,6 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
         published: its published config.
         facts: the verifier's.
     """
-    # All that a run imports is imported here, for its libraries are a part of the memory.
-    import matplotlib.backends.backend_agg  # noqa: F401
-
-    import speculators.execution.run  # noqa: F401
-    from speculators.config import SpeculatorModelConfig
-    from speculators.train.build import on_meta
-    from speculators.train.order import Order
 
     config = SpeculatorModelConfig.from_dict(published)
     draft = on_meta(config)
@@ -112,11 +113,8 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
     return lines
 
 
-def read_data(run: RunConfig, facts: VerifierFacts) -> "tuple[Prepared | None, str]":
+def read_data(run: RunConfig, facts: VerifierFacts) -> tuple[Prepared | None, str]:
     """The data as training reads it, regenerated answers as long as they may be; None and the reason where it cannot be had."""
-    from speculators.data.prepare import prepare
-    from speculators.data.template import ChatTemplate
-
     try:
         template = ChatTemplate.of(run.verifier, run.data)
         end, budget = min(template.end_ids, default=0), run.data.regenerate_max_new_tokens
@@ -129,13 +127,13 @@ def read_data(run: RunConfig, facts: VerifierFacts) -> "tuple[Prepared | None, s
         return None, str(error).splitlines()[0]
 
 
-def tokens_seen(prepared: "Prepared", order: "Order") -> int:
+def tokens_seen(prepared: Prepared, order: Order) -> int:
     """Tokens of all steps: whole epochs, and the share of the last one, its sequences taken as equally long."""
     sequences = min(order.steps * order.per_step, order.sequences * order.trainer.epochs)
     return round(prepared.report.train_tokens * sequences / order.sequences)
 
 
-def states_bytes(run: RunConfig, facts: VerifierFacts, prepared: "Prepared", layers: int) -> int:
+def states_bytes(run: RunConfig, facts: VerifierFacts, prepared: Prepared, layers: int) -> int:
     """Bytes of the verifier's states of all training and held-out tokens.
 
     Args:
@@ -144,29 +142,23 @@ def states_bytes(run: RunConfig, facts: VerifierFacts, prepared: "Prepared", lay
         prepared: the data.
         layers: states a token: those that the draft reads, and the last, which the loss reads.
     """
-    import torch
-
     tokens = sum(len(d.tokens) for side in (prepared.train, prepared.heldout) for sequence in side for d in sequence)
     return tokens * layers * facts.hidden_size * getattr(torch, running_dtype(run, facts)).itemsize
 
 
 def running_dtype(run: RunConfig, facts: VerifierFacts) -> str:
     """dtype that the verifier runs in, on the run's device."""
-    from speculators.verifier.in_process import run_dtype
-
     named = run_dtype(run.verifier, device_kind(run) == "cpu")
     return (facts.dtype or "float32") if named == "auto" else named
 
 
 def device_kind(run: RunConfig) -> str:
     """`cpu`, or the kind of accelerator that was asked for, be it here or not."""
-    from speculators.utils.device import resolve
-
     return resolve("auto").type if run.device == "auto" else run.device.split(":")[0]
 
 
 def peak_memory(
-    run: RunConfig, config: "SpeculatorModelConfig", facts: VerifierFacts, prepared: "Prepared | None"
+    run: RunConfig, config: SpeculatorModelConfig, facts: VerifierFacts, prepared: Prepared | None
 ) -> Memory:
     """Memory of the fullest phase.
 
@@ -176,10 +168,6 @@ def peak_memory(
         facts: the verifier's.
         prepared: the data; None takes full batches of answers alone, and prompts that fill a sequence.
     """
-    import psutil
-
-    from speculators.execution.memory import rehearse
-
     device = device_kind(run)
     on_cpu = device == "cpu"
     # Libraries, tokenizer and data are in this process as they would be in the run's.
@@ -191,7 +179,7 @@ def peak_memory(
     )
     slack = HEAP_SLACK if on_cpu and platform.libc_ver()[0] == "glibc" else 0.0
 
-    def parts(moment: "Moment") -> dict[str, int]:
+    def parts(moment: Moment) -> dict[str, int]:
         extra = {"libraries and data": resident, "kept by the C library": round(slack * moment.small)}
         return {part: size for part, size in (extra | moment.parts).items() if size}
 
@@ -200,12 +188,8 @@ def peak_memory(
     return Memory(device, totals, parts(fullest))
 
 
-def largest_batch(run: RunConfig, config: "SpeculatorModelConfig", prepared: "Prepared | None") -> "Batch":
+def largest_batch(run: RunConfig, config: SpeculatorModelConfig, prepared: Prepared | None) -> Batch:
     """The fullest sequences of the training data as one micro-batch."""
-    from speculators.data.collate import collate
-    from speculators.data.template import Document
-    from speculators.model import SpeculatorModel
-
     size, length = run.trainer.batch_size, run.data.max_length
     plan = partial(SpeculatorModel.for_config(config).plan_rows, run.algorithm)
     if prepared is None:

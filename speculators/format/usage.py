@@ -1,7 +1,10 @@
 """The part of a published config that says how the draft is used: algorithm, proposals, verifier. Torch-free."""
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import hf_hub_download
 from pydantic import BaseModel, Field, model_validator
 
 from speculators.proposals import TokenProposalConfig
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
 
 # The upstream release whose format is written; our own version stands in a run's run.yaml.
 FORMAT_VERSION = "0.9.0"
+CONFIG = "config.json"
 
 
 class VerifierConfig(BaseModel):
@@ -39,11 +43,17 @@ class VerifierConfig(BaseModel):
 
         Args:
             name_or_path: hub id or folder.
-            kwargs: for transformers' `get_config_dict`: cache_dir, revision, token, ...
+            kwargs: for `huggingface_hub.hf_hub_download`: cache_dir, revision, token, ...
         """
-        from transformers import PretrainedConfig  # late: it imports torch
-
-        values, _ = PretrainedConfig.get_config_dict(name_or_path, **kwargs)
+        path = Path(name_or_path)
+        file = (
+            path / CONFIG
+            if path.is_dir()
+            else path
+            if path.is_file()
+            else hf_hub_download(name_or_path, CONFIG, **kwargs)
+        )
+        values = json.loads(Path(file).read_text(encoding="utf-8"))
         return cls(name_or_path=name_or_path, architectures=values.get("architectures") or [])
 
 

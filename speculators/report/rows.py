@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import safe_open
 
 from speculators.report.runs import Trial, pinned
 from speculators.runfolder.folder import RunFolder
@@ -123,8 +124,6 @@ def _untouched(trial: Trial, run: dict[str, Any], key: str) -> str:
 
 
 def _parameters(checkpoint: Path | None) -> int | None:
-    from safetensors import safe_open
-
     if checkpoint is None:
         return None
     with safe_open(checkpoint / "model.safetensors", framework="np") as file:

@@ -9,8 +9,10 @@ from typing import Any
 
 import yaml
 
+from speculators.export.engines import engine_version
 from speculators.runfolder.folder import RUN_YAML, RunFolder, read_object
 from speculators.runfolder.result import EvaluationResult
+from speculators.settings.algorithm import AlgorithmSettings
 
 NEEDED = {field.name for field in fields(EvaluationResult)} - {"prompts", "tokens"}
 
@@ -115,9 +117,6 @@ def serve_command(trial: Trial, checkpoint: Path) -> str | None:
         trial: with a checkpoint.
         checkpoint: where that is, as the command names it.
     """
-    from speculators.export.engines import engine_version
-    from speculators.settings.algorithm import AlgorithmSettings
-
     run = pinned(trial.folder)["run"]
     algorithm, export = run["algorithm"]["name"], run["export"]
     engines = AlgorithmSettings.named(algorithm).engines

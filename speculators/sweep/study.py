@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+import optuna
 from omegaconf import DictConfig, read_write
+from optuna.trial import TrialState
 
-OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
 ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 def settle(config: DictConfig) -> None:
-    """Set up an Optuna sweeper; any other is left alone.
+    """Set up the Optuna sweeper of a multirun.
 
     An objective is maximised, a failed trial is no reason to stop, the study is in the sweep's folder, and trials that an
     earlier call ended count. Those that it was cut off in come first.
@@ -18,8 +19,6 @@ def settle(config: DictConfig) -> None:
         config: composed for a multirun; what its `hydra.sweeper` leaves open is filled in.
     """
     sweeper, folder = config.hydra.sweeper, Path(config.hydra.sweep.dir)
-    if sweeper._target_ != OPTUNA:
-        return
     # Optuna makes the file, but not its folder.
     folder.mkdir(parents=True, exist_ok=True)
     with read_write(config):
@@ -34,9 +33,6 @@ def settle(config: DictConfig) -> None:
 
 def _ended(name: str, storage: str) -> int:
     """How many trials of a study ended well; those that never ended are asked for again."""
-    import optuna
-    from optuna.trial import TrialState
-
     if name not in [study.study_name for study in optuna.get_all_study_summaries(storage)]:
         return 0
     study = optuna.load_study(study_name=name, storage=storage)

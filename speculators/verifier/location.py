@@ -4,6 +4,9 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
 from speculators.utils import digest
 
 SCHEME = "pkg://"
@@ -46,10 +49,6 @@ def config_file(name_or_path: str, revision: str | None) -> Path:
     # A path that does not exist must not be asked of the Hub: its answer would not say what is wrong.
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
         raise ValueError(f"verifier.name_or_path: the folder {name_or_path} does not exist")
-
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     try:
         return Path(hf_hub_download(name_or_path, "config.json", revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from speculators.cli.launch import launch
 from speculators.cli.main import app
 from speculators.composition.compose import compose, pinned
 from speculators.evaluate.checkpoint import is_trained, with_its_own
-from speculators.execution.launch import launch
 from speculators.utils.messages import WrongInput
 from speculators.verifier.in_process import Verifier
 

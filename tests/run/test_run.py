@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from speculators import SpeculatorModelConfig
+from speculators.cli.launch import launch
 from speculators.composition.compose import pinned
-from speculators.execution.launch import RunFailed, launch
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import load
 from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.messages import RunFailed
 
 SHORT = [
     "trainer.max_steps=3",

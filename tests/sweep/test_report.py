@@ -15,11 +15,12 @@ import pytest
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 
+from speculators.cli.launch import launch
 from speculators.composition.compose import compose
-from speculators.execution.launch import RunFailed, launch
 from speculators.report.runs import read
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import write_pin
+from speculators.utils.messages import RunFailed
 
 from .browser import complaints, needs_chromium, opened, requests
 from .conftest import SHORT, command

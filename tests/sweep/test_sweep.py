@@ -13,12 +13,14 @@ import psutil
 import pytest
 from filelock import FileLock
 
+from speculators.cli.launch import launch, work
 from speculators.composition.compose import compose
-from speculators.execution.launch import RunFailed, launch
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.keys import result_key, weights_key
 from speculators.runfolder.run_yaml import read_pin, write_pin
-from speculators.sweep.trial import start, take_device
+from speculators.sweep.trial import start
+from speculators.sweep.worker import take_device
+from speculators.utils.messages import RunFailed
 
 from .conftest import SHORT, Sweep, command, rows
 
@@ -148,7 +150,7 @@ def test_a_trial_that_hangs_or_is_killed_fails_with_the_reason(tmp_path: Path) -
     write_pin(run, hanging)
     # It waits for a training that never ends.
     with FileLock(hanging / "training.lock"), pytest.raises(RunFailed, match="launch.timeout=15"):
-        start(hanging, 15, own_device=False)
+        start(hanging, 15, own_device=False, work=work)
     assert "launch.timeout" in RunFolder(hanging).failed.read_text()
 
     def kill() -> None:
@@ -160,7 +162,7 @@ def test_a_trial_that_hangs_or_is_killed_fails_with_the_reason(tmp_path: Path) -
     write_pin(run, killed)
     threading.Thread(target=kill, daemon=True).start()
     with pytest.raises(RunFailed, match="signal 9"):
-        start(killed, 100, own_device=False)
+        start(killed, 100, own_device=False, work=work)
     assert "signal 9" in RunFolder(killed).failed.read_text()
 
 

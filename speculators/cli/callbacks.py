@@ -1,0 +1,103 @@
+"""Hydra's callbacks: checks before a run has a folder, and the results of a sweep while it runs and at its end."""
+
+import atexit
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from speculators.composition.validate import check_data, validate
+from speculators.utils.messages import WrongInput, stop
+
+OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
+
+
+class Check(Callback):
+    """Checks a run before Hydra makes its folder, so that wrong input and dry runs leave nothing behind.
+
+    Attributes:
+        passed: all trials of a sweep were checked; a later exception is no wrong input.
+    """
+
+    passed: ClassVar[bool] = False
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Validate; on a dry run print the plan and stop."""
+        from speculators.execution.again import check_free
+
+        try:
+            # Hydra turns exceptions of callbacks into warnings, and goes on; only an exit gets through.
+            run = validate(config)
+            check_data(config, run)
+            if run.dry_run:
+                from speculators.execution.plan import print_plan
+
+                print_plan(run)
+                sys.exit(0)
+            check_free(run, Path(config.hydra.run.dir))
+        except WrongInput as error:
+            stop(error.messages)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Validate every trial before the first starts; on a dry run list them and stop."""
+        from speculators.sweep.check import check
+        from speculators.sweep.points import typed_wins
+
+        try:
+            typed_wins(config)
+            check(config)
+            if config.hydra.sweeper._target_ == OPTUNA:
+                from speculators.sweep.study import settle
+
+                settle(config)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+        Check.passed = True
+
+
+class Results(Callback):
+    """Keeps a sweep's results.csv up to date, and shows the table while the sweep runs and when it ends, however it ends."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before the first trial, after all were checked."""
+        from speculators.sweep.live import start
+        from speculators.sweep.trial import STOPPED
+
+        self.sweep, self.started = Path(config.hydra.sweep.dir), time.time()
+        (self.sweep / STOPPED).unlink(missing_ok=True)
+        atexit.register(_show, self.sweep)
+        if sys.stdout.isatty():
+            start(self.sweep)
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        """After each trial."""
+        if config.hydra.mode.name == "MULTIRUN":
+            from speculators.report.runs import read
+            from speculators.sweep.results import write
+
+            sweep = Path(config.hydra.sweep.dir)
+            write(sweep, read(sweep))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """After the last trial; exits with 1 if one failed, for some sweepers take a failure for a result."""
+        from speculators.report.runs import read
+        from speculators.runfolder.folder import RunFolder
+
+        failed = [RunFolder(trial.folder).failed for trial in read(self.sweep) if trial.status == "failed"]
+        if any(file.stat().st_mtime >= self.started for file in failed):
+            sys.exit(1)
+
+
+def _show(sweep: Path) -> None:
+    """The table, the page and the best trial, so far."""
+    from speculators.sweep.summary import show
+
+    show(sweep)

@@ -1,0 +1,25 @@
+"""What a sweep prints when it ends: the table of its trials, where the page is, and how to serve the best draft."""
+
+from pathlib import Path
+
+from speculators.report.page import PAGE, write_page
+from speculators.report.runs import read
+from speculators.sweep.results import RESULTS, link_best, write
+from speculators.sweep.table import console, table
+
+
+def show(sweep: Path) -> None:
+    """Write results.csv and the page, point `best` at the best trial, and print the table; nothing without a trial.
+
+    Args:
+        sweep: the sweep's folder; it may still run.
+    """
+    trials = read(sweep)
+    if not trials:
+        return
+    write(sweep, trials)
+    shown = console()
+    shown.print(table(trials))
+    shown.print(f"{sweep / RESULTS}\n{write_page(trials, sweep / PAGE)}", soft_wrap=True)
+    if (best := link_best(sweep, trials)) is not None:
+        shown.print(best, soft_wrap=True)
