@@ -2,9 +2,11 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,13 @@ def sweep(tmp_path: Path) -> Sweep:
         )
 
     return start
+
+
+def verifier(folder: Path, weights: bool) -> Path:
+    """A copy of the embedded verifier; without its weights all checks before the start pass, and loading it fails."""
+    source = Path(str(files("speculators.assets"))) / "tiny"
+    shutil.copytree(source, folder, ignore=None if weights else shutil.ignore_patterns("model.safetensors"))
+    return folder
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

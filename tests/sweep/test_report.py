@@ -23,7 +23,7 @@ from speculators.runfolder.run_yaml import write_pin
 from speculators.utils.messages import RunFailed
 
 from .browser import complaints, needs_chromium, opened, requests
-from .conftest import SHORT, command
+from .conftest import SHORT, command, verifier
 
 # What is drawn of each plot: at least one line, bar or dot that takes up room.
 DRAWN = """
@@ -50,15 +50,11 @@ def column(browser: Chrome, name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of four trials: two share a training, two fail, for their data is not there."""
+    """A sweep of four trials: two share a training, two fail, for their verifier has no weights."""
     root = tmp_path_factory.mktemp("report")
-    data, missing = root / "data.jsonl", root / "<b>missing.jsonl"
-    lines = [
-        {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": str(n)}]}
-        for n in range(40)
-    ]
-    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    trials = ["data=jsonl", f"data.path='{data}','{missing}'", "algorithm=medusa", "proposal.speculative_tokens=1,2"]
+    whole, empty = verifier(root / "whole", weights=True), verifier(root / "<b>empty", weights=False)
+    trials = ["verifier=hf", f"verifier.name_or_path='{whole}','{empty}'"]
+    trials += ["algorithm=medusa", "proposal.speculative_tokens=1,2"]
     done = subprocess.run(
         command(*trials),
         cwd=root,
@@ -88,7 +84,7 @@ def test_a_sweeps_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
         best_first = [f"{length:.3f}" for length in sorted(lengths, reverse=True)]
         assert column(browser, "acceptance length") == [*best_first, "–", "–"]
         failure = browser.find_element(By.CSS_SELECTOR, "#failures + details")
-        assert "<b>missing.jsonl" in failure.text and all(
+        assert "<b>empty" in failure.text and all(
             (name in failure.text) == (row["status"] == "failed") for name, row in table.items()
         )
         assert "vllm serve" in browser.find_element(By.ID, "serve").text

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import threading
@@ -22,7 +23,7 @@ from speculators.sweep.trial import start
 from speculators.sweep.worker import take_device
 from speculators.utils.messages import RunFailed
 
-from .conftest import SHORT, Sweep, command, rows
+from .conftest import SHORT, Sweep, command, rows, verifier
 
 SIX = ["algorithm=medusa,eagle", "proposal.speculative_tokens=1,2,3"]
 TWELVE = [*SIX, "evaluation.batch_size=1,2"]
@@ -118,28 +119,24 @@ def test_trials_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_pa
 @pytest.mark.slow
 def test_a_trial_that_fails_changes_no_other(sweep: Sweep, tmp_path: Path) -> None:
     """Its traceback is in its folder, the exit code is 1, the others are done; mended, it is tried again."""
-    data = tmp_path / "data.jsonl"
-    trials = ["data=jsonl", f"data.path={data},{tmp_path / 'also.jsonl'}", "algorithm=medusa"]
-    conversations = [
-        {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": str(n)}]}
-        for n in range(40)
-    ]
-    data.write_text("".join(json.dumps(c) + "\n" for c in conversations))
+    whole, empty = verifier(tmp_path / "whole", weights=True), verifier(tmp_path / "empty", weights=False)
+    trials = ["verifier=hf", f"verifier.name_or_path={whole},{empty}", "algorithm=medusa"]
     done = sweep(*trials)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    table = {row["data.path"]: row for row in rows(tmp_path)}
-    assert table[str(data)]["status"] == "done" and float(table[str(data)]["objective"]) >= 1
-    failed = table[str(tmp_path / "also.jsonl")]
-    assert failed["status"] == "failed" and "also.jsonl" in failed["error"]
+    table = {row["verifier.name_or_path"]: row for row in rows(tmp_path)}
+    assert table[str(whole)]["status"] == "done" and float(table[str(whole)]["objective"]) >= 1
+    failed = table[str(empty)]
+    assert failed["status"] == "failed" and str(empty) in failed["error"]
     assert "Traceback" in RunFolder(tmp_path / "sweep" / failed["trial"]).failed.read_text()
 
-    (tmp_path / "also.jsonl").write_text(data.read_text() + json.dumps(conversations[0]) + "\n")
+    shutil.copyfile(whole / "model.safetensors", empty / "model.safetensors")
     assert sweep(*trials).returncode == 0
     assert {row["status"] for row in rows(tmp_path)} >= {"done"}
 
-    stopped = sweep("data=jsonl", "data.path=/nowhere.jsonl,/neither.jsonl", "launch.on_failure=stop")
+    others = [str(verifier(tmp_path / name, weights=False)) for name in ("one", "two")]
+    stopped = sweep("verifier=hf", f"verifier.name_or_path={','.join(others)}", "launch.on_failure=stop")
     assert stopped.returncode == 1
-    assert sum("nowhere" in row["data.path"] or "neither" in row["data.path"] for row in rows(tmp_path)) == 1
+    assert sum(row["verifier.name_or_path"] in others for row in rows(tmp_path)) == 1
 
 
 @pytest.mark.slow
@@ -236,7 +233,8 @@ def test_an_optuna_study_goes_on(sweep: Sweep, tmp_path: Path) -> None:
     assert states == ["FAIL", "COMPLETE", "COMPLETE"]
 
     assert sweep(*box, "hydra.sweeper.n_trials=2").returncode == 0
-    failing = sweep(*box, "hydra.sweeper.n_trials=3", "data=jsonl", "data.path=/nowhere.jsonl")
+    empty = verifier(tmp_path / "empty", weights=False)
+    failing = sweep(*box, "hydra.sweeper.n_trials=3", "verifier=hf", f"verifier.name_or_path={empty}")
     assert failing.returncode == 1 and "Traceback" not in failing.stderr, failing.stderr
     assert [row["status"] for row in rows(tmp_path)].count("failed") == 1
 
