@@ -12,6 +12,7 @@ class WindowLMLayout(Layout):
 
     title = "Window LM"
     paper = "https://www.jmlr.org/papers/v3/bengio03a.html"
+    vocabulary_key = "vocab_size"
 
     @classmethod
     def tensors(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec]:
