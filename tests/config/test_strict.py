@@ -172,7 +172,7 @@ MISTAKES: list[tuple[str, Any, str, str]] = [
         "speculators_config.proposal_methods.0.proposal_type",
         "tree",
         "speculators_config.proposal_methods[0]",
-        "must have a 'proposal_type', one of greedy",
+        "must have a 'proposal_type', one of dynamic_tree, greedy",
     ),
     (
         "speculators_config.proposal_methods.0.speculative_tokens",
