@@ -7,8 +7,7 @@ other layers adds only those. Each sequence goes through the verifier alone: wha
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -56,29 +55,17 @@ class CachedStates:
         self.head = head
         self._entry, self._places = entry, places
         self._open = lru_cache(OPEN)(self._checked)
-        # Threads that read ahead would share the open files; one keeps the order in which batches are asked for.
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="states")
-        self._ahead: dict[int, tuple[Batch, Future[VerifierStates]]] = {}
 
     @property
     def device(self) -> torch.device:
         """Where head and states are."""
         return self.head.embed_VH.device
 
-    def prefetch(self, batch: Batch, layer_ids: Sequence[int]) -> None:
-        """Read a batch's states in a thread."""
-        self._ahead[id(batch)] = batch, self._reader.submit(self._read, batch, layer_ids)
-
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a batch on the host, which consists of the entry's sequences; zero at padding."""
-        _, ahead = self._ahead.pop(id(batch), (None, None))
-        states = ahead.result() if ahead else self._read(batch, layer_ids)
+        states = self._read(batch, layer_ids)
         aux_BTA = None if states.aux_BTA is None else states.aux_BTA.to(self.device, non_blocking=True)
         return VerifierStates(states.last_BTH.to(self.device, non_blocking=True), aux_BTA)
-
-    def close(self) -> None:
-        """Stop reading ahead."""
-        self._reader.shutdown(cancel_futures=True)
 
     def _read(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States on the host, in pinned memory if they go to another device."""
@@ -144,8 +131,7 @@ def cached_states(
                 f"verifier_states=cached: {error}; or compute them in every step with verifier_states=in_process"
             ) from error
         verifier.release()
-        with closing(CachedStates(entry, {key: place for place, key in enumerate(keys)}, head)) as states:
-            yield states
+        yield CachedStates(entry, {key: place for place, key in enumerate(keys)}, head)
 
 
 def extract(

@@ -200,9 +200,6 @@ class StatesOfSizes:
         """Where head and states are."""
         return self.head.embed_VH.device
 
-    def prefetch(self, batch: Batch, layer_ids: Sequence[int]) -> None:
-        """Nothing."""
-
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a batch."""
         (B, T), H = batch.token_BT.shape, self.head.embed_VH.shape[1]

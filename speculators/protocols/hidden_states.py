@@ -42,17 +42,6 @@ class HiddenStates(Protocol):
         """Where head and states are."""
         ...
 
-    def prefetch(self, batch: Batch, layer_ids: Sequence[int]) -> None:
-        """Begin to fetch what the same arguments will be called with soon; it is kept until they are.
-
-        A source that computes the states in this process does nothing. Errors are raised by the call, not here.
-
-        Args:
-            batch: the very object that will be called with.
-            layer_ids: as for the call.
-        """
-        ...
-
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of every token of a batch, each computed from its own document alone.
 

@@ -89,9 +89,6 @@ class Verifier:
         """Where it computes."""
         return self.head.embed_VH.device
 
-    def prefetch(self, batch: Batch, layer_ids: Sequence[int]) -> None:
-        """Nothing: states are computed when they are asked for."""
-
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a packed batch, each document's as if it stood alone; padding's are of no use."""
         if self.packs:

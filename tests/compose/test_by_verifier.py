@@ -18,7 +18,7 @@ def verifier(folder: Path, width: int, vocab: int) -> list[str]:
     config = json.loads((Path(str(files("speculators.assets"))) / "tiny" / "config.json").read_text())
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config | {"hidden_size": width, "vocab_size": vocab}))
-    return ["verifier=hf", f"verifier.name_or_path={folder}"]
+    return ["verifier=hf", f"verifier.name_or_path={folder}", "data.regenerate=true"]
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def verifier(tmp_path: Path, executed: Path) -> Path:
     config["auto_map"] = {"AutoModelForCausalLM": "code.Model"}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "code.py").write_text(
-        f"open({str(executed)!r}, 'w').close()\nfrom transformers import LlamaForCausalLM as Model"
+        f"open({str(executed)!r}, 'w').close()\n"
+        "from transformers import LlamaForCausalLM\n\nclass Model(LlamaForCausalLM):\n    pass\n"
     )
     return folder
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from speculators.cli.launch import launch
 from speculators.cli.main import app
 from speculators.composition.compose import compose, pinned
 from speculators.execution.again import check_free
-from speculators.execution.launch import launch
 from speculators.utils.messages import WrongInput
 
 ROWS = Path(str(files("speculators.assets"))).joinpath("chat.jsonl").read_text().splitlines(True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def test_a_copied_pin_is_run_again_from_the_command_line(tmp_path: Path) -> None
     mine = tmp_path / "mine" / "algorithm" / "mine.yaml"
     mine.parent.mkdir(parents=True)
     packaged = Path(str(files("speculators.conf"))) / "algorithm" / "eagle3.yaml"
-    mine.write_text(packaged.read_text().replace("draft_vocab_size: null", "draft_vocab_size: 1024"))
+    mine.write_text(re.sub(r"(?m)^draft_vocab_size: .*", "draft_vocab_size: 1024", packaged.read_text()))
     data = tmp_path / "data.jsonl"
     rows = Path(str(files("speculators.assets"))).joinpath("chat.jsonl").read_text().splitlines(True)[:150]
     data.write_text("".join(rows))

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from transformers import LlamaForCausalLM
 
+from speculators.cli.launch import launch
 from speculators.composition.compose import pinned
 from speculators.execution import run as run_module
-from speculators.execution.launch import launch
 from speculators.utils.messages import RunFailed
 from speculators.verifier.loader import VerifierLoader
 from speculators.verifier.location import local_path

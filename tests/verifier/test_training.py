@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from speculators.cli.launch import launch
 from speculators.composition.compose import pinned
-from speculators.execution.launch import launch
 from speculators.export.checklist import check_folder
 from speculators.export.engines import engine_version
 from speculators.verifier.facts import VerifierFacts

@@ -12,6 +12,7 @@ class BlocksLayout(Layout):
 
     title = "Blocks"
     paper = "https://example.org/blocks"
+    vocabulary_key = "vocab_size"
 
     @classmethod
     def tensors(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec]:

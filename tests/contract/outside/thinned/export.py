@@ -12,6 +12,7 @@ class ThinnedLayout(Layout):
 
     title = "Thinned"
     paper = "https://example.org/thinned"
+    vocabulary_key = "vocab_size"
 
     @classmethod
     def tensors(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec]:
