@@ -1,8 +1,8 @@
 """One entry of the cache: a folder of shards, and a manifest that says what they are. Torch-free.
 
-A shard is whole once the manifest records its size and checksum: files are written beside their place, synced and
-renamed, the manifest last, so that a process killed at any moment leaves whole shards and rubbish that the next writer
-removes.
+A shard is complete once the manifest records its size and checksum: files are written to temporary names, synced and
+renamed, the manifest last, so a process killed at any moment leaves complete shards and temporary files that the next
+writer removes.
 """
 
 import errno
@@ -27,12 +27,12 @@ SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 class NoRoom(ValueError):
-    """What is to be written fits neither on the disk nor in the limit; the message says by how much, and the remedy."""
+    """A write would exceed the free disk space or the cache's limit; the message gives the shortfall and the remedy."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file as it was written.
+    """Recorded size and checksum of a file.
 
     Attributes:
         bytes: its size.
@@ -45,13 +45,13 @@ class Shard:
 
 @dataclass
 class Manifest:
-    """What an entry is.
+    """Metadata of an entry.
 
     Attributes:
-        about: a line for people.
-        made_of: all that decides the content; its hash names the entry.
-        extractions: how many times something was computed for it.
-        shards: by file name; None is being made, or was when its writer was cut off.
+        about: a one-line description for display.
+        made_of: all inputs that determine the content; their hash is in the entry's name.
+        extractions: number of times that content was computed for it.
+        shards: by file name; None marks a shard that is being written, or whose writer was interrupted.
     """
 
     about: str = ""
@@ -61,7 +61,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
-        """A manifest's file; an empty manifest if there is none, it is broken, or it names a file outside its folder."""
+        """Read a manifest file; an empty manifest if it is missing, invalid, or names a file outside its folder."""
         try:
             manifest = cls(**json.loads(path.read_text(encoding="utf-8")))
             shards: Any = manifest.shards
@@ -78,7 +78,7 @@ class Entry:
 
     Args:
         folder: of the entry; its name is the kind and the key.
-        lock: a file that whoever writes holds locked.
+        lock: file lock that the writing process holds.
     """
 
     def __init__(self, folder: Path, lock: Path) -> None:
@@ -93,7 +93,7 @@ class Entry:
 
     @property
     def own(self) -> bool:
-        """Whether the cache made the folder: it is no link, and its manifest's hash is the name's."""
+        """Whether the cache created the folder: it is not a link, and its manifest's hash matches its name."""
         return not self.folder.is_symlink() and self.name.endswith(f"-{key_of(self.manifest.made_of)}")
 
     @property
@@ -101,45 +101,45 @@ class Entry:
         """Bytes of everything in the folder."""
         total = 0
         for file in self.folder.iterdir():
-            with suppress(FileNotFoundError):  # somebody writes, and has just renamed it
+            with suppress(FileNotFoundError):  # another process may have just renamed it
                 total += file.lstat().st_size
         return total
 
     @property
     def last_used(self) -> float:
-        """Seconds since 1970; 0 for a folder that has lost its manifest."""
+        """Time of last use, in seconds since 1970; 0 for a folder without a manifest."""
         file = self.folder / MANIFEST
         return file.stat().st_mtime if file.exists() else 0.0
 
     @property
     def complete(self) -> bool:
-        """Whether all is there that was last asked of it."""
+        """Whether every shard that the manifest lists is present."""
         return bool(self.manifest.shards) and not self.missing(self.manifest.shards)
 
     def path(self, shard: str) -> Path:
-        """Where a shard is."""
+        """Path of a shard."""
         return self.folder / shard
 
     def whole(self) -> list[str]:
-        """Shards that are there in their recorded size."""
+        """Shards whose files exist with the recorded size."""
         return [name for name in self.manifest.shards if self._whole(name)]
 
     def missing(self, shards: Iterable[str]) -> list[str]:
-        """Those of some shards that are not there in their recorded size."""
+        """Those of the given shards whose files do not exist with the recorded size."""
         return [name for name in shards if not self._whole(name)]
 
     def damaged(self) -> list[str]:
-        """Files whose bytes are not those that were written; reads all of them."""
+        """Files that do not match their recorded checksum; reads every file in full."""
         return [name for name, shard in self.manifest.shards.items() if shard and not self.sound(name)]
 
     def sound(self, name: str) -> bool:
-        """Whether a shard's bytes are those that were written; reads all of them."""
+        """Whether a shard matches its recorded checksum; reads the whole file."""
         shard = self.manifest.shards.get(name)
         return shard is not None and self._whole(name) and digest.of_file(self.path(name)) == shard.sha256
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the one process that writes; waits for another, and sees what that one wrote."""
+        """Hold the entry's write lock; waits for another writer, then rereads the manifest."""
         try:
             held = self._lock.acquire(timeout=1)
         except Timeout:
@@ -151,14 +151,14 @@ class Entry:
                 raise ValueError(f"cache.dir: {self.folder} is a link, which the cache does not follow; remove it")
             found = Manifest.read(self.folder / MANIFEST)
             self.manifest.extractions, self.manifest.shards = found.extractions, found.shards
-            # Without a manifest nothing says whose the files are; those of the names that are needed are written anew.
+            # Without a manifest the files cannot be attributed; those with needed names are overwritten.
             for file in self.folder.iterdir() if found.made_of == self.manifest.made_of else ():
                 if file.name != MANIFEST and not self.manifest.shards.get(file.name):
                     file.unlink()
             yield
 
     def begin(self, shards: Iterable[str]) -> None:
-        """Note which shards are about to be made. To be called while writing, as are the next two."""
+        """Record which shards are about to be written. Call inside `writing`, as `add` and `forget`."""
         self.manifest.extractions += 1
         self.manifest.shards = {n: self.manifest.shards[n] for n in self.whole()} | dict.fromkeys(shards)
         self._save()
@@ -167,7 +167,7 @@ class Entry:
         """Write shards, all of them or none.
 
         Raises:
-            NoRoom: the disk is full; the entry is as it was.
+            NoRoom: the disk is full; the entry is unchanged.
         """
         before = dict(self.manifest.shards)
         try:
@@ -182,7 +182,7 @@ class Entry:
             raise
 
     def forget(self, shards: Iterable[str]) -> None:
-        """Remove shards; who needs them makes them again."""
+        """Remove shards; they are recomputed when next needed."""
         for name in shards:
             self.path(name).unlink(missing_ok=True)
             if name in self.manifest.shards:
@@ -210,5 +210,5 @@ class Entry:
 
 
 def key_of(made_of: Mapping[str, Any]) -> str:
-    """The part of an entry's name that says what it is made of."""
+    """The part of an entry's name that is the hash of its inputs."""
     return digest.of_words(made_of)[:16]

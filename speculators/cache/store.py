@@ -1,4 +1,4 @@
-"""The cache: a folder of entries, with a limit to what they may take. Torch-free."""
+"""The cache: a folder of entries with a limit on their total size. Torch-free."""
 
 import logging
 import os
@@ -23,17 +23,17 @@ LOCKS, REMOVED = ".locks", ".removed"
 
 
 def folder_of(chosen: str | Path | None) -> Path:
-    """The folder that was chosen; for None that of $SPECULATORS_CACHE, or ~/.cache/speculators."""
+    """The chosen folder; for None, $SPECULATORS_CACHE or ~/.cache/speculators."""
     return Path(chosen or os.environ.get(VARIABLE) or DEFAULT).expanduser()
 
 
 @dataclass(frozen=True)
 class Store:
-    """Entries that runs share, whichever process they are in.
+    """Entries shared by all runs, across processes.
 
     Attributes:
         folder: holds a folder for each entry.
-        limit: bytes that all entries together may take; None is no limit but the disk's.
+        limit: bytes that all entries together may take; None is limited only by the disk.
     """
 
     folder: Path
@@ -41,10 +41,10 @@ class Store:
 
     @classmethod
     def of(cls, settings: CacheSettings) -> "Store":
-        """The store that a run was told to use.
+        """The store that the settings of a run describe.
 
         Raises:
-            ValueError: its folder cannot be written.
+            ValueError: its folder is not writable.
         """
         folder = folder_of(settings.dir)
         try:
@@ -60,12 +60,12 @@ class Store:
 
     @contextmanager
     def use(self, kind: str, made_of: Mapping[str, Any], about: str) -> Iterator[Entry]:
-        """An entry that nobody removes until the block ends.
+        """An entry that is protected from removal until the block ends.
 
         Args:
             kind: what it holds.
-            made_of: everything that decides its content, in values that JSON can hold.
-            about: a line for people.
+            made_of: all inputs that determine its content, as JSON values.
+            about: a one-line description for display.
         """
         name = f"{kind}-{key_of(made_of)}"
         mark = FileLock(self._locks / f"{name}.{uuid4().hex}.use")
@@ -83,26 +83,26 @@ class Store:
 
     @property
     def free(self) -> int:
-        """Bytes that the disk has left."""
+        """Free bytes on the disk."""
         return shutil.disk_usage(self.folder).free
 
     def entries(self) -> list[Entry]:
-        """Every entry there is, the least recently used first; other folders are not the cache's."""
+        """All entries, least recently used first; folders that the cache did not create are excluded."""
         found = (entry for entry in self._folders() if entry.own)
         return sorted(found, key=lambda entry: (entry.last_used, entry.name))
 
     def strangers(self) -> list[Path]:
-        """What lies in the cache's folder without a manifest that fits its name."""
+        """Paths in the cache's folder without a manifest that matches their name."""
         return sorted(entry.folder for entry in self._folders() if not entry.own)
 
     def make_room(self, need: int) -> list[str]:
-        """Remove entries that nobody uses, the least recently used first, until `need` bytes fit.
+        """Remove entries that no process uses, the least recently used first, until `need` bytes fit.
 
         Returns:
-            Names of the removed.
+            Names of the removed entries.
 
         Raises:
-            NoRoom: even all of them would not be enough; none is removed.
+            NoRoom: removing all of them would not free enough; none is removed.
         """
         if not self.folder.is_dir():
             return []
@@ -128,7 +128,7 @@ class Store:
             return [self._remove(entry) for entry in removable]
 
     def _remove(self, entry: Entry) -> str:
-        # Renamed first: a process killed here leaves no half entry, and the next removal takes it.
+        # Renamed first: a process killed here leaves no partial entry, and the next removal deletes the rest.
         for left in self._locks.glob(f"*{REMOVED}"):
             shutil.rmtree(left, ignore_errors=True)
         removed = self._locks / f"{entry.name}{REMOVED}"
@@ -156,7 +156,7 @@ class Store:
         return Entry(self.folder / name, self._locks / f"{name}.lock")
 
     def _lock(self) -> FileLock:
-        """Held while somebody begins to use an entry, and while unused ones are removed."""
+        """Lock held while a process starts to use an entry, and while unused entries are removed."""
         return FileLock(self._locks / "store.lock")
 
     @property
@@ -165,12 +165,12 @@ class Store:
 
 
 def gb(size: float) -> str:
-    """Bytes for people."""
+    """A size in bytes, formatted for display."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def ago(moment: float) -> str:
-    """How long ago a moment in seconds since 1970 was, for people."""
+    """How long ago a time in seconds since 1970 was, formatted for display."""
     seconds = time.time() - moment
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:

@@ -21,18 +21,18 @@ from speculators.verifier.loader import VerifierLoader
 from speculators.verifier.location import content
 
 log = logging.getLogger(__name__)
-# Prompts between two writes: what a run that is cut off loses.
+# Prompts between two writes: the most that an interrupted run loses.
 SHARD = 256
 Answers = dict[tuple[int, ...], list[int]]
 
 
 def kept_answers(run: RunConfig, store: Store, verifier: VerifierLoader) -> Generate:
-    """The verifier's answers to prompts; those that an earlier run got are read.
+    """A function that generates the verifier's answers to prompts; cached answers of earlier runs are read.
 
     Args:
         run: verifier, data.regenerate_* and evaluation.batch_size are read.
-        store: where they are kept; where there is no room they are not kept.
-        verifier: writes them; loaded if one is missing.
+        store: cache of the answers; without room in it they are not stored.
+        verifier: generates them; loaded if an answer is missing.
     """
 
     def generate(prompts: list[list[int]]) -> list[list[int]]:
@@ -44,7 +44,7 @@ def kept_answers(run: RunConfig, store: Store, verifier: VerifierLoader) -> Gene
         }
         with store.use("answers", made_of, f"of {run.verifier.name_or_path}") as entry, entry.writing():
             known = _read(entry)
-            # In one order, so that a run that was cut off goes on with the batches of an undisturbed one.
+            # In a fixed order, so that an interrupted run resumes with the same batches as an uninterrupted one.
             new = sorted({tuple(p) for p in prompts} - known.keys(), key=lambda p: (len(p), p))
             known |= _answered(run, store, verifier, entry, new)
         return [known[tuple(p)] for p in prompts]
@@ -53,7 +53,7 @@ def kept_answers(run: RunConfig, store: Store, verifier: VerifierLoader) -> Gene
 
 
 def _decoding(data: DataSettings) -> dict[str, Any]:
-    """What of the settings decides an answer."""
+    """The settings that determine an answer."""
     budget = data.regenerate_max_new_tokens
     found: dict[str, Any] = {"max_length": data.max_length} if budget is None else {"max_new_tokens": budget}
     if data.regenerate_temperature:
@@ -70,7 +70,7 @@ def _answered(
         entry.begin(names)
     answers: Answers = {}
     for name, chunk in zip(names, chunks, strict=True):
-        # The shortest prompt comes first; what does not fit into data.max_length is cut off later.
+        # The shortest prompt comes first; tokens beyond data.max_length are cut later.
         budget = run.data.regenerate_max_new_tokens or run.data.max_length - len(chunk[0])
         sampler = _sampler(run.data, verifier.device, budget)
         got = plain(verifier.whole(), chunk, budget, run.evaluation.batch_size, sampler)
@@ -86,7 +86,7 @@ def _answered(
 
 
 def _sampler(data: DataSettings, device: torch.device, length: int) -> Callable[[Sequence[Sequence[int]]], Sampler]:
-    """Makes the sampler of some prompts."""
+    """A function that makes the sampler for given prompts."""
     if not data.regenerate_temperature:
         return greedy
     return lambda some: TextSampler(data.regenerate_temperature, data.regenerate_seed, some, length, device)

@@ -1,7 +1,7 @@
 """The verifier's hidden states, computed once and read from disk by every run that trains on the same sequences.
 
-An entry holds a set of shards for the state after the final norm and one for each layer, so that a draft that reads
-other layers adds only those. Each sequence goes through the verifier alone: what is stored depends on nothing else.
+An entry holds a set of shards for the state after the final norm and one for each layer, so a draft that reads
+other layers adds only those. The verifier runs on one sequence at a time: stored states do not depend on batching.
 """
 
 import logging
@@ -33,12 +33,12 @@ from speculators.verifier.location import content
 log = logging.getLogger(__name__)
 # Sequences of a shard: 2048 tokens of 4096 numbers in bfloat16 make 268 MB.
 SHARD = 16
-# Shards of one run that are open at a time; a process has some 65,000 mappings.
+# Shards that a run keeps open at a time; a process may have about 65,000 memory mappings.
 OPEN = 4096
 LAST = "last"
-# Raised when the states of some verifier change: 2 keeps documents apart in every class of model.
+# Increased when the states of some verifier change: since 2, documents are isolated in every class of model.
 VERSION = 2
-# Seconds between two lines about the progress.
+# Seconds between two progress lines.
 EVERY = 10.0
 
 
@@ -46,8 +46,8 @@ class CachedStates:
     """States read from an entry of the cache; implements `HiddenStates`.
 
     Args:
-        entry: holds a shard of every part for all sequences.
-        places: number of each sequence in the entry, by its `fingerprint`.
+        entry: holds the shards of every part for all sequences.
+        places: index of each sequence in the entry, by its `fingerprint`.
         head: the verifier's embedding and head, on the device that states are read to.
     """
 
@@ -58,11 +58,11 @@ class CachedStates:
 
     @property
     def device(self) -> torch.device:
-        """Where head and states are."""
+        """Device of the head and the states."""
         return self.head.embed_VH.device
 
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
-        """States of a batch on the host, which consists of the entry's sequences; zero at padding."""
+        """States of a batch that is on the host and consists of the entry's sequences; zero at padding."""
         states = self._read(batch, layer_ids)
         aux_BTA = None if states.aux_BTA is None else states.aux_BTA.to(self.device, non_blocking=True)
         return VerifierStates(states.last_BTH.to(self.device, non_blocking=True), aux_BTA)
@@ -88,7 +88,7 @@ class CachedStates:
         return self._open(shard_of(part, place)).get_tensor(str(place))
 
     def _checked(self, shard: str) -> Any:
-        """A shard, mapped, after its checksum was compared."""
+        """A memory-mapped shard whose checksum has been verified."""
         if not self._entry.sound(shard):
             raise ValueError(
                 f"{self._entry.path(shard)}: it is not as it was written; `speculators cache verify --remove` removes it, "
@@ -101,16 +101,16 @@ class CachedStates:
 def cached_states(
     store: Store, verifier: VerifierLoader, sequences: Sequence[Packed], layer_ids: Sequence[int]
 ) -> Iterator[CachedStates]:
-    """States of some sequences; what of them the cache lacks is computed first, and the verifier's layers are released.
+    """Cached states of sequences; missing states are computed first, and the verifier's layers are released.
 
     Args:
         store: the cache.
         verifier: loaded whole only if something is to be computed.
-        sequences: every sequence that will be asked for.
-        layer_ids: every layer that will be asked for.
+        sequences: every sequence that will be requested.
+        layer_ids: every layer that will be requested.
 
     Raises:
-        ValueError: there is no room for them.
+        ValueError: they do not fit on the disk or in the cache's limit.
     """
     settings = verifier.settings
     keys = [fingerprints(collate([sequence], 1))[0] for sequence in sequences]
@@ -142,15 +142,15 @@ def extract(
     sequences: Sequence[Packed],
     layer_ids: Sequence[int],
 ) -> None:
-    """Run the verifier over the sequences of every shard that is not there.
+    """Run the verifier on the sequences of every missing shard.
 
     Raises:
-        NoRoom: before anything is computed, or where the disk was filled meanwhile; finished shards stay.
+        NoRoom: before anything is computed, or when the disk fills up meanwhile; finished shards stay.
     """
     layers = {LAST: None} | {part_of(i): i for i in layer_ids}
     starts = range(0, len(sequences), SHARD)
     names = [shard_of(part, start) for start in starts for part in layers]
-    # Whoever lacks nothing does not wait for who adds other layers.
+    # If no shard is missing, return without waiting for the write lock of a process that adds other layers.
     if not entry.missing(names):
         return
     with entry.writing():
@@ -188,7 +188,7 @@ def _computed(
 
 
 def fingerprints(batch: Batch) -> list[bytes]:
-    """A hash of each sequence of a batch on the host: its tokens and where its documents begin."""
+    """A hash of each sequence of a batch on the host, over its tokens and the starts of its documents."""
     lengths = (batch.document_BT >= 0).sum(1).tolist()
     return [
         sha256(batch.token_BT[b, :n].numpy().tobytes() + batch.position_BT[b, :n].numpy().tobytes()).digest()
@@ -202,7 +202,7 @@ def part_of(layer_id: int) -> str:
 
 
 def shard_of(part: str, place: int) -> str:
-    """File of a part that holds the sequence at a place."""
+    """Name of the file of a part that holds the sequence at an index."""
     return f"{part}-{place // SHARD:06d}.safetensors"
 
 

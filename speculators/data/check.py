@@ -1,4 +1,4 @@
-"""Whether training could use a source of conversations, found out before anything else is read."""
+"""Early check that a source of conversations is usable for training, before anything else is read."""
 
 from collections import Counter
 
@@ -8,18 +8,18 @@ from speculators.data.template import ChatTemplate
 from speculators.data.unused import Unused
 from speculators.settings.run_config import DataSettings, RunConfig
 
-# Usable conversations that are looked at: all of a small source, the beginning of a large one.
+# Usable conversations that are checked: all of a small source, the beginning of a large one.
 ENOUGH = 10_000
 
 
 def check_run(run: RunConfig) -> None:
-    """Look whether a run could use its data.
+    """Check that a run can use its data.
 
     Args:
-        run: on a dry run, a tokenizer that cannot be had is no mistake: the plan says so.
+        run: on a dry run, an unavailable tokenizer is not an error: the printed plan says so.
 
     Raises:
-        ValueError: it could not; the message begins with the key to change.
+        ValueError: it cannot; the message begins with the key to change.
     """
     template = None
     try:
@@ -31,11 +31,11 @@ def check_run(run: RunConfig) -> None:
 
 
 def check(data: DataSettings, template: ChatTemplate | None) -> None:
-    """Look whether a source can be read, and whether there is anything to learn and to hold out in it.
+    """Check that a source can be read, and that it has data to train on and to hold out.
 
     Args:
         data: the source.
-        template: the verifier's; None does not look what becomes of the conversations in it.
+        template: the verifier's; None skips the check that it can render the conversations.
 
     Raises:
         ValueError: it cannot be used; the message names what is wrong.

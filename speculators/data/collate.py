@@ -11,12 +11,12 @@ from speculators.protocols.rows import PackedTargets
 
 
 def collate(sequences: Sequence[Packed], plan: RowPlanner | int, seeds: Sequence[int] | None = None) -> Batch:
-    """A batch as wide as its longest sequence.
+    """Collate packed sequences into a batch, padded to the longest.
 
     Args:
         sequences: packed documents, B of them.
-        plan: says which rows a sequence has; a number S >= 1 takes every slot up to S of every target.
-        seeds: of each sequence's plan, made by `row_seed`; None is 0 for all.
+        plan: chooses the rows of a sequence; a number S >= 1 takes every slot up to S of every target.
+        seeds: seed of each sequence's plan, from `row_seed`; None is 0 for all.
     """
     planner: RowPlanner = (lambda sequence, _: dense_rows(sequence, plan)) if isinstance(plan, int) else plan
     seeds = [0] * len(sequences) if seeds is None else seeds
@@ -38,7 +38,7 @@ def collate(sequences: Sequence[Packed], plan: RowPlanner | int, seeds: Sequence
 
 
 def packed_targets(sequence: Packed) -> PackedTargets:
-    """Where a sequence's documents lie, and which of its positions may be targets."""
+    """The document boundaries of a sequence, and the positions that may be targets."""
     length_D = torch.tensor([len(document.tokens) for document in sequence])
     document_T = torch.arange(len(sequence)).repeat_interleave(length_D)
     position_T = torch.arange(len(document_T)) - (length_D.cumsum(0) - length_D)[document_T]

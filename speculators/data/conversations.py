@@ -1,6 +1,6 @@
-"""Conversations of a source, in one form whatever form they were kept in, and what cannot be used, by reason.
+"""Reads the conversations of a source, normalised to one format, and counts unusable rows by reason.
 
-One form: messages with `role` and `content`, tool calls and tool definitions as OpenAI's chat completions have them but
+The format: messages with `role` and `content`, tool calls and tool definitions as in OpenAI's chat completions except
 for `arguments`, which is a dict as chat templates expect, and an answer's reasoning under `reasoning`.
 """
 
@@ -15,7 +15,7 @@ from speculators.settings.run_config import Source
 
 Message = dict[str, Any]
 
-# Names of the speakers in ShareGPT's form and in what came of it.
+# Role names in ShareGPT's format and in formats derived from it.
 ROLES = {
     "human": "user",
     "gpt": "assistant",
@@ -25,9 +25,9 @@ ROLES = {
     "function": "tool",
     "observation": "tool",
 }
-# What an answer's reasoning is called: by vLLM and DeepSeek's API, by OpenRouter, by gpt-oss.
+# Keys of an answer's reasoning: of vLLM and DeepSeek's API, of OpenRouter, of gpt-oss.
 REASONING = ("reasoning_content", "reasoning", "thinking")
-# What a part that is text is called: by chat completions, by responses.
+# Types of a text part: of OpenAI's chat completions, of its responses.
 NOT_UNICODE = "with text that is not Unicode"
 BAD_CALL = "with a tool call that cannot be read"
 BAD_TOOLS = "with tool definitions that cannot be read"
@@ -36,12 +36,12 @@ TEXTS = ("text", "input_text", "output_text")
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages in order.
+    """A conversation: its messages in order.
 
     Attributes:
         messages: each with `role` and `content`, a text; some with `tool_calls`, `reasoning`, `name` or `tool_call_id`.
         tools: definitions of the tools that the model may call.
-        truncated: the last answer was cut at a token limit, so it did not end where it ends here.
+        truncated: the last answer was cut at a token limit, so its text here is incomplete.
         place: file and line, or data set and row.
     """
 
@@ -52,13 +52,13 @@ class Conversation:
 
     @property
     def prompt(self) -> list[Message]:
-        """What comes before the first answer."""
+        """The messages before the first answer."""
         first = next((i for i, m in enumerate(self.messages) if m["role"] == "assistant"), len(self.messages))
         return self.messages[:first]
 
 
 class Unusable(ValueError):
-    """A row that is no conversation to learn from; its text is one of few reasons."""
+    """A row that cannot be used as a conversation; its text is one of a fixed set of reasons."""
 
 
 def read(source: Source, key: str, unused: Unused, answered: bool) -> Iterator[Conversation]:
@@ -66,10 +66,10 @@ def read(source: Source, key: str, unused: Unused, answered: bool) -> Iterator[C
 
     Args:
         source: files, or a data set of the Hub.
-        key: what stands before `.path` and `.name` as a person types it.
-        unused: gets what was left out, by reason.
-        answered: a conversation needs an answer, and ends with its last one; else it needs a prompt alone, and all of
-            it is kept.
+        key: config key of the source, to which messages append `.path` and `.name`.
+        unused: counts what was left out, by reason.
+        answered: a conversation must have an answer, and is cut after its last one; else it needs only a prompt, and
+            all of it is kept.
 
     Raises:
         ValueError: the source is missing or broken.
@@ -82,16 +82,16 @@ def read(source: Source, key: str, unused: Unused, answered: bool) -> Iterator[C
 
 
 def conversation(place: str, row: Any, answered: bool) -> Conversation:
-    """A row in our form.
+    """Convert a row to a `Conversation`.
 
     Raises:
-        Unusable: it has none.
+        Unusable: it cannot be converted.
     """
     turns = _turns(row)
     messages = [_message(turn) for turn in turns]
     finish_reason = row.get("finish_reason")
     if answered:
-        # What follows the last answer has nothing to be learnt from.
+        # Messages after the last answer are never supervised.
         while messages and messages[-1]["role"] != "assistant":
             messages.pop()
         if not any(is_answer(m) for m in messages):
@@ -102,7 +102,7 @@ def conversation(place: str, row: Any, answered: bool) -> Conversation:
 
 
 def is_answer(message: Message) -> bool:
-    """Whether there is anything in a message that a model would have written."""
+    """Whether a message has content that a model would have generated."""
     learnt = message["role"] == "assistant" and message.get("weight") != 0
     return learnt and bool(message["content"].strip() or message.get("tool_calls") or message.get("reasoning"))
 
@@ -142,7 +142,7 @@ def _message(turn: Any) -> Message:
     if calls and role == "assistant":
         message["tool_calls"] = [_call(c) for c in (calls if isinstance(calls, list) else [calls])]
     if turn.get("weight") == 0:
-        # OpenAI's mark of an answer that is not to be learnt.
+        # OpenAI's mark of an answer that is not to be trained on.
         message["weight"] = 0
     message |= {key: _unicode(turn[key]) for key in ("name", "tool_call_id") if isinstance(turn.get(key), str)}
     return message
@@ -182,7 +182,7 @@ def _call(call: Any) -> dict[str, Any]:
 
 
 def _tools(tools: Any) -> list[dict[str, Any]] | None:
-    """Tool definitions; those without the wrapper that OpenAI's form puts around a function get it."""
+    """Tool definitions; bare functions are wrapped as in OpenAI's format."""
     tools = _parsed(tools)
     if not tools:
         return None
@@ -195,7 +195,7 @@ def _tools(tools: Any) -> list[dict[str, Any]] | None:
 
 
 def _parsed(value: Any) -> Any:
-    """A value that may be kept as JSON text, as data sets with columns keep it."""
+    """Parse a value that may be stored as JSON text, as in columnar data sets."""
     if not isinstance(value, str):
         return value
     try:
@@ -205,7 +205,7 @@ def _parsed(value: Any) -> Any:
 
 
 def _json(value: Any, otherwise: str) -> Any:
-    """A value that a chat template can print as JSON; Unusable for another reason if it is none."""
+    """A value that a chat template can print as JSON; else raises Unusable with the reason `otherwise`."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -214,7 +214,7 @@ def _json(value: Any, otherwise: str) -> Any:
 
 
 def _unicode(text: str) -> str:
-    """The text itself; half of a surrogate pair, which JSON can hold, is no text."""
+    """Return the text unchanged; raises Unusable for a lone surrogate, which JSON can hold but UTF-8 cannot encode."""
     try:
         text.encode()
     except UnicodeError as error:

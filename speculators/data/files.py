@@ -1,4 +1,4 @@
-"""Where conversations are, and what the files of a source hold. Torch-free."""
+"""Locations of data sources, and hashes of the content of their files. Torch-free."""
 
 from collections.abc import Sequence
 from glob import glob
@@ -17,7 +17,7 @@ ENDINGS = (".jsonl", ".json", ".ndjson", ".parquet")
 
 
 def sources_of(data: DataSettings) -> list[Source]:
-    """What the settings of any kind of data read, in order."""
+    """The sources that data settings of any kind name, in order."""
     match data:
         case ChatData():
             return [Source(path=CHAT)]
@@ -31,7 +31,7 @@ def sources_of(data: DataSettings) -> list[Source]:
 
 
 def key_of(data: DataSettings, number: int) -> str:
-    """What stands before `.path` and `.name` of a source as a person types it."""
+    """The config key of a source, to which `.path` and `.name` are appended."""
     return f"data.sources.{number}" if isinstance(data, MixtureData) else "data"
 
 
@@ -41,7 +41,7 @@ def files_of(path: str, key: str = "data") -> list[Path]:
     Args:
         path: a file, a folder, a pattern (`data/*.parquet`), or pkg://package/file. A folder's files are those whose
             names end in .jsonl, .json, .ndjson (also .gz, .bz2, .xz, .zst) or .parquet.
-        key: for the message.
+        key: config key named in the message.
 
     Raises:
         ValueError: there are none.
@@ -62,10 +62,10 @@ def files_of(path: str, key: str = "data") -> list[Path]:
 
 
 def content_of(files: Sequence[Path]) -> str:
-    """A name for what files hold now."""
+    """An identifier of the current content of files."""
     return digest.of_file(files[0]) if len(files) == 1 else digest.of_files(files)
 
 
 def _bare_suffix(file: Path) -> str:
-    """A file's ending, that of a compression left out."""
+    """A file's suffix without that of a compression."""
     return (file.with_suffix("") if file.suffix in COMPRESSED else file).suffix

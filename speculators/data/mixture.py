@@ -23,9 +23,9 @@ def conversations(data: DataSettings, unused: Unused, answered: bool, counts: li
 
     Args:
         data: the sources; of those that stream no more is read than a run can take.
-        unused: gets what was left out, by reason.
+        unused: counts what was left out, by reason.
         answered: as for `read`.
-        counts: gets how many each source had.
+        counts: filled with the number of conversations of each source.
 
     Raises:
         ValueError: a source is missing or broken.
@@ -43,12 +43,12 @@ def conversations(data: DataSettings, unused: Unused, answered: bool, counts: li
 
 
 def order(data: DataSettings, counts: list[int], seed: int) -> list[int]:
-    """Numbers of the conversations that a run takes, shuffled.
+    """Indices of the conversations that a run takes, shuffled.
 
     Args:
         data: weights and max_conversations.
         counts: conversations of each source, which are numbered one source after the other.
-        seed: of the shuffling.
+        seed: of the shuffle.
     """
     numbers = list(range(sum(counts)))
     random.Random(seed).shuffle(numbers)
@@ -73,5 +73,5 @@ def sources_among(numbers: Iterable[int], counts: list[int]) -> Iterator[int]:
 
 
 def names(data: DataSettings) -> list[str]:
-    """What a person calls each source."""
+    """The display name of each source."""
     return [str(source.path or source.name) for source in sources_of(data)]

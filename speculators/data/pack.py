@@ -1,4 +1,4 @@
-"""Documents side by side in sequences of one length."""
+"""Packing of documents into sequences of bounded length."""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ Packed = list[Document]
 
 
 def pack(documents: Sequence[Document], max_length: int) -> list[Packed]:
-    """Best fit, longest first: little is left empty, and the same documents always pack alike.
+    """Pack documents by best fit, longest first; deterministic for the same documents.
 
     Args:
         documents: each at most `max_length` tokens long.

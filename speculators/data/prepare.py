@@ -1,4 +1,4 @@
-"""From the data settings to packed sequences, held-out prompts and a report."""
+"""Prepares data: from the settings to packed sequences, held-out prompts and a report."""
 
 import random
 from collections import Counter
@@ -22,14 +22,14 @@ from speculators.settings.run_config import DataSettings
 
 # Conversations that are in memory at a time.
 AT_ONCE = 1024
-# Characters of a prompt that name it; longer ones are named by their beginning and a hash.
+# Characters of a prompt's key; longer prompts are identified by their beginning and a hash.
 KEY_LENGTH = 512
 TOO_FEW = "data: at least two different prompts are needed, one to train on and one to hold out"
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What became of the data.
+    """Counts of what was used of the data and what was left out.
 
     Attributes:
         conversations: read and usable.
@@ -39,8 +39,8 @@ class DataReport:
         train_tokens: tokens to train on.
         supervised_tokens: those of them that are answers.
         heldout_prompts: distinct prompts kept for evaluation.
-        first: where each reason was met first.
-        left_out: answers that are used, without what the chat template does not show of them.
+        first: place of the first occurrence of each reason.
+        left_out: answers that are used without a part that the chat template does not render.
         unfinished: regenerated answers that did not end within their budget.
         sources: conversations of each source, where there are several.
     """
@@ -73,7 +73,7 @@ class DataReport:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that training and evaluation read.
+    """The prepared data that training and evaluation read.
 
     Attributes:
         train, heldout: packed sequences; no prompt is in both.
@@ -92,14 +92,14 @@ class Prepared:
 def prepare(
     data: DataSettings, template: ChatTemplate, vocab_size: int, seed: int, generate: Generate | None = None
 ) -> Prepared:
-    """Read, split, render, mask and pack.
+    """Prepare the data of a run: read, split, render, mask and pack.
 
     Args:
         data: the source and its sizes.
         template: the verifier's.
         vocab_size: the verifier's vocabulary, V.
         seed: decides which prompts are held out.
-        generate: the verifier's own answers; needed with data.regenerate, and not used without.
+        generate: generates the verifier's answers; required with data.regenerate, unused otherwise.
 
     Raises:
         ValueError: no usable data, or token ids that the verifier does not have.
@@ -146,12 +146,12 @@ def prepare(
 
 
 def prompts(data: DataSettings, template: ChatTemplate, seed: int | None) -> list[list[int]]:
-    """Distinct prompts of a data source, to decode.
+    """Token ids of the distinct prompts of a data source, for decoding.
 
     Args:
         data: the source.
         template: the verifier's.
-        seed: take what training with this seed holds out; None takes all, in the source's order.
+        seed: take the prompts that training with this seed holds out; None takes all, in the source's order.
 
     Raises:
         ValueError: no usable data.
@@ -184,12 +184,12 @@ def chosen(data: DataSettings, seed: int, unused: Unused) -> "Iterator[tuple[Sid
 
 @dataclass(frozen=True)
 class Side:
-    """Some conversations of a spool, in an order of their own.
+    """A subset of a spool's conversations, in a given order.
 
     Attributes:
-        spool: all of them.
-        numbers: of these, in order.
-        counts: of all of them, by source.
+        spool: all conversations.
+        numbers: indices of the subset, in order.
+        counts: conversations of the whole spool, by source.
     """
 
     spool: Spool
@@ -204,7 +204,7 @@ class Side:
 
 
 def taken(data: DataSettings, sides: Iterable[Side]) -> dict[str, int]:
-    """Conversations of each source by its name; nothing if there is one."""
+    """Number of conversations of each source by its name; empty if there is only one source."""
     called = names(data)
     if len(called) == 1:
         return {}
@@ -213,7 +213,7 @@ def taken(data: DataSettings, sides: Iterable[Side]) -> dict[str, int]:
 
 
 def nothing(unused: Unused) -> str:
-    """What is wrong with a source of which nothing can be used."""
+    """The message for a source without any usable conversation."""
     if not unused.counts:
         return "data: the source is empty"
     hint = "" if NO_ROOM not in unused.counts else "; data.max_length could be raised"
@@ -221,7 +221,7 @@ def nothing(unused: Unused) -> str:
 
 
 def split(spool: Spool, numbers: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers of train and held-out conversations; those with the same prompt stay together.
+    """Indices of the training and held-out conversations; those with the same prompt stay together.
 
     Raises:
         ValueError: fewer than two different prompts.
@@ -239,7 +239,7 @@ def split(spool: Spool, numbers: Sequence[int], fraction: float, seed: int) -> t
 
 
 def prompt_key(conversation: Conversation) -> str:
-    """A name for a conversation's prompt, by which conversations are held out."""
+    """A key of a conversation's prompt, by which conversations are split."""
     whole = repr(conversation.prompt)
     return whole if len(whole) <= KEY_LENGTH else whole[:KEY_LENGTH] + sha256(whole.encode()).hexdigest()
 
@@ -252,15 +252,15 @@ def rendered(
     left_out: Unused,
     cut: Counter[str],
 ) -> Iterator[Document]:
-    """Documents of conversations as they are, each with something to learn, tokenised some at a time.
+    """Documents of conversations as they are, each with supervised tokens, tokenised in chunks.
 
     Args:
         side: conversations with answers.
         template: the verifier's.
         max_length: tokens of a document.
-        unused: gets those that the template refuses, and documents whose prompt fills the whole length.
-        left_out: gets what the template does not show.
-        cut: gets documents that were longer.
+        unused: counts those that the template refuses, and documents whose prompt fills the whole length.
+        left_out: counts what the template does not render.
+        cut: counts documents that were longer.
     """
     left = iter(side)
     while some := list(islice(left, AT_ONCE)):

@@ -18,10 +18,10 @@ def flat(name: str, lists: Sequence[Sequence[int]]) -> dict[str, Tensor]:
 
 
 def cut(values: Sequence[T], lengths: Sequence[int]) -> list[Sequence[T]]:
-    """Pieces of some lengths, which add up to the whole."""
+    """Split values into pieces of the given lengths, which sum to the whole."""
     return [values[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]
 
 
 def lists(tensors: Mapping[str, Tensor], name: str) -> list[list[int]]:
-    """What `flat` was given."""
+    """The lists that `flat` stored under `name`."""
     return [list(values) for values in cut(tensors[name].tolist(), tensors[name + LENGTHS].tolist())]

@@ -1,4 +1,4 @@
-"""Every answer of conversations written anew by the verifier, each from what it wrote before: what a draft should learn."""
+"""Replaces every answer of conversations by the verifier's own, each conditioned on its earlier regenerated answers."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ UNFINISHED = "whose answer did not end within data.regenerate_max_new_tokens"
 
 @dataclass
 class _Talk:
-    """A conversation that is being had.
+    """State of a conversation while its answers are regenerated.
 
     Attributes:
         conversation: as it is in the data.
-        at: messages of the data that are used up.
-        history: what was said, answers by the verifier.
+        at: number of the data's messages that are processed.
+        history: messages so far, with the verifier's answers.
         documents: prompts and answers in tokens.
     """
 
@@ -31,10 +31,10 @@ class _Talk:
     documents: list[Document] = field(default_factory=list)
 
     def ask(self) -> bool:
-        """Go on to what is answered next; False if nothing is."""
+        """Advance to the next message to answer; False if there is none."""
         messages, asked = self.conversation.messages, False
         while self.at < len(messages) and not (asked and messages[self.at]["role"] == "assistant"):
-            # Of several answers in a row the first is written anew for all.
+            # Several answers in a row are replaced by one regenerated answer.
             if messages[self.at]["role"] != "assistant":
                 self.history.append(messages[self.at])
                 asked = True
@@ -42,13 +42,13 @@ class _Talk:
         return asked
 
     def answered(self, answer: Message) -> None:
-        """Go on from an answer; one that called a tool stays as it is, for what the tool said is an answer to it."""
+        """Append an answer; an original answer with tool calls is kept, since the tool results depend on it."""
         messages = self.conversation.messages
         following = messages[self.at + 1]["role"] if self.at + 1 < len(messages) else ""
         self.history.append(messages[self.at] if following == "tool" else answer)
 
     def add(self, prompt: list[int], answer: list[int]) -> None:
-        """A document of its own, or the last one and more, where the prompt begins with that."""
+        """Add a document, or extend the last one if the prompt begins with it."""
         supervised = [False] * len(prompt)
         if self.documents and prompt[: len(self.documents[-1].tokens)] == self.documents[-1].tokens:
             earlier = self.documents.pop().supervised
@@ -64,15 +64,15 @@ def regenerated(
     unused: Unused,
     unfinished: Unused,
 ) -> list[Document]:
-    """Distinct documents of prompts and of the verifier's own answers, token for token as it wrote them.
+    """Distinct documents of prompts and of the verifier's own answers, token for token as generated.
 
     Args:
         conversations: their answers are not read, but for calls of tools whose results follow.
         template: the verifier's.
-        generate: answers.
-        data: max_length and what becomes of an answer that did not end.
-        unused: gets conversations without any document.
-        unfinished: gets answers that did not end.
+        generate: generates the answers.
+        data: max_length and the handling of an answer that did not end.
+        unused: counts conversations without any document.
+        unfinished: counts answers that did not end.
     """
     talks = [_Talk(c) for c in conversations]
     active = talks
@@ -100,7 +100,7 @@ def regenerated(
 
 
 def _prompt(talk: _Talk, template: ChatTemplate, data: DataSettings, unused: Unused) -> list[int]:
-    """Token ids of what is to be answered; none if that cannot be asked."""
+    """Token ids of the prompt to answer; empty if it cannot be rendered or is too long."""
     reason = NO_ROOM
     try:
         prompt = template.prompt(talk.history, talk.conversation.tools)

@@ -1,7 +1,7 @@
-"""Which rows of a batch are trained: planned on the host, sequence by sequence, and put together.
+"""Plans which rows of a batch are trained: on the host, per sequence, then joined for the batch.
 
 A sequence's plan depends on the sequence, the settings and its own generator alone, so a batch has the same rows however
-it is cut into micro-batches and processes.
+it is divided into micro-batches and processes.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ def row_seed(seed: int, step: int, number: int) -> int:
     Args:
         seed: the run's.
         step: optimizer step, from 0; -1 for held-out data, whose rows are then the same at every evaluation.
-        number: of the sequence in the step's whole batch, all processes and micro-batches together.
+        number: index of the sequence in the step's whole batch, all processes and micro-batches together.
 
     Returns:
         0 ... 2 ** 63 - 1.
     """
-    # A hash, not a sum: neighbouring seeds, steps and numbers share no stream.
+    # A hash, not a sum: neighbouring seeds, steps and numbers get unrelated random streams.
     digest = hashlib.blake2b(f"{seed} {step} {number}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -50,9 +50,9 @@ def anchor_blocks(sequence: PackedTargets, anchor_A: torch.Tensor, slots: int) -
     Args:
         sequence: one packed sequence.
         anchor_A: int64 anchors in the sequence, ascending, each there once.
-        slots: rows of a block, S >= 1. A row whose target is none of `sequence.target_N`, or is of another document
-            than the anchor, is there and invalid: every block is whole, and of a batch with A anchors row (s, a) lies in
-            place (s - 1) * A + a.
+        slots: rows of a block, S >= 1. A row whose target is none of `sequence.target_N`, or is in another document
+            than the anchor, is present but invalid: every block has S rows, and in a batch with A anchors row (s, a)
+            has index (s - 1) * A + a.
     """
     length = len(sequence.position_T)
     is_target_T = torch.zeros(length, dtype=torch.bool)
@@ -66,7 +66,7 @@ def anchor_blocks(sequence: PackedTargets, anchor_A: torch.Tensor, slots: int) -
 
 
 def put_together(parts: Sequence[SequenceRows], lengths: Sequence[int], seeds: Sequence[int]) -> RowPlan:
-    """The plan of a batch, which is as wide as its longest sequence.
+    """Join the rows of sequences into the plan of a batch that is padded to its longest sequence.
 
     Args:
         parts: the rows of each of its sequences.
@@ -86,7 +86,7 @@ def put_together(parts: Sequence[SequenceRows], lengths: Sequence[int], seeds: S
     same_slot = slot_R[1:] == slot_R[:-1]
     if (same_slot & ((np.diff(anchor_R) <= 0) | (np.diff(group_R) <= 0))).any():
         raise ValueError("a row plan: among the rows of one slot, anchors must ascend with groups, each there once")
-    # An invalid row may look beyond the last position.
+    # An invalid row may refer to a position beyond the last.
     target_U, place_R = np.unique(np.clip(anchor_R + slot_R, 0, len(parts) * width - 1), return_inverse=True)
     starts = np.searchsorted(slot_R, np.arange(1, parts[0].slots + 2))
     layout = RowLayout(tuple(starts.tolist()), group_R, place_R, int(group_offsets[-1]), len(target_U))

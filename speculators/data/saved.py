@@ -1,4 +1,4 @@
-"""Prepared data, kept for the next run: whoever tokenises first does so for all."""
+"""Caches prepared data, so that runs with the same data settings tokenise it once."""
 
 import json
 import logging
@@ -25,19 +25,19 @@ from speculators.verifier.loader import VerifierLoader
 from speculators.verifier.location import content
 
 log = logging.getLogger(__name__)
-# Of the settings, those that say where something is.
+# Settings that are locations; they do not determine the content.
 PLACES = {"path", "name", "revision", "streaming"}
 ELSEWHERE = {**dict.fromkeys(PLACES, True), "sources": {"__all__": PLACES}}
 SEQUENCES, REPORT = "sequences.safetensors", "report.json"
 
 
 def prepared(run: RunConfig, store: Store, verifier: VerifierLoader, vocab_size: int) -> Prepared:
-    """What `prepare` makes of a run's data, from the cache if it is there.
+    """The result of `prepare` for a run's data, read from the cache if present.
 
     Args:
         run: data, verifier and seed are read.
-        store: where it is kept; where there is no room it is not kept.
-        verifier: answers prompts for data.regenerate; else it is not loaded.
+        store: the cache; without room in it the result is not stored.
+        verifier: answers prompts with data.regenerate; otherwise not loaded.
         vocab_size: the verifier's vocabulary, V.
 
     Raises:
@@ -60,7 +60,7 @@ def prepared(run: RunConfig, store: Store, verifier: VerifierLoader, vocab_size:
 
 
 def ingredients(run: RunConfig, verifier: VerifierLoader, vocab_size: int) -> dict[str, Any]:
-    """All that decides what `prepare` makes; where things are is no part of it."""
+    """All inputs that determine the result of `prepare`; locations are excluded."""
     name, revision = run.verifier.name_or_path, run.verifier.revision
     made_of = {
         "settings": run.data.model_dump(mode="json", exclude=ELSEWHERE),

@@ -1,4 +1,4 @@
-"""Rows of a source: JSON lines, also compressed, parquet, or a data set of the Hub. One row in memory at a time."""
+"""Reads the rows of a source: JSON lines, also compressed, parquet, or a Hub data set. One row in memory at a time."""
 
 import bz2
 import gzip
@@ -20,18 +20,18 @@ from speculators.data.files import content_of, files_of
 from speculators.data.unused import Unused
 from speculators.settings.run_config import Source
 
-# What is read of a parquet file, whatever else stands in it.
+# Columns that are read from a parquet file; others are ignored.
 COLUMNS = ("messages", "conversations", "prompt", "completion", "tools", "finish_reason")
 ROWS_AT_ONCE = 256
 
 
 def rows(source: Source, key: str, unused: Unused) -> Iterator[tuple[str, Any]]:
-    """The rows of a source, each with its place; a line that is no JSON is counted.
+    """The rows of a source, each with its place; a line that is not JSON is counted.
 
     Args:
         source: files, or a data set of the Hub.
-        key: what stands before `.path` and `.name` as a person types it.
-        unused: gets lines that cannot be read.
+        key: config key of the source, to which messages append `.path` and `.name`.
+        unused: counts lines that cannot be read.
 
     Raises:
         ValueError: it is missing or broken; the message names it.
@@ -50,7 +50,7 @@ def rows(source: Source, key: str, unused: Unused) -> Iterator[tuple[str, Any]]:
 
 
 def from_hub(source: Source, key: str) -> Any:
-    """The data set, as `datasets` keeps it on disk, or as it comes from the Hub.
+    """Load the data set, from the disk cache of `datasets` or streamed from the Hub.
 
     Raises:
         ValueError: it cannot be loaded.
@@ -62,7 +62,7 @@ def from_hub(source: Source, key: str) -> Any:
 
 
 def content(source: Source, key: str) -> str:
-    """A name for what a source holds now.
+    """An identifier of the current content of a source.
 
     Raises:
         ValueError: it is missing.
@@ -71,7 +71,7 @@ def content(source: Source, key: str) -> str:
         return content_of(files_of(source.path, key))
     assert source.name is not None, "a source has a path or a name"
     if not source.streaming:
-        # datasets makes a fingerprint of the files that it loaded, whatever the revision was called.
+        # The fingerprint of datasets depends on the loaded files, not on the name of the revision.
         return from_hub(source, key)._fingerprint
     if (folder := Path(source.name)).is_dir():
         return content_of(sorted(f for f in folder.rglob("*") if f.is_file()))
@@ -81,7 +81,7 @@ def content(source: Source, key: str) -> str:
 
 @contextmanager
 def _hub(source: Source, key: str) -> Iterator[None]:
-    """datasets raises some twenty types of its own and of its file systems; each means the same to the user."""
+    """Convert any error of datasets to a ValueError: it raises some twenty types of its own and of its file systems."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Conversations aside in a temporary file, so that a source may be larger than memory."""
+"""Stores conversations in a temporary file, so that a source may be larger than memory."""
 
 import pickle
 from array import array
@@ -15,17 +15,17 @@ IN_MEMORY = 256 * 2**20
 
 @contextmanager
 def spooled(conversations: Iterable[Conversation]) -> "Iterator[Spool]":
-    """A spool of conversations, which is gone at the end."""
+    """A spool of conversations, deleted when the block ends."""
     with SpooledTemporaryFile(IN_MEMORY) as file:
         yield Spool(file, conversations)
 
 
 class Spool:
-    """Conversations by their number; beyond IN_MEMORY bytes, eight bytes of each are in memory.
+    """Conversations by index; beyond IN_MEMORY bytes, only eight bytes of each stay in memory.
 
     Args:
-        file: where they are.
-        conversations: what it holds, in order.
+        file: temporary file that stores them.
+        conversations: the conversations to store, in order.
     """
 
     def __init__(self, file: IO[bytes], conversations: Iterable[Conversation]) -> None:

@@ -1,9 +1,9 @@
-"""Conversations in the verifier's chat template: text, and which of it the verifier itself would write.
+"""Renders conversations with the verifier's chat template, and marks the text that the verifier would generate.
 
-An answer is what the rendering of the conversation up to it has beyond the prompt that a server would make of what
-comes before it, up to the token at which the verifier stops. A template with `{% generation %}` says itself where its
-answers are. Some templates show earlier turns in another way once a later one is there (Qwen3 leaves out the thinking);
-such an answer becomes a document of its own, in the context in which it was given.
+The span of an answer is the rendering of the conversation up to and including it, minus the prompt that a server would
+render from the messages before it, up to the token at which the verifier stops. A template with `{% generation %}`
+marks its answers itself. Some templates render earlier turns differently once a later one follows (Qwen3 omits the
+thinking); such an answer becomes a separate document, in the context in which it was generated.
 """
 
 import json
@@ -26,7 +26,7 @@ from speculators.verifier.tokenizer import end_ids, load_tokenizer
 
 Span = tuple[int, int]
 MARK = re.compile(r"{%-?\s*generation\s*-?%}")
-# What a template writes for reasoning that is not there; Qwen3: <think>\n\n</think>\n\n.
+# What a template renders for absent reasoning; Qwen3: <think>\n\n</think>\n\n.
 EMPTY_BLOCK = re.compile(r"(\s*<(\w+)>\s*</\2>)\n*")
 TAG = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]")
 LONGEST_BLOCK = 64
@@ -34,7 +34,7 @@ THINK = re.compile(r"</?think>")
 INLINE = re.compile(r"\s*<think>\s*(.*?)\s*</think>\s*(.*)", re.DOTALL)
 REFUSED, LEFT_OUT = "that the chat template refuses", "whose answer the chat template leaves out or changes"
 
-# What a template makes of these tells how it works.
+# Probe messages: their rendering shows how a template works.
 TALK: list[Message] = [
     {"role": role, "content": text}
     for role, text in (("user", "first"), ("assistant", "second"), ("user", "third"), ("assistant", "fourth"))
@@ -51,7 +51,7 @@ TOOL_TALK: list[Message] = [
 
 @dataclass(frozen=True)
 class Document:
-    """Tokens that see each other and no others.
+    """Tokens that attend only to each other.
 
     Attributes:
         tokens: token ids.
@@ -68,8 +68,8 @@ class Rendered:
 
     Attributes:
         text: all of it.
-        spans: start and end of what the verifier would write, in characters, ascending.
-        truncated: the last answer did not end where it ends here.
+        spans: start and end of what the verifier would generate, in characters, ascending.
+        truncated: the last answer was cut, so its text here is incomplete.
     """
 
     text: str
@@ -79,10 +79,10 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Form:
-    """How a template takes what the OpenAI API has one way of writing.
+    """The variant of OpenAI's message format that a template expects.
 
     Attributes:
-        parts: content as a list of parts, as vision models' templates have it.
+        parts: content as a list of parts, as vision models' templates expect it.
         null_content: no content beside a tool call is None, not an empty text.
         text_arguments: a tool call's arguments as JSON text, not as a dict.
     """
@@ -93,7 +93,7 @@ class Form:
 
 
 class TemplateRefused(ValueError):
-    """The template raised on a conversation, or does not show its answers; the text is one of few reasons."""
+    """The template raised on a conversation, or does not render its answers; the text is one of a few fixed reasons."""
 
 
 class ChatTemplate:
@@ -102,8 +102,8 @@ class ChatTemplate:
     Args:
         tokenizer: the verifier's.
         end_ids: tokens at which the verifier stops writing.
-        variables: what the template is given besides the messages, e.g. `enable_thinking`.
-        today: what a template that prints today's date prints; None is today.
+        variables: passed to the template besides the messages, e.g. `enable_thinking`.
+        today: date that the template uses as today's; None is the current date.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, verifier: VerifierSettings, data: DataSettings) -> "ChatTemplate":
-        """The template of a run's verifier with what the run gives it.
+        """The chat template of a run's verifier, with the run's template variables.
 
         Raises:
             ValueError: the tokenizer cannot be loaded, or has no template.
@@ -145,7 +145,7 @@ class ChatTemplate:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def message(self, answer: Sequence[int]) -> Message:
-        """What the client of a server keeps of an answer: its text, and apart from it its reasoning.
+        """Convert an answer to the message that a chat client keeps: its text, and its reasoning separately.
 
         Args:
             answer: token ids, as the verifier wrote them.
@@ -161,11 +161,11 @@ class ChatTemplate:
         return {"role": "assistant", "content": text.removeprefix(heading).strip()}
 
     def rendered(self, conversation: Conversation, left_out: Unused) -> list[Rendered]:
-        """A conversation's documents: one, or several where the template shows earlier turns in another way later.
+        """A conversation's documents: one, or several where the template renders earlier turns differently later.
 
         Args:
             conversation: has an answer.
-            left_out: gets what the template does not show of answers that can be used all the same.
+            left_out: counts what the template does not render of answers that are still usable.
 
         Raises:
             TemplateRefused: no document can be made.
@@ -178,7 +178,7 @@ class ChatTemplate:
             raise TemplateRefused(LEFT_OUT)
         documents = []
         while answers:
-            # An answer belongs to the last document that begins with all that it was given and with itself.
+            # An answer belongs to the last document that begins with its prompt and the answer itself.
             last = answers[-1]
             fits = [last.text.startswith(a.text[: a.spans[-1][1]]) for a in answers]
             spans = [span for a, fitting in zip(answers, fits, strict=True) if fitting for span in a.spans]
@@ -198,7 +198,7 @@ class ChatTemplate:
             raise ValueError(
                 f"verifier.name_or_path: its tokenizer ({name}) has no offsets, by which answers are found"
             )
-        # The template wrote the special tokens already.
+        # The rendered text already contains the special tokens.
         texts = [d.text for d in documents]
         if not texts:
             return []
@@ -207,7 +207,7 @@ class ChatTemplate:
         return [self._document(rendered, tokens, offsets) for rendered, tokens, offsets in made]
 
     def _at_once(self, conversation: Conversation) -> Rendered | None:
-        """One rendering for all answers, if it is certain that it shows each as it was given; else None."""
+        """One rendering for all answers, if it certainly renders each as it was generated; else None."""
         messages = conversation.messages
         plain = all(m.keys() == {"role", "content"} and not THINK.search(m["content"]) for m in messages)
         if self.frame is None or not plain or conversation.tools or any(m["role"] == "tool" for m in messages):
@@ -231,7 +231,7 @@ class ChatTemplate:
 
     @cached_property
     def frame(self) -> tuple[str, str] | None:
-        """What stands before and behind an answer, where the template only appends as a conversation goes on."""
+        """The text before and after an answer, if the template only appends as a conversation grows; else None."""
         try:
             before, asked = self._render(TALK[:1], None)[0], self._render(TALK[:1], None, ask=True)[0]
             first = self._answer(Conversation(TALK[:2]), 1, Unused())
@@ -246,7 +246,7 @@ class ChatTemplate:
 
     @cached_property
     def marks(self) -> tuple[str, str, str, str]:
-        """What the verifier writes before an answer's text, before its reasoning, between the two, and before its end."""
+        """The text generated before an answer's text, before its reasoning, between the two, and before its end."""
         answer, reasoning = TALK[1], "zeroth"
         found = []
         for message in (answer, answer | {"reasoning": reasoning}):
@@ -263,7 +263,7 @@ class ChatTemplate:
 
     @cached_property
     def form(self) -> Form:
-        """The form of messages in which the template shows most."""
+        """The form of messages for which the template renders the most content."""
         forms = [Form(parts=parts) for parts in (False, True)]
         parts = max(forms, key=lambda form: sum(m["content"] in self._tried(TALK, form) for m in TALK)).parts
         forms = [Form(parts, null, text) for text in (False, True) for null in (True, False)]
@@ -279,7 +279,7 @@ class ChatTemplate:
     def _render(
         self, messages: list[Message], tools: list[dict[str, Any]] | None, ask: bool = False, form: Form | None = None
     ) -> tuple[str, list[Span]]:
-        """The text, with the start of an answer behind it if it is asked for, and what the template marks."""
+        """The rendered text, followed by the start of an answer if requested, and the spans that the template marks."""
         formed = [self._formed(m, form or self.form) for m in messages]
         try:
             found: Any = render_jinja_template(
@@ -290,7 +290,7 @@ class ChatTemplate:
                 add_generation_prompt=ask,
                 **self.variables,
             )
-        # A template is a program of whoever made the verifier; what it raises depends on what it does with a message.
+        # A template is third-party code of the verifier: it may raise any exception.
         except Exception as error:
             raise TemplateRefused(REFUSED) from error
         texts, blocks = found
@@ -298,7 +298,7 @@ class ChatTemplate:
 
     def _formed(self, message: Message, form: Form) -> Message:
         text, reasoning = message["content"], message.get("reasoning")
-        # A template that is given the reasoning apart may show it otherwise than with these tags.
+        # A template that gets the reasoning separately may render it with other tags than these.
         if self.reasoning and message["role"] == "assistant" and not reasoning and (found := INLINE.fullmatch(text)):
             reasoning, text = found.groups()
         content: Any = [{"type": "text", "text": text}] if form.parts else text
@@ -311,7 +311,7 @@ class ChatTemplate:
         return made | {"content": content}
 
     def _answer(self, conversation: Conversation, number: int, left_out: Unused) -> Rendered | None:
-        """The conversation up to an answer, with the spans of that one; None if the template shows nothing of it."""
+        """The conversation up to an answer, with the spans of that answer; None if the template does not render it."""
         message, before = conversation.messages[number], conversation.messages[:number]
         text, blocks = self._render([*before, message], conversation.tools)
         prompt, _ = self._render(before, conversation.tools, ask=True)
@@ -335,17 +335,17 @@ class ChatTemplate:
         return Rendered(text, spans)
 
     def _stop(self, text: str, end: int) -> int:
-        """The end of an answer with the token that stops it, where the next turn begins with that one, as in GLM-4.5."""
+        """The end of an answer including its stop token, also where that token begins the next turn, as in GLM-4.5."""
         if any(text.endswith(token, 0, end) for token in self.ends):
             return end
         return next((end + len(token) for token in self.ends if text.startswith(token, end)), end)
 
     def _start(self, prompt: str, text: str) -> int:
-        """Where an answer begins in a text, behind what that has in common with its prompt."""
+        """The start of an answer in a text, after the common prefix with its prompt."""
         if text.startswith(prompt):
             return len(prompt)
         shared = len(commonprefix((prompt, text)))
-        # A prompt that goes on with <think> and an answer that begins with <b> share a character, not a tag.
+        # A prompt that continues with <think> and an answer that begins with <b> share a character, not a tag.
         tags = TAG.finditer(prompt, max(0, shared - LONGEST_BLOCK), shared + LONGEST_BLOCK)
         return next((tag.start() for tag in tags if tag.start() < shared < tag.end()), shared)
 
@@ -369,7 +369,7 @@ def _with_text(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_end(document: Document, special: set[int]) -> Document:
-    """An answer that was cut did not end: its end-of-turn token and what follows are no part of the document."""
+    """Drop the end-of-turn token of a truncated answer, and what follows: the verifier did not generate them."""
     last = max((i for i, s in enumerate(document.supervised) if s), default=-1)
     if document.tokens[last] in special:
         last -= 1

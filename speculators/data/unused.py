@@ -1,10 +1,10 @@
-"""What could not be used, by reason."""
+"""Counts of unusable data, by reason."""
 
 from collections import Counter
 
 
 class Unused:
-    """Counts of what was left out, by reason, and where each reason was met first.
+    """Counts of what was left out, by reason, with the place of the first occurrence of each.
 
     Attributes:
         counts: by reason; a reason completes the sentence "3 conversations ...".
@@ -19,7 +19,7 @@ class Unused:
         """Count one.
 
         Args:
-            reason: why; one of few, so that counts say something.
+            reason: why; one of a fixed set, so that counts are meaningful.
             place: file and line, or data set and row.
         """
         self.counts[reason] += 1

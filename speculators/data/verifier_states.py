@@ -1,4 +1,4 @@
-"""The choice between the sources of verifier states."""
+"""Selects the source of verifier states."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,14 +17,14 @@ def open_states(
     """The source that a run's `verifier_states` names.
 
     Args:
-        run: what it was told.
-        store: where cached states are.
-        verifier: loaded whole by the sources that need its layers, and released by those that need them no longer.
-        sequences: every sequence that will be asked for.
-        layer_ids: every layer that will be asked for, ascending.
+        run: the run's config.
+        store: cache of the states.
+        verifier: loaded whole by the sources that need its layers, and released once they no longer do.
+        sequences: every sequence that will be requested.
+        layer_ids: every layer that will be requested, ascending.
 
     Raises:
-        ValueError: states that are to be kept on disk do not fit there.
+        ValueError: states that are to be cached on disk do not fit there.
     """
     match run.verifier_states:
         case InProcessStates():

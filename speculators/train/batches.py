@@ -1,4 +1,4 @@
-"""The batches that a step trains on, with their rows."""
+"""Makes the batches of a step, with their rows planned."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from speculators.data.row_plan import RowPlanner, row_seed
 from speculators.protocols.batch import Batch
 from speculators.train.order import Place
 
-# The step whose rows held-out sequences have: the same at every evaluation.
+# Step number used to plan the rows of held-out sequences, so that they are the same at every evaluation.
 HELDOUT = -1
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Makes batches of some packed sequences.
+    """Makes batches from packed sequences.
 
     Attributes:
-        sequences: all there are.
-        plan: says which rows a sequence has.
+        sequences: all packed sequences.
+        plan: chooses the rows of a sequence.
         seed: the run's.
     """
 
@@ -28,7 +28,7 @@ class Batches:
     seed: int
 
     def of(self, places: Sequence[Place], step: int) -> Batch:
-        """Some sequences as a batch, on the host.
+        """Collate sequences into a batch on the host.
 
         Args:
             places: which, and their numbers in the step's whole batch.

@@ -1,4 +1,4 @@
-"""A fresh draft: shapes on the meta device, memory on its own device, first weights by the algorithm."""
+"""Builds a new draft: created on the meta device, materialised on its own, initialised by the algorithm."""
 
 import torch
 
@@ -8,7 +8,7 @@ from speculators.protocols.initialisation import Initialisation
 
 
 def on_meta(config: SpeculatorModelConfig) -> SpeculatorModel:
-    """The draft that `config` describes, with shapes and no memory."""
+    """The draft that `config` describes, on the meta device: shapes without memory."""
     with torch.device("meta"):
         return SpeculatorModel.for_config(config)(config)
 
@@ -18,14 +18,14 @@ def build(config: SpeculatorModelConfig, given: Initialisation, device: torch.de
 
     Args:
         config: the published config.
-        given: what the draft may take first weights from.
-        device: where it is materialised; nothing of it is ever on another.
+        given: weights from which the draft may be initialised.
+        device: where it is materialised; no part of it is allocated on another device.
 
     Raises:
         RuntimeError: the algorithm's `initialise` left a tensor without values.
     """
     model = on_meta(config).float().to_empty(device=device)
-    # to_empty leaves whatever the memory held; NaN shows what `initialise` forgets.
+    # to_empty leaves memory uninitialised; NaN reveals what `initialise` does not set.
     floats = {n: t for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_floating_point()}
     with torch.no_grad():
         for tensor in floats.values():

@@ -1,7 +1,7 @@
-"""Resumable states of training, `checkpoints/step_N`: weights, optimizers, random generators, the place in the data.
+"""Resumable states of training, `checkpoints/step_N`: weights, optimizers, random generators, data position.
 
-The learning rate and the order of the data are functions of the step (`schedule`, `order`), so the step says both. All
-files are safetensors and JSON, which cannot run code, and a manifest of their hashes is written last.
+The learning rate and the order of the data are functions of the step (`schedule`, `order`); the step determines both.
+All files are safetensors and JSON, which cannot run code, and a manifest of their hashes is written last.
 """
 
 import json
@@ -29,7 +29,7 @@ MODEL, OPTIMIZER, RANDOM = "model.safetensors", "optimizer.safetensors", "random
 
 @dataclass
 class TrainState:
-    """All that training changes besides tensors.
+    """The state of training besides tensors.
 
     Attributes:
         step: optimizer steps done.
@@ -39,7 +39,7 @@ class TrainState:
         best_step: step with the best held-out acceptance estimate so far; None before the first.
         best: the held-out readings of that step.
         fresh: fingerprint of the trainable tensors before the first step.
-        processes: how many train together; they say what a step is.
+        processes: number of training processes, which determines the sequences of a step.
         identity: of the run, as `speculators.runfolder.identity` has it.
     """
 
@@ -60,12 +60,12 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def state_in(folder: Path, step: int) -> TrainState:
-    """What the checkpoint of one step holds besides tensors."""
+    """The state besides tensors in the checkpoint of one step."""
     return TrainState(**json.loads((folder / f"step_{step}" / STATE).read_text()))
 
 
 def problem_in(folder: Path, step: int, needs_best: bool) -> str | None:
-    """Why the checkpoint of one step cannot be gone on from, None if it can; reads all of it.
+    """Why the checkpoint of one step cannot be resumed, None if it can; reads all of it.
 
     Args:
         folder: of checkpoints.
@@ -79,15 +79,15 @@ def problem_in(folder: Path, step: int, needs_best: bool) -> str | None:
 
 
 class Checkpoints:
-    """The folder of one run's checkpoints.
+    """Saves, loads and prunes the checkpoints of one run.
 
     Args:
         folder: `checkpoints` in the run's folder; made when something is saved.
-        accelerator: knows the processes that train together.
+        accelerator: of the run's processes.
         model: the draft itself, not wrapped.
         optimizers: of all its trainable parameters.
-        identity: of the run; a checkpoint of another one is not gone on from.
-        keep_last: newest checkpoints that stay, >= 1; the best one stays besides.
+        identity: of the run; a checkpoint of another run is not resumed.
+        keep_last: newest checkpoints that are kept, >= 1; the best one is kept as well.
         needs_best: whether the best step's checkpoint will be loaded at the end.
     """
 
@@ -109,15 +109,15 @@ class Checkpoints:
         self._passed_over: set[int] = set()
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints there are, ascending."""
+        """Steps of the existing checkpoints, ascending."""
         return steps_in(self.folder)
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step is."""
+        """Path of the checkpoint of a step."""
         return self.folder / f"step_{step}"
 
     def save(self, state: TrainState) -> None:
-        """Write `step_N`, whole or not at all, then remove what is not to be kept."""
+        """Write `step_N` atomically, then remove checkpoints that are not to be kept."""
         whole, partial = self.path(state.step), self.folder / "partial"
         first, together = self._accelerator.is_main_process, self._accelerator.wait_for_everyone
         if first:
@@ -145,7 +145,7 @@ class Checkpoints:
         together()
 
     def resume(self) -> TrainState | None:
-        """Load the newest checkpoint that is as it was written; None if there is none at all.
+        """Load the newest undamaged checkpoint; None if there are no checkpoints.
 
         Raises:
             WrongInput: another run wrote it.
@@ -174,7 +174,7 @@ class Checkpoints:
         return state
 
     def _newest_good(self) -> int:
-        """The step to go on from; 0 if there are no checkpoints."""
+        """The step to resume from; 0 if there are no checkpoints."""
         problems = {}
         for step in reversed(self.steps()):
             if (problem := problem_in(self.folder, step, self._needs_best)) is not None:
@@ -191,7 +191,7 @@ class Checkpoints:
 
 
 def moments(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    """The tensors that optimizers keep, as `PARAMETER/NAME`; what else they hold, the run's settings say."""
+    """The state tensors of optimizers, as `PARAMETER/NAME`; their other state follows from the run's settings."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{key}": tensor.contiguous()
@@ -202,14 +202,14 @@ def moments(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tens
 
 
 def put_moments(model: nn.Module, optimizers: Sequence[Optimizer], tensors: dict[str, Tensor]) -> None:
-    """Give optimizers the tensors that `moments` took from others of the same parameters."""
+    """Load into optimizers the tensors that `moments` took from others of the same parameters."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         parameter, _, key = name.rpartition("/")
         by_parameter.setdefault(parameter, {})[key] = tensor
     for optimizer in optimizers:
-        # By number, in the order of the groups: so torch brings each to the device and the dtype that it needs.
+        # By number, in the order of the groups: so torch moves each to the device and dtype that it needs.
         own = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
         state = {i: by_parameter[name] for i, name in enumerate(own) if name in by_parameter}
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

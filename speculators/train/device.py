@@ -1,4 +1,4 @@
-"""Where a run computes: the device that was asked for, and accelerate set up on it."""
+"""Sets up accelerate and the precision of float32 products on a run's device."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def start_accelerator(device: torch.device, run: RunConfig, folder: Path) -> Acc
     """
     if device.type != "cpu":
         torch.accelerator.set_device_index(device.index or 0)
-    # accelerate keeps one state a process and refuses a second run with another precision or device.
+    # accelerate keeps one state per process and refuses a second run with another precision or device.
     AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
     return Accelerator(
         cpu=device.type == "cpu",
@@ -34,12 +34,12 @@ def start_accelerator(device: torch.device, run: RunConfig, folder: Path) -> Acc
 
 @contextmanager
 def float32_products(device: torch.device, precision: str) -> Iterator[None]:
-    """While entered, an accelerator takes products of float32 in TF32, unless precision is `fp32`.
+    """While entered, an accelerator computes float32 products in TF32, unless precision is `fp32`.
 
     For training alone: decoding compares logits more closely than TF32 rounds them.
 
     Args:
-        device: where the run computes; a CPU's products stay as they are.
+        device: where the run computes; products on a CPU are not affected.
         precision: the run's.
     """
     before = torch.get_float32_matmul_precision()

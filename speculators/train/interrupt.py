@@ -1,4 +1,4 @@
-"""Ctrl-C and a scheduler's SIGTERM: finish the step, save, say how to go on."""
+"""Handles SIGINT and SIGTERM: finish the step, save, and print how to resume."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ class Interrupt:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        # torchrun repeats what the terminal has sent to all, and kills who has not stopped after half a minute.
+        # torchrun resends the terminal's signal to its processes, and kills those still running after 30 seconds.
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             self._restore()
 

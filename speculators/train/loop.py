@@ -1,4 +1,4 @@
-"""The training loop. It knows no algorithm: the phases of a step, one after the other, are in `Loop.run`."""
+"""The training loop, independent of the algorithm; the phases of a step are in `Loop.run`, in order."""
 
 import math
 import time
@@ -34,7 +34,7 @@ from speculators.utils.device import memory_gb
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training came to.
+    """The result of training.
 
     Attributes:
         step: the step whose weights the model now has.
@@ -69,17 +69,17 @@ def train(
         model: the draft, on the verifier's device.
         verifier: its states of all of `prepared`, and its head.
         prepared: packed training and held-out sequences.
-        run: everything chosen.
+        run: the run's config.
         folder: the run's folder; gets checkpoints/, metrics.jsonl and the tracker's files.
-        read: hashes of what the run reads; checkpoints trained on something else are not gone on from.
+        read: hashes of what the run reads; checkpoints trained on something else are not resumed.
 
     Returns:
-        The result; `model` has the weights to publish.
+        The result; `model` then has the weights to publish.
 
     Raises:
         WrongInput: the checkpoints in the folder are another run's.
         NotFinite: names the step; the last good checkpoint stays.
-        Interrupted: a signal came; a checkpoint was saved.
+        Interrupted: a signal was received; a checkpoint was saved.
     """
     loop = Loop(model, verifier, prepared, run, folder, read)
     try:
@@ -91,11 +91,11 @@ def train(
 
 
 def finished(folder: Path, run: RunConfig, sequences: int) -> bool:
-    """Whether a folder's newest checkpoint is whole and of a run's last step, so that training it reads no states.
+    """Whether a folder's newest checkpoint is complete and of a run's last step, so that `train` reads no states.
 
     Args:
         folder: in which the run trains.
-        run: everything chosen.
+        run: the run's config.
         sequences: packed sequences in the training data, >= 1.
     """
     checkpoints = RunFolder(folder).checkpoints
@@ -140,14 +140,14 @@ class Loop:
         self.tracking = Tracking(self.accelerator, run, folder, self.state.step)
         self.progress = TrainProgress(self.order.steps, self.state.step, self.accelerator.is_main_process)
         self.meter = Meter()
-        # First step with a non-finite loss or gradient; stays on the device until somebody has to know.
+        # First step with a non-finite loss or gradient; stays on the device until `check_finite` reads it.
         self.broken = torch.tensor(math.inf, device=self.device)
-        # How many processes were told to stop, as of the step before.
+        # Number of processes that had received a signal, as of the previous step.
         self.asked: Any = False
         self.lap_start, self.lap_tokens = time.monotonic(), self.state.tokens
 
     def run(self, interrupt: Interrupt) -> None:
-        """All steps that are left, with what comes between them."""
+        """Run all remaining steps, with logging, evaluation and checkpoints."""
         trainer, state, steps = self.settings.trainer, self.state, self.order.steps
         if state.step:
             self.progress.say(f"going on after step {state.step} of {steps}")
@@ -195,19 +195,19 @@ class Loop:
 
     @property
     def progress_made(self) -> float:
-        """Share of the optimizer steps that are done."""
+        """Fraction of the optimizer steps that are done."""
         return self.state.step / self.order.steps
 
     def stopping(self, interrupt: Interrupt, last: bool) -> bool:
-        """Whether a signal came, to any process: all must leave after the same step, or they wait for each other for ever."""
+        """Whether any process received a signal: all must stop after the same step, or collectives deadlock."""
         if self.accelerator.num_processes == 1:
             return interrupt.asked
-        # What they say now is read a step later, when it has long been here.
+        # The reduced count is read one step later, when it is available without waiting for the device.
         before, self.asked = self.asked, self.accelerator.reduce(self.broken.new_tensor(interrupt.asked), "sum")
         return bool(before) or (last and bool(self.asked))
 
     def check_finite(self) -> None:
-        """Stop the run if a step since the last check went wrong; waits for the device."""
+        """Stop the run if a step since the last check had a non-finite loss or gradient; waits for the device."""
         broken = self.broken.item()
         if broken < math.inf:
             saved = self.checkpoints.steps()
@@ -225,7 +225,7 @@ class Loop:
         return seconds
 
     def log(self, steps: int) -> None:
-        """Read the meter of the last `steps` steps and show it everywhere."""
+        """Read the meter of the last `steps` steps; write it to the trackers and the progress display."""
         self.check_finite()
         readings = self.meter.read(self.accelerator, steps)
         tokens, self.lap_tokens = self.state.tokens - self.lap_tokens, self.state.tokens
@@ -238,7 +238,7 @@ class Loop:
 
     @torch.no_grad()
     def evaluate(self) -> bool:
-        """Held-out losses; whether the acceptance estimate is the best so far."""
+        """Compute the held-out readings; returns whether the acceptance estimate is the best so far."""
         self.check_finite()
         self.lap()
         size, count = self.settings.trainer.batch_size, len(self.data.heldout)
@@ -265,14 +265,14 @@ class Loop:
         return improved
 
     def save(self) -> None:
-        """A resumable checkpoint of this step."""
+        """Save a resumable checkpoint of this step."""
         self.check_finite()
         self.lap()
         self.checkpoints.save(self.state)
         self.lap_start = time.monotonic()
 
     def finish(self) -> TrainResult:
-        """Check that everything moved, take the weights to publish, let go of accelerate."""
+        """Check that every trainable tensor changed, load the weights to publish, and release accelerate."""
         state = self.state
         check_moved(self.bare, state.fresh)
         step, heldout = state.step, state.heldout
@@ -287,5 +287,5 @@ class Loop:
 
 
 def due(step: int, every: int | None) -> bool:
-    """Whether something that happens every so many steps happens now."""
+    """Whether an action with interval `every` is due at this step."""
     return every is not None and step % every == 0

@@ -1,4 +1,4 @@
-"""Sums of losses and per-slot counts that stay on the device until somebody looks."""
+"""Sums of losses and per-slot counts that stay on the device until they are read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from speculators.losses.metrics import expected_acceptance_length
 
-# Numbers by name, and lists of numbers with one a slot.
+# Numbers by name, and lists with one number per slot.
 Readings = dict[str, Any]
 
 

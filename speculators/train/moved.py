@@ -1,4 +1,4 @@
-"""Proof that training reaches every trainable tensor: a draft with a dead one trains without complaint, and badly."""
+"""Checks that every trainable parameter gets a gradient and changes."""
 
 import torch
 from torch import nn
@@ -31,7 +31,7 @@ def check_moved(model: nn.Module, before: dict[str, list[float]]) -> None:
     """Check that every trainable tensor differs from `before`, the fingerprint of the fresh model.
 
     Raises:
-        RuntimeError: names the tensors that stayed.
+        RuntimeError: names the tensors that did not change.
     """
     now = fingerprint(model)
     still = [name for name in now if now[name] == before[name]]

@@ -1,4 +1,4 @@
-"""Which training sequence is seen when: a pure function of the seed, so that a resumed run goes on where it stopped."""
+"""The order of training sequences: a pure function of the seed, so that a resumed run continues where it stopped."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Order:
-    """The stream of all epochs, cut into steps; each epoch is shuffled anew.
+    """The sequence order of all epochs, divided into steps; each epoch is shuffled separately.
 
     Attributes:
         sequences: packed sequences in the training data, >= 1.
@@ -48,7 +48,7 @@ class Order:
         """One process's micro-batches of one step: `gradient_accumulation_steps` of them, in the run's last step as many
         as are left."""
         end = min((step + 1) * self.per_step, self.sequences * self.trainer.epochs)
-        # All processes get equally many, else they wait for each other for ever: the next epoch fills the gap.
+        # All processes get equally many, else collective operations deadlock: the next epoch fills the rest.
         end += -end % self.processes
         start = step * self.per_step
         mine = [Place(self._at(i), i - start) for i in range(start + process, end, self.processes)]
@@ -63,6 +63,6 @@ class Order:
 @lru_cache(maxsize=2)
 def shuffled(sequences: int, seed: int, epoch: int) -> list[int]:
     """0 ... sequences - 1 in the order of one epoch."""
-    # A prime apart, so that neighbouring seeds share no epoch.
+    # Generator seeds of epochs differ by multiples of a prime, so that neighbouring run seeds share no epoch.
     generator = torch.Generator().manual_seed(seed + 1_000_003 * epoch)
     return torch.randperm(sequences, generator=generator).tolist()

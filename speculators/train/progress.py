@@ -1,4 +1,4 @@
-"""What a person sees of training: a bar in a terminal, a line per log_every elsewhere."""
+"""Progress display of training: a bar in a terminal, a line per log_every elsewhere."""
 
 import sys
 import time
@@ -11,12 +11,12 @@ from speculators.train.metrics import Readings
 
 
 class TrainProgress:
-    """Bar or lines; nothing at all on processes other than the main one.
+    """Shows a progress bar or lines; nothing on processes other than the main one.
 
     Args:
         steps: of the whole run.
         first: steps that are done.
-        shown: False on processes that stay quiet.
+        shown: False on processes that show nothing.
     """
 
     def __init__(self, steps: int, first: int, shown: bool) -> None:
@@ -28,7 +28,7 @@ class TrainProgress:
             BarColumn(bar_width=12, table_column=Column(no_wrap=True)),
             TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=Column(no_wrap=True)),
             TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-            # Last and alone in being wrapped: a narrow terminal shows it in two lines.
+            # Last, and the only column that wraps: a narrow terminal shows it in two lines.
             TextColumn("{task.fields[line]}"),
             console=self.console,
             disable=not (shown and sys.stdout.isatty()),
@@ -43,11 +43,11 @@ class TrainProgress:
         self._bar.stop()
 
     def advance(self) -> None:
-        """One step more."""
+        """Advance by one step."""
         self._bar.advance(self._task)
 
     def show(self, step: int, readings: Readings) -> None:
-        """New readings of the training loss."""
+        """Show new training readings."""
         line = describe(readings)
         self._bar.update(self._task, line=line)
         if self._bar.disable:
@@ -55,7 +55,7 @@ class TrainProgress:
             self.say(f"step {step}/{self._steps} {line} left {left:.0f} s")
 
     def say(self, line: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a permanent line above the bar."""
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -68,5 +68,5 @@ def describe(readings: Readings) -> str:
 
 
 def per_slot(values: float | list[float]) -> str:
-    """Two digits a slot."""
+    """Values with two digits per slot."""
     return " ".join(f"{v:.2f}" for v in values) if isinstance(values, list) else f"{values:.2f}"

@@ -1,4 +1,4 @@
-"""The learning rate over the steps, as a pure function: a resumed run needs nothing but the number of the step."""
+"""The learning rate over the steps, as a pure function of the step: a resumed run needs no other state."""
 
 import math
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from speculators.settings.run_config import ScheduleSettings
 
 
 def scale(step: int, steps: int, schedule: ScheduleSettings) -> float:
-    """Learning rate of a step over the peak, in (0, 1].
+    """Learning rate of a step divided by the peak, in (0, 1].
 
     Args:
         step: optimizer steps done before this one, 0 ... steps - 1.

@@ -17,7 +17,7 @@ from speculators.settings.algorithm import AlgorithmSettings
 
 
 class Student:
-    """The draft in training, with everything that its loss needs.
+    """The draft in training, with the objects that its loss needs.
 
     Args:
         model: the draft.
@@ -36,11 +36,11 @@ class Student:
         self.model: nn.Module = accelerator.prepare_model(model)
 
     def weight(self, batch: Batch) -> float:
-        """How much a batch's loss weighs beside another's; of a grid of rows, its number of targets."""
+        """Weight of a batch's loss relative to other batches; for a grid of rows, its number of targets."""
         return row_count(batch.rows.layout, self._algorithm.slot_decay)
 
     def loss(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss over the rows of a batch on the host, and what a `Meter` collects of it.
+        """The mean loss over the rows of a batch on the host, and the values that a `Meter` collects.
 
         Args:
             batch: with its rows planned.
@@ -62,23 +62,23 @@ class Student:
         return loss, {**first.metrics, **sets, **extra}
 
     def learn(self, batches: Sequence[Batch], progress: float) -> dict[str, Tensor]:
-        """Add the gradient of the mean over the rows of all `batches` together, however these are cut.
+        """Add the gradient of the mean over the rows of all `batches` together, independent of their division.
 
         Args:
             batches: this process's micro-batches of one optimizer step.
             progress: share of the optimizer steps that are done, in [0, 1).
 
         Returns:
-            What a `Meter` collects; `loss` is the mean loss.
+            The values that a `Meter` collects; `loss` is the mean loss.
         """
         counts = [self.weight(batch) for batch in batches]
         device = self._verifier.device
-        # A step without any row has no loss, and not one of NaN.
+        # Without any row the loss of a step is 0, not NaN.
         total = self._accelerator.reduce(torch.tensor(sum(counts), device=device), "sum").clamp_min(1e-9)  # type: ignore[union-attr] # typed for nests
         sums: dict[str, Tensor] = {}
         for i, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             last = i == len(batches) - 1
-            # DDP averages over processes; times their number makes that a sum.
+            # DDP averages over processes; multiplying by their number makes that a sum.
             share = count * self._accelerator.num_processes / total  # type: ignore[operator] # typed for nests
             with nullcontext() if last else self._accelerator.no_sync(self.model):
                 loss, metrics = self.loss(batch, progress)
@@ -89,7 +89,7 @@ class Student:
         return sums
 
     def update(self, optimizers: Sequence[Optimizer], max_grad_norm: float) -> Tensor:
-        """Clip, step, forget the gradients; the gradient's norm before clipping."""
+        """Clip, step and zero the gradients; returns the gradient norm before clipping."""
         norm = self._accelerator.clip_grad_norm_(self.model.parameters(), max_grad_norm)
         for optimizer in optimizers:
             optimizer.step()

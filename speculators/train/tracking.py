@@ -1,4 +1,4 @@
-"""Metrics for later: metrics.jsonl in the run's folder, and whichever tracker of accelerate's was chosen."""
+"""Writes metrics to metrics.jsonl in the run's folder and to the chosen tracker of accelerate."""
 
 import json
 import math
@@ -17,9 +17,9 @@ class Tracking:
     """Writes every reading to both; `close` flushes the trackers.
 
     Args:
-        accelerator: as `start_accelerator` made it, the tracker's name inside.
+        accelerator: from `start_accelerator`, with the tracker's name.
         run: logged as the run's hyperparameters.
-        folder: metrics.jsonl is here; lines after step `first` are dropped, they are about to be made again, and damaged ones.
+        folder: metrics.jsonl is here; damaged lines, and lines after step `first`, are dropped.
         first: steps that are done.
     """
 
@@ -27,7 +27,7 @@ class Tracking:
         self._accelerator = accelerator
         self._file = RunFolder(folder).metrics
         if accelerator.is_main_process:
-            # A crash may have cut the last line off.
+            # A crash may have truncated the last line.
             text = self._file.read_text(encoding="utf-8", errors="replace") if self._file.exists() else ""
             kept = [line for line in text.rpartition("\n")[0].splitlines() if _step(line) <= first]
             self._file.write_text("".join(line + "\n" for line in kept))
@@ -55,7 +55,7 @@ class Tracking:
 
 
 def _step(line: str) -> float:
-    """Step of a reading; infinity if the line is none."""
+    """Step of a reading; infinity if the line is not a reading."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -1,4 +1,4 @@
-"""Documents of a packed batch, taken apart: each in a row of its own, padded behind, and put back where it was."""
+"""Unpacks the documents of a packed batch into right-padded rows of their own, and packs their states again."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from speculators.protocols.batch import Batch
 
 
 def groups(batch: Batch) -> list[Tensor]:
-    """Rows of documents, those of like length together, so that little is padding.
+    """Group documents of similar length into rows with little padding.
 
     Args:
         batch: on the host.
 
     Returns:
-        int64 index_DL tensors, each with the flat positions of D documents, -1 at padding. A group has no more places
-        than the batch has, so it needs no more memory.
+        int64 index_DL tensors, each with the flat positions of D documents, -1 at padding. A group has at most as
+        many positions as the batch, so it needs no more memory.
     """
     document_P = batch.document_BT.flatten()
     begins_P = (document_P >= 0) & (batch.position_BT.flatten() == 0)
@@ -35,7 +35,7 @@ def groups(batch: Batch) -> list[Tensor]:
 
 
 def placed(parts: Sequence[tuple[Tensor, Tensor]], shape: tuple[int, int]) -> Tensor:
-    """[B, T, H] states of documents back in their places, zero at padding.
+    """[B, T, H] states of documents at their positions in the packed batch, zero at padding.
 
     Args:
         parts: for each group its index_DL and its states [D, L, H].

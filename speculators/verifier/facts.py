@@ -1,4 +1,4 @@
-"""What a verifier's config.json says, and nothing else of it. Torch-free."""
+"""Facts about a verifier from its config.json alone. Torch-free."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from speculators.utils.untrusted import MOST_SIZE, read_json
 from speculators.verifier.location import config_file
 
-# Classes of transformers whose output head always has a bias; others say it in `lm_head_bias`.
+# Classes of transformers whose output head always has a bias; others set it in `lm_head_bias`.
 BIASED_HEADS = ("codegen", "gptj", "phi")
 
 
 class VerifierFacts(BaseModel):
-    """Sizes and kinds that a draft must agree with, the text model's where there are several."""
+    """Sizes and kinds that a draft must match, those of the text model if there are several."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,7 +36,7 @@ class VerifierFacts(BaseModel):
     @field_validator("*")
     @classmethod
     def check_size(cls, value: Any) -> Any:
-        """No model is so large that its sizes fill any memory."""
+        """Reject sizes that are larger than any real model's."""
         if isinstance(value, int) and value > MOST_SIZE:
             raise ValueError(f"must be at most {MOST_SIZE}")
         return value
@@ -85,7 +85,7 @@ class VerifierFacts(BaseModel):
             architectures=config.get("architectures") or [],
             model_type=text.get("model_type", ""),
             hidden_size=text["hidden_size"],
-            # Mixtures of experts may name only the experts' width.
+            # Mixture-of-experts configs may give only the experts' width.
             intermediate_size=text.get("intermediate_size") or 4 * text["hidden_size"],
             num_hidden_layers=text["num_hidden_layers"],
             num_attention_heads=heads,
@@ -109,9 +109,9 @@ def _mapping(config: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _rope(text: dict[str, Any]) -> dict[str, Any]:
-    """One dict of rope parameters, from either of the two spellings; what only multimodal positions need is dropped."""
+    """One dict of rope parameters, from either spelling; keys that only multimodal positions need are dropped."""
     parameters = dict(_mapping(text, "rope_parameters") or _mapping(text, "rope_scaling"))
-    # By kind of layer (Gemma 3): those of the layers that see everything.
+    # By kind of layer (Gemma 3): those of the full-attention layers.
     by_kind = {kind: own for kind, own in parameters.items() if isinstance(own, dict)}
     if by_kind:
         parameters = dict(by_kind.get("full_attention") or next(iter(by_kind.values())))

@@ -27,7 +27,10 @@ def head_of(model: PreTrainedModel) -> VerifierHead:
 
 
 def _logit_scale(config: dict[str, Any]) -> float:
-    """What a model multiplies its logits by: Cohere and Falcon-H1 do, Granite divides them; `Verifier.load` checks it."""
+    """The factor by which a model multiplies its logits.
+
+    Cohere and Falcon-H1 multiply by it, Granite divides; `Verifier.load` checks the result.
+    """
     scaling = config.get("logits_scaling") or 1.0
     if config["model_type"] == "hyperclovax":  # Granite's key, but multiplied
         return scaling
@@ -67,9 +70,9 @@ def read_head(settings: VerifierSettings, dtype: str, device: torch.device) -> V
 
 
 def _stored(tensors: VerifierTensors, names: list[str], parameter: nn.Parameter) -> str:
-    """The checkpoint's name of a parameter: the model's own, or the only one that ends alike and has its shape.
+    """The checkpoint's name of a parameter: the model's own, or the only one with the same ending and shape.
 
-    Checkpoints of multimodal or older models put other prefixes before the names.
+    Checkpoints of multimodal or older models have other prefixes before the names.
     """
     for name in names:
         if name in tensors.names:

@@ -1,4 +1,4 @@
-"""The verifier, loaded into this process."""
+"""The verifier, loaded in this process."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -24,7 +24,7 @@ class Verifier:
 
     Args:
         model: the whole model.
-        name: what messages call it.
+        name: used in messages.
 
     Attributes:
         model: the whole model, in evaluation mode, without gradients.
@@ -48,7 +48,7 @@ class Verifier:
         """Read the weights onto `device`.
 
         Raises:
-            ValueError: a draft cannot be trained for this class of model; said before the weights are read.
+            ValueError: a draft cannot be trained for this class of model; raised before the weights are read.
         """
         check_structure(settings)
         auto: Any = auto_class(read_config(settings), settings.name_or_path)
@@ -65,7 +65,7 @@ class Verifier:
 
     @torch.no_grad()
     def check_head(self, name: str) -> None:
-        """Look whether decoder and head give the model's own logits: some classes do more than that.
+        """Check that decoder and head reproduce the model's own logits: some classes compute more than these.
 
         Args:
             name: the verifier, for the message.
@@ -86,17 +86,17 @@ class Verifier:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the model."""
         return self.head.embed_VH.device
 
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
-        """States of a packed batch, each document's as if it stood alone; padding's are of no use."""
+        """States of a packed batch, for each document as if computed alone; undefined at padding."""
         if self.packs:
             return self.states(batch.token_BT.to(self.device), batch.position_BT.to(self.device), layer_ids)
         B, T = batch.token_BT.shape
         parts = []
         for index_DL in groups(batch):
-            # Padding stands behind its document, and no token sees what comes after it.
+            # Padding follows its document, and attention is causal: no token attends to it.
             token_DL = batch.token_BT.flatten()[index_DL.clamp_min(0)].to(self.device)
             position_DL = torch.arange(index_DL.shape[1], device=self.device).expand_as(token_DL)
             parts.append((index_DL, self.states(token_DL, position_DL, layer_ids)))
@@ -106,17 +106,17 @@ class Verifier:
 
     @property
     def other_layers(self) -> list[str]:
-        """Kinds of layers beside full and sliding attention, in transformers' words."""
+        """Kinds of layers other than full and sliding attention, in the terms of transformers."""
         kinds, _ = get_layer_types_and_kwargs(self.model.config.get_text_config(decoder=True))
         return sorted(set(kinds) - {"full_attention", "sliding_attention"})
 
     @cached_property
     def packs(self) -> bool:
-        """Whether documents side by side stay apart in this model where positions restart.
+        """Whether restarting positions isolates the documents of a packed row in this model.
 
-        Layers of other kinds than these two carry a state on, or count chunks from the row's beginning. Of these two it
-        is measured, on a document beside two others, for some classes of transformers make their masks without the
-        positions. Where it is not so, each document gets a row of its own.
+        Layers other than full and sliding attention carry state across documents, or count chunks from the start of
+        the row. For these two it is measured, on a document packed with two others, because some classes of
+        transformers ignore the positions in their masks. If it fails, each document gets a row of its own.
         """
         if self.other_layers:
             return False
@@ -125,11 +125,11 @@ class Verifier:
         token_BT = torch.cat((before_2L, own_L.expand(2, 8)), dim=1)
         position_BT = torch.arange(8, device=self.device).repeat(2, 2)
         one_LH, other_LH = self.states(token_BT, position_BT, ()).last_BTH[:, 8:].float()
-        # Rounding may differ where tokens are routed to experts; to take it for a leak costs padding and nothing else.
+        # Rounding may differ where tokens are routed to experts; a false positive costs only padding.
         return bool((one_LH - other_LH).norm() < 1e-2 * one_LH.norm())
 
     def new_cache(self) -> Cache:
-        """An empty cache that keeps every token, also of layers that look back no further than a window."""
+        """An empty cache that keeps every token, also for sliding-window layers."""
         layers = DynamicCache(config=self.model.config).layers
         stateful = [isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers]
         kept = [layer if has_state else DynamicLayer() for layer, has_state in zip(layers, stateful, strict=True)]
@@ -144,7 +144,7 @@ class Verifier:
         mask_BL: Tensor | Mapping[str, Tensor] | None = None,
         cache: Cache | None = None,
     ) -> VerifierStates:
-        """One pass of the decoder, without logits.
+        """Run one pass of the decoder, without logits.
 
         Args:
             token_BT: int64 token ids.

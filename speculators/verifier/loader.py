@@ -1,4 +1,4 @@
-"""The verifier of a run: loaded whole only while something needs its layers, else its embedding and head alone."""
+"""Loads a run's verifier: whole only while its layers are needed, otherwise its embedding and head alone."""
 
 import gc
 import logging
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 
 class VerifierLoader:
-    """Loads a verifier when it is asked for.
+    """Loads a verifier on demand.
 
     Args:
         settings: which verifier.
-        device: where it goes.
+        device: where it is loaded.
 
     Attributes:
         dtype: name of the dtype that it runs in; `auto` is that of its checkpoint, whatever it is.
@@ -37,7 +37,7 @@ class VerifierLoader:
         return self._whole
 
     def head(self) -> VerifierHead:
-        """Embedding and head; the layers are loaded for them only where the checkpoint is no safetensors files."""
+        """Embedding and head; the layers are loaded too only if the checkpoint is not in safetensors files."""
         try:
             return read_head(self.settings, self.dtype, self.device)
         except NotInSafetensors as error:
@@ -45,7 +45,7 @@ class VerifierLoader:
             return self.whole().head
 
     def release(self) -> None:
-        """Let go of the whole model; what was taken of it, as its head, stays."""
+        """Release the whole model; parts already taken from it, such as its head, stay."""
         self._whole = None
         gc.collect()
         if torch.accelerator.is_available():

@@ -1,4 +1,4 @@
-"""Where a verifier is, on the Hub, in a folder, or inside an installed package, and what exactly is there. Torch-free."""
+"""Location of a verifier (Hub, folder or installed package) and identifier of its content. Torch-free."""
 
 import os
 from importlib.resources import files
@@ -32,7 +32,7 @@ def local_path(name_or_path: str) -> str:
 
 
 def config_file(name_or_path: str, revision: str | None) -> Path:
-    """A verifier's config.json on this disk, brought from the Hub if need be.
+    """A verifier's config.json on the local disk, downloaded from the Hub if needed.
 
     Raises:
         ValueError: there is no such verifier.
@@ -46,7 +46,7 @@ def config_file(name_or_path: str, revision: str | None) -> Path:
         if not file.is_file():
             raise ValueError(f"verifier.name_or_path: {folder} has no config.json; it must be a model's folder")
         return file
-    # A path that does not exist must not be asked of the Hub: its answer would not say what is wrong.
+    # A missing path must not be looked up on the Hub: the Hub's error would be misleading.
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
         raise ValueError(f"verifier.name_or_path: the folder {name_or_path} does not exist")
     try:
@@ -59,15 +59,15 @@ def config_file(name_or_path: str, revision: str | None) -> Path:
 
 
 def content(name_or_path: str, revision: str | None, weights: bool) -> str:
-    """A name for what a verifier is, wherever it is.
+    """An identifier of a verifier's content, independent of its location.
 
     Args:
         name_or_path: hub id, folder, or pkg://package/folder.
         revision: branch, tag or commit on the Hub.
-        weights: False looks at config, tokenizer and chat template alone.
+        weights: False considers config, tokenizer and chat template alone.
 
     Returns:
-        `commit:` and the Hub's commit, which vouches for all files; or `sha256:` and the hash of a folder's files.
+        `commit:` and the Hub's commit, which identifies all files; or `sha256:` and the hash of a folder's files.
     """
     file = config_file(name_or_path, revision)
     if not Path(local_path(name_or_path)).is_dir():

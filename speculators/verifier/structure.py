@@ -1,4 +1,4 @@
-"""What of a model of transformers a draft needs, found by its structure, whatever its class calls the parts."""
+"""Finds the parts of a transformers model that a draft needs, by structure and not by attribute names."""
 
 import inspect
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def auto_class(config: PreTrainedConfig, name: str) -> type[AutoModelForCausalLM
     Raises:
         ValueError: it is neither.
     """
-    # A config with Python of its own names its classes itself.
+    # A config with remote code names its own classes.
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or config.to_dict().get("auto_map"):
         return AutoModelForCausalLM
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
@@ -81,7 +81,7 @@ def without_weights(settings: VerifierSettings, dtype: str = "auto") -> PreTrain
 
 
 def check_structure(settings: VerifierSettings) -> None:
-    """Build a verifier without weights and look whether a draft can be trained for it.
+    """Build a verifier without weights and check that a draft can be trained for it.
 
     Raises:
         ValueError: it cannot; the message says why.

@@ -1,4 +1,4 @@
-"""Single tensors of a verifier's checkpoint, read from its safetensors files; the rest of the model stays on disk."""
+"""Reads single tensors of a verifier's checkpoint from its safetensors files, without loading the rest."""
 
 import json
 from pathlib import Path
@@ -16,13 +16,13 @@ WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class NotInSafetensors(ValueError):
-    """The checkpoint has no safetensors files, or no tensor of the asked name in them."""
+    """The checkpoint has no safetensors files, or no tensor of the requested name in them."""
 
 
 class VerifierTensors:
     """Reads tensors of a verifier by their names in the checkpoint.
 
-    Of a checkpoint on the Hub only the files that hold an asked tensor are downloaded.
+    Of a checkpoint on the Hub only the files that hold a requested tensor are downloaded.
 
     Args:
         settings: where the verifier is.
@@ -56,7 +56,7 @@ class VerifierTensors:
             return tuple(file.get_slice(name).get_shape())
 
     def read(self, name: str, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-        """One tensor.
+        """Read one tensor.
 
         Args:
             name: in the checkpoint.
@@ -64,7 +64,7 @@ class VerifierTensors:
             dtype: what it becomes; None keeps the stored one.
 
         Returns:
-            A copy that needs no file any more.
+            A copy that does not depend on the file.
 
         Raises:
             NotInSafetensors: there is no such tensor.
@@ -80,7 +80,7 @@ class VerifierTensors:
         return path
 
     def _local(self, file: str) -> Path | None:
-        """A file of the checkpoint on this disk, downloaded if need be; None if there is none."""
+        """A file of the checkpoint on the local disk, downloaded if needed; None if there is none."""
         folder = Path(local_path(self._settings.name_or_path))
         if folder.is_dir():
             return folder / file if (folder / file).is_file() else None

@@ -19,7 +19,7 @@ def load_tokenizer(settings: VerifierSettings) -> PreTrainedTokenizerBase:
             local_path(settings.name_or_path), revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
     except Exception as error:
-        # Tokenizers are of many kinds, some of them Python of the verifier's repository: any exception may come of them.
+        # Tokenizers may run Python code from the verifier's repository, so any exception is possible.
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"verifier.name_or_path: the tokenizer of {settings.name_or_path} cannot be loaded "
@@ -34,7 +34,7 @@ def load_tokenizer(settings: VerifierSettings) -> PreTrainedTokenizerBase:
 
 
 def end_ids(settings: VerifierSettings, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens at which the verifier stops writing: those of its generation config, and its tokenizer's."""
+    """Tokens at which the verifier stops generating: those of its generation config, and its tokenizer's."""
     try:
         place, revision = local_path(settings.name_or_path), settings.revision or "main"
         found: Any = GenerationConfig.from_pretrained(place, revision=revision).eos_token_id
