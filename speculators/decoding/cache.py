@@ -16,7 +16,7 @@ class RaggedCache:
     the distance between two positions, which sliding windows count on.
 
     Layers with a state (linear attention, convolutions) have no columns, and nothing can be taken out of their state.
-    So it is noted after each token of a round, and the one after the last token that is kept goes on.
+    So the state is saved after each token of a round, and the one after the last kept token is restored.
 
     Args:
         kv: transformers' cache, empty.
@@ -37,11 +37,11 @@ class RaggedCache:
         return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.kv.layers)
 
     def note(self) -> None:
-        """Note the states after another token of this round."""
+        """Save the states after another token of this round."""
         self._noted.append([states[i].clone() for states, i in self._states()])
 
     def grow(self, columns: int) -> Tensor:
-        """[B, L] mask with so many new columns, all valid."""
+        """[B, L] mask with `columns` new columns, all valid."""
         self.valid_BL = torch.nn.functional.pad(self.valid_BL, (0, columns), value=True)
         return self.valid_BL
 
@@ -76,7 +76,7 @@ class RaggedCache:
         self.valid_BL = valid_BL.gather(1, order_BL)
 
     def _go_back(self, place_B: Tensor) -> None:
-        """Give each sequence the states after its token at a place of the round."""
+        """Restore each sequence's states after its token at a place of the round."""
         row_B = torch.arange(len(place_B), device=place_B.device)
         for (states, i), noted in zip(self._states(), zip(*self._noted, strict=True), strict=True):
             states[i] = torch.stack(noted)[place_B, row_B]
@@ -86,7 +86,7 @@ class RaggedCache:
         return (layer for layer in self.kv.layers if isinstance(layer, DynamicLayer))
 
     def _states(self) -> Iterator[tuple[dict[int, Any], int]]:
-        """Where each state of the layers that have some is kept."""
+        """The containers and keys of all states of layers that have states."""
         for layer in self.kv.layers:
             if isinstance(layer, LinearAttentionCacheLayerMixin):
                 for states in (layer.conv_states, layer.recurrent_states):

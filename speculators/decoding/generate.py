@@ -1,4 +1,4 @@
-"""Draft and verify: the verifier's own text, several tokens a pass. Without a draft the same loop is plain decoding."""
+"""Speculative decoding: draft, then verify in one pass. Without a draft the same loop is plain decoding."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ from speculators.verifier.in_process import Verifier
 
 @dataclass
 class Decoded:
-    """Texts and counts, counted as vLLM counts.
+    """Generated texts, with counts defined as in vLLM.
 
     Attributes:
         tokens: generated token ids of each prompt, cut at the end of text and at the token limit.
         margins: beside each token, the verifier's top-2 margin, beyond the rounding of the logits' dtype.
         accepted_K: how often a draft's k-th level was accepted.
-        drafts: verifier passes that judged a draft, over all sequences.
-        drafted: drafted tokens judged.
+        drafts: verifier passes that verified a draft, over all sequences.
+        drafted: drafted tokens verified.
         seconds: wall-clock time.
     """
 
@@ -49,7 +49,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Speculation:
-    """What drafts.
+    """The proposal method and the draft model of speculative decoding.
 
     Attributes:
         method: how tokens are drafted and accepted.
@@ -131,7 +131,7 @@ class Decoder:
     def _write(
         self, decoded: Decoded, alive: Sequence[int], draft: Draft, verdict: Verdict, logits_BPV: Tensor
     ) -> list[bool]:
-        """Write a round's tokens and counts down, on the host; whether each sequence is finished."""
+        """Record a round's tokens and counts, on the host; returns whether each sequence is finished."""
         margin_BP = margin(logits_BPV).tolist()
         tokens_BM, paths, nexts = draft.token_BM.tolist(), verdict.node_BD.tolist(), verdict.token_B.tolist()
         if draft.token_BM.shape[1]:
@@ -156,12 +156,12 @@ class Decoder:
 def margin(logits: Tensor) -> Tensor:
     """Top-2 margin over the last dimension, beyond the rounding of the logits' dtype; float32, >= 0."""
     first, second = logits.topk(2, dim=-1).values.float().unbind(-1)
-    # In half precision, other kernels give a logit of 10 another last bit, worth 0.06.
+    # In half precision, different kernels may differ in the last bit of a logit, 0.06 for a logit of 10.
     return (first - second - 2 * torch.finfo(logits.dtype).eps * first.abs()).clamp_min(0)
 
 
 def _prompt(read: Pass, valid_BT: Tensor, next_B: Tensor, with_states: bool) -> Context:
-    """The prompts as the drafter takes them in."""
+    """The prompts as the drafter's first context."""
     next_token_BT = torch.cat((read.token_BP[:, 1:], next_B.unsqueeze(1)), dim=1)
     return Context(read.token_BP, next_token_BT, read.states if with_states else None, read.position_BP, valid_BT)
 
@@ -180,7 +180,7 @@ def _select(context: Context, rows: Tensor) -> Context:
 
 
 def greedy(prompts: Sequence[Sequence[int]]) -> Sampler:
-    """Takes the most likely token, whatever the prompts are."""
+    """A greedy sampler; the prompts are not used."""
     return Sampler(0.0, torch.Generator())
 
 

@@ -10,7 +10,7 @@ from speculators.proposals.sampler import Sampler
 
 
 class TextSampler(Sampler):
-    """A sampler with random numbers of each text's own: it is the same text in another batch, and in another order.
+    """A sampler with separate random numbers for each text, so that a text does not depend on its batch or order.
 
     Args:
         temperature: logits are divided by it; above 0.

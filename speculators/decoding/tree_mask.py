@@ -1,4 +1,4 @@
-"""What the verifier may see in one pass over a tree of drafted tokens."""
+"""Attention masks of one verifier pass over a tree of drafted tokens."""
 
 from collections.abc import Mapping
 
@@ -25,7 +25,7 @@ def ancestors(draft: Draft) -> Tensor:
 
 
 def tree_visibility(valid_BL: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-    """Who sees whom, and from how far.
+    """Which columns each place of the pass may attend to, and their distances.
 
     Args:
         valid_BL: bool, the cache's columns that hold a token, those of earlier passes.
@@ -47,7 +47,7 @@ def tree_visibility(valid_BL: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
 
 
 def check_reads_trees(verifier: Verifier) -> None:
-    """Look whether a verifier's layers can each look along one path of a tree.
+    """Check that all of a verifier's layers can restrict attention to one path of a tree.
 
     Raises:
         ValueError: some cannot.
@@ -71,7 +71,7 @@ def attention_masks(
         dtype: of the verifier's states.
 
     Returns:
-        [B, 1, P, C], 0 where a place may look and the lowest number elsewhere; by kind of layer if there are several.
+        [B, 1, P, C], 0 where a place may attend and the lowest number elsewhere; by kind of layer if there are several.
 
     """
     values = config.to_dict()

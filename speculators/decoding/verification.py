@@ -1,4 +1,4 @@
-"""The verifier's side of decoding: one pass judges a draft, and the cache keeps what was accepted."""
+"""The verifier's side of decoding: one pass verifies a draft, and the cache keeps the accepted tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ class Verification:
     """
 
     def __init__(self, verifier: Verifier, layer_ids: Sequence[int]) -> None:
-        """Nothing is read yet.
+        """Start with an empty cache.
 
         Args:
             verifier: the model.

@@ -1,4 +1,4 @@
-"""What a published folder says of how it is to be evaluated. Torch-free."""
+"""Evaluation settings taken from a published folder. Torch-free."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from speculators.utils.messages import WrongInput
 
 
 def read_strictly(checkpoint: Path) -> dict[str, Any]:
-    """The config of a published folder that is what its format says, tensors included.
+    """The config of a published folder, after checking config and tensors against the format.
 
     Raises:
-        ValueError: it is none; a line a problem.
+        ValueError: the folder breaks the format; one line per problem.
     """
     config = read_config(checkpoint)
     if found := check_folder(checkpoint, None, None):
@@ -28,15 +28,15 @@ def read_strictly(checkpoint: Path) -> dict[str, Any]:
 
 
 def with_its_own(checkpoint: Path, given: Sequence[str]) -> list[str]:
-    """Overrides that choose what a checkpoint and the run that made it say, wherever the given ones do not.
+    """Overrides from a checkpoint and the run that made it, for the keys that the given overrides leave open.
 
     Args:
         checkpoint: its folder.
-        given: as a person typed them; whoever chooses an option of a group gets that option alone.
+        given: from the command line; if they choose an option of a group, nothing else of that group is added.
 
     Raises:
-        ValueError: it is no sound published folder; a line a problem.
-        WrongInput: its run.yaml is broken, or would have Python of the verifier's run and nobody typed that.
+        ValueError: it is no valid published folder; one line per problem.
+        WrongInput: its run.yaml is broken, or would run the verifier's own Python code, and `given` does not set that.
     """
     config = read_strictly(checkpoint)
     name, speculators = config["speculators_model_type"], config["speculators_config"]

@@ -1,4 +1,4 @@
-"""How far a draft carries each pass of the verifier, measured by decoding with it and without it."""
+"""Measures acceptance length and speed of a draft by decoding with and without it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ def evaluate(
     evaluation: EvaluationSettings,
     seed: int,
 ) -> EvaluationResult:
-    """Decode held-out prompts with the draft and plainly, and compare.
+    """Decode held-out prompts with and without the draft, and compare.
 
     Args:
         model: the draft, on the verifier's device.
@@ -62,7 +62,7 @@ def evaluate(
     with_draft = Decoder(verifier, sampler, evaluation.max_new_tokens, speculation)
     plainly = Decoder(verifier, sampler, evaluation.max_new_tokens)
     drafted, plain = Decoded([], [], [0] * proposal.levels), Decoded([], [], [])
-    # A first pass over little, so that neither side pays for what only happens once.
+    # Warm-up on few tokens, so that one-time costs are not measured.
     for decoder in (with_draft, plainly):
         replace(decoder, max_new_tokens=2)(chosen[:1])
     for start in range(0, len(chosen), evaluation.batch_size):
@@ -105,7 +105,7 @@ def evaluate(
 def compare(
     texts: Sequence[Sequence[int]], own: Sequence[Sequence[int]], margins: Sequence[Sequence[float]], epsilon: float
 ) -> tuple[bool, int]:
-    """Whether texts are the verifier's own up to ties, and how many leave it at one.
+    """Whether texts equal the verifier's own up to ties, and how many diverge at a tie.
 
     Args:
         texts: token ids, decoded with a draft.
@@ -139,16 +139,16 @@ def evaluate_checkpoint(checkpoint: Path, run: RunConfig, heldout: bool) -> Eval
 
     Args:
         checkpoint: its folder.
-        run: verifier, data, proposal and evaluation to use; what it says of training is not read.
+        run: verifier, data, proposal and evaluation to use; its training settings are not read.
         heldout: take only the prompts that training with this seed holds out, not all of the data's.
 
     Raises:
-        ValueError: it is no sound published folder, or verifier or data cannot be had.
+        ValueError: it is no valid published folder, or verifier or data cannot be loaded.
     """
     read_strictly(checkpoint)
     device = resolve(run.device)
     verifier = Verifier.load(run.verifier, device)
-    # Its report calls what is missing newly initialised; here it is borrowed, or an error.
+    # transformers reports missing tensors as newly initialised; here they are the verifier's, or an error.
     set_verbosity_error()
     loaded: Any = SpeculatorModel.from_pretrained(
         checkpoint, dtype=verifier.head.head_VH.dtype, output_loading_info=True

@@ -1,4 +1,4 @@
-"""What a person sees of an evaluation: a table, a plot and result.json."""
+"""Output of an evaluation: a table, a plot and result.json."""
 
 import json
 from dataclasses import asdict
@@ -56,7 +56,7 @@ def table(result: EvaluationResult) -> Table:
 
 
 def plot(result: EvaluationResult, file: Path) -> None:
-    """A bar for each drafted position, as PNG."""
+    """Write a bar chart of acceptance by drafted position, as PNG."""
     figure = Figure(figsize=(5, 3), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

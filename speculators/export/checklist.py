@@ -1,4 +1,4 @@
-"""A published folder against its format and against what an engine reads of it. Torch-free."""
+"""Checks a published folder against its format and against what an engine reads of it. Torch-free."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
@@ -20,7 +20,7 @@ from speculators.verifier.facts import VerifierFacts
 CONFIG = "config.json"
 VERIFIER = "speculators_config.verifier.name_or_path"
 KINDS = {"I64": "int64", "BOOL": "bool", "F64": "float", "F32": "float", "F16": "float", "BF16": "float"}
-# The format itself, whatever an engine does.
+# Rules of the format itself, independent of engines.
 FORMAT = TensorRules(missing="invalid", shape="invalid", dtype="invalid", unknown="invalid")
 # Of an engine's own config: what has no effect, and what its own rules judge.
 NATIVE_KEYS_ASIDE = ("transformers_version", "dtype", "model_type", "architectures")
@@ -33,7 +33,7 @@ SENTENCES = {
 
 
 def judge(path: Path, export: ExportSettings) -> ExportPlan:
-    """What becomes of a published draft in the engine that `export` asks for.
+    """Check whether the engine that `export` asks for serves a published draft as it was trained.
 
     Args:
         path: a published folder, or its config.json alone.
@@ -43,13 +43,13 @@ def judge(path: Path, export: ExportSettings) -> ExportPlan:
         The engine if it serves the draft as it was trained, else None; all findings; what to print.
 
     Raises:
-        ValueError: there is nothing to judge, or a file of the folder cannot be read.
+        ValueError: there is no draft at the path, or a file of the folder cannot be read.
     """
     config = strict.read_config(path)
     engine = chosen_engine(export, str(config.get("speculators_model_type")))
     facts, found = _verifier(config)
     found = sorted(gravest([*found, *check_folder(path, facts, engine)]), key=lambda f: GRAVEST_FIRST.index(f.level))
-    # A wrong number of layers is a line a tensor.
+    # A wrong number of layers gives one finding per tensor.
     more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     lines = "".join(f"\n  {finding}" for finding in found[:SHOWN]) + more
     worst = next((level for level in SENTENCES if any(f.level == level for f in found)), None)
@@ -69,7 +69,7 @@ def check_folder(path: Path, facts: VerifierFacts | None, engine: Engine | None)
         engine: the one that it is for; None checks the published format alone.
 
     Returns:
-        Findings, one a key; with none of them bad it is a good folder.
+        Findings, one per key; the folder is valid if none of them is bad.
 
     Raises:
         ValueError: a file cannot be read.
@@ -96,7 +96,7 @@ def check_folder(path: Path, facts: VerifierFacts | None, engine: Engine | None)
 def check_tensors(
     tensors: Tensors, specs: Mapping[str, TensorSpec], rules: TensorRules, unused: Collection[str] = ()
 ) -> Iterator[Finding]:
-    """Names, shapes and dtypes.
+    """Check names, shapes and dtypes of tensors.
 
     Args:
         tensors: of the folder.
@@ -131,7 +131,7 @@ def _no_tensors(folder: Path, engine: Engine | None) -> Finding:
 
 
 def _other_files(folder: Path, tensors: Tensors) -> Iterator[Finding]:
-    """Files that some readers would take instead of those that are checked, or beside them."""
+    """Files that some readers would load instead of the checked ones, or in addition to them."""
     files = {tensor.file.name for tensor in tensors.values()}
     for file in sorted(folder.glob("*.safetensors")):
         if files and file.name not in files:
@@ -141,7 +141,7 @@ def _other_files(folder: Path, tensors: Tensors) -> Iterator[Finding]:
 
 
 def _described(config: Mapping[str, Any], layout: type[Layout], tensors: Tensors) -> Iterator[Finding]:
-    """The tensors against the published config."""
+    """Check the tensors against the published config."""
     specs = layout.described(_with_defaults(config))
     if specs is None:
         yield Finding(
@@ -160,7 +160,7 @@ def _not_finite(tensors: Tensors) -> Iterator[Finding]:
 def _verifier(config: Mapping[str, Any]) -> tuple[VerifierFacts | None, list[Finding]]:
     name = lookup(config, VERIFIER)
     if not isinstance(name, str) or not name:
-        return None, []  # strict reading says so
+        return None, []  # reported by the strict reader
     if "://" in name:
         return None, [Finding("refused", VERIFIER, name, "must be a hub id or a folder, or engines cannot load it")]
     try:
@@ -185,10 +185,10 @@ def _engine(
     draft: EngineDraft,
     facts: VerifierFacts | None,
 ) -> Iterator[Finding]:
-    """The tensors, and the engine's own format, as the engine reads them."""
+    """Check the tensors, and the engine's own format, as the engine reads them."""
     specs = layout.described(draft.as_read(config, facts))
     if specs is None:
-        return  # preflight says so
+        return  # reported by preflight
     unread = draft.unread_tensors(config)
     if draft.native:
         inner = inside(folder, engine.name)
@@ -206,7 +206,7 @@ def _engine(
 
 
 def _native(folder: Path, expected: Mapping[str, Any], draft: EngineDraft) -> Iterator[Finding]:
-    """The engine's own config: what it must hold, and that it says what the published one says."""
+    """Check the engine's own config: required values, and agreement with the published config."""
     place = f"{folder.name}/{CONFIG}:"
     written = read_json(inside(folder, CONFIG))
     for finding in draft.native_problems(written):

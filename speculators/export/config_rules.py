@@ -56,7 +56,7 @@ def one_of(
 def written_out(
     config: Mapping[str, Any], path: str, taken: Any, level: Level, engine: object, also: str | None = None
 ) -> Iterator[Finding]:
-    """A key without which an engine takes a value that other readers of the format do not take.
+    """A key that must be written out, since the engine's default differs from other readers' of the format.
 
     Args:
         config: as it is written.
@@ -64,7 +64,7 @@ def written_out(
         taken: the engine's value.
         level: of a missing key.
         engine: for the message.
-        also: another path that says the same.
+        also: another path with the same meaning.
     """
     if lookup(config, path) is None and (also is None or lookup(config, also) is None):
         yield Finding(

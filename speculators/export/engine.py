@@ -1,4 +1,4 @@
-"""What one version of an engine does with drafts: the bases of what `engines/` and `models/NAME/` say of it. Torch-free."""
+"""Base classes of the rules of one engine version; `engines/` and `models/NAME/` implement them. Torch-free."""
 
 import shlex
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TensorRules:
-    """What an engine does with tensors that are not as the config makes them.
+    """What an engine does with tensors that differ from those that the config describes.
 
     Attributes:
         missing: level of a tensor that is not in the file.

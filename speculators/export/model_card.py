@@ -12,7 +12,7 @@ from speculators.runfolder.result import EvaluationResult
 from speculators.settings.run_config import RunConfig
 from speculators.utils import files
 
-# A name in the card has no line breaks, so that this stands there once.
+# Unique in the card: names in the card have no line breaks.
 NOT_MEASURED = "## Result\n\nIt was not measured."
 CARD = Template("""---
 $front
@@ -42,11 +42,11 @@ def model_card(checkpoint: Path, run: RunConfig, verifier: str, export: ExportPl
 
     Args:
         checkpoint: the published folder, as the serve command names it.
-        run: what the run was told.
+        run: the run's config.
         verifier: hub id or folder of the verifier, as an engine loads it.
         export: what the checkpoint is for.
     """
-    # A folder is nobody else's base model; its last name says which it was.
+    # A local folder is no base model on the Hub; the card gives its last path component instead.
     base = Path(verifier).name if Path(verifier).is_absolute() else verifier
     layout = Layout.named(run.algorithm.name)
     front = {
@@ -72,7 +72,7 @@ def add_result(checkpoint: Path, result: EvaluationResult, run: RunConfig) -> No
     Args:
         checkpoint: the published folder.
         result: the evaluation.
-        run: what the run was told.
+        run: the run's config.
     """
     card = checkpoint / "README.md"
     files.write(card, card.read_text(encoding="utf-8").replace(NOT_MEASURED, _result(result, run), 1))
@@ -125,7 +125,7 @@ def _training(run: RunConfig) -> str:
 
 
 def _text(value: str) -> str:
-    """A value as Markdown text of one line that shows it and does nothing else."""
+    """A value as one line of Markdown text, with all markup escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|&~$!])", r"\\\1", " ".join(value.split()))
 
 
@@ -137,6 +137,6 @@ def _code(value: str) -> str:
 
 
 def _longer_than_any(character: str, text: str, least: int) -> str:
-    """So many of a character that the text has no run of as many."""
+    """A run of a character, longer than any run of it in the text and at least `least` long."""
     runs = (len(run) for run in re.findall(f"{re.escape(character)}+", text))
     return character * max(least, 1 + max(runs, default=0))

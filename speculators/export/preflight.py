@@ -1,4 +1,4 @@
-"""Whether an engine will load a draft, and what it will ignore, asked before any training. Torch-free."""
+"""Checks before training whether an engine will load a draft, and what it will ignore. Torch-free."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ class CannotServe(ValueError):
     """The engine that was asked for cannot serve the draft; raised before training.
 
     Args:
-        message: for people, all findings in it.
+        message: with all findings.
         findings: what preflight found.
     """
 
@@ -34,7 +34,7 @@ class ExportPlan:
     Attributes:
         engine: None exports the published format for no engine in particular.
         findings: what preflight found.
-        summary: for people: a sentence, then a line for each finding.
+        summary: to print: a sentence, then a line for each finding.
     """
 
     engine: Engine | None
@@ -46,7 +46,7 @@ def plan(run: RunConfig, published: Mapping[str, Any], facts: VerifierFacts) -> 
     """Resolve `export.target`, and what that engine does with the draft.
 
     Args:
-        run: what the run was told.
+        run: the run's config.
         published: the published config as a plain dict.
         facts: the verifier's.
 
@@ -88,7 +88,7 @@ def preflight(engine: Engine, config: Mapping[str, Any], facts: VerifierFacts | 
         facts: the verifier's; None leaves out what depends on them.
 
     Returns:
-        Findings, one a key; with none that is bad, the engine loads the draft and computes what was trained.
+        Findings, one per key; if none is bad, the engine loads the draft and computes what was trained.
     """
     model_type = config.get("speculators_model_type")
     draft = engine.draft(str(model_type))

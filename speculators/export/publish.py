@@ -1,4 +1,4 @@
-"""publish: a trained draft becomes a folder that can be shared, loaded and served."""
+"""Writes a trained draft into a folder that can be shared, loaded and served."""
 
 import json
 import logging
@@ -25,11 +25,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder: Path) -> Path:
-    """Write `folder/checkpoint` and check it against what its engine reads; its model card says nothing of a result yet.
+    """Write `folder/checkpoint` and check it against what its engine reads; its model card has no result yet.
 
     Args:
         model: the trained draft, not wrapped for distribution.
-        run: what the run was told.
+        run: the run's config.
         facts: the verifier's.
         folder: the run's folder; its run.yaml is copied.
 

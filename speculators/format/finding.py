@@ -1,4 +1,4 @@
-"""One thing that is wrong with a published draft, or worth knowing of it. Torch-free."""
+"""A finding: one problem of a published draft, or a note on it. Torch-free."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Finding:
 
 
 def gravest(findings: Iterable[Finding]) -> list[Finding]:
-    """One finding a key, the gravest, in the order in which the keys came up."""
+    """The gravest finding of each key, in the order in which the keys first occurred."""
     kept: dict[str, Finding] = {}
     for finding in findings:
         known = kept.setdefault(finding.key, finding)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from speculators.utils.untrusted import MOST_SIZE
 
-# What transformers itself reads and writes in every config. As paragraphs, since one key a line would hide the code.
+# Keys that transformers itself reads and writes in every config. Several per line, to keep the list short.
 # fmt: off
 TRANSFORMERS_KEYS = frozenset({
     "architectures", "auto_map", "chunk_size_feed_forward", "dtype", "id2label", "is_encoder_decoder", "label2id",
@@ -23,7 +23,7 @@ LAYER_KEYS = TRANSFORMERS_KEYS | {
     "tie_word_embeddings", "use_cache", "use_sliding_window", "vocab_size",
 }
 # fmt: on
-# Kinds of rotary embedding in transformers, and what each must be told.
+# Kinds of rotary embedding in transformers, and the required keys of each.
 ROPE_KEYS = {
     "default": (),
     "linear": ("factor",),
@@ -33,7 +33,7 @@ ROPE_KEYS = {
     "proportional": ("rope_theta",),
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
 }
-# Layers, heads or drafted tokens; more are a mistake, and would take very long to list.
+# Upper bound of layers, heads or drafted tokens: more are a mistake, and their tensors would take very long to list.
 MOST = 1000
 Size = Annotated[int, Field(ge=1, le=MOST_SIZE)]
 

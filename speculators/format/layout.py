@@ -32,7 +32,7 @@ class Layout(ClassRegistryMixin):
 
     registry: ClassVar[dict[str, type["Layout"]] | None] = None
 
-    # What the model card calls the method, and where it is described.
+    # Name of the method in the model card, and its reference.
     title: ClassVar[str]
     paper: ClassVar[str]
     # Dotted path of the verifier's vocabulary size, and types and bounds of the keys of `transformer_layer_config`.

@@ -1,4 +1,4 @@
-"""The dict that `SpeculatorModelConfig.from_dict` gets: what was chosen, and what the verifier determines. Torch-free."""
+"""The dict for `SpeculatorModelConfig.from_dict`: chosen settings, and values set by the verifier. Torch-free."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Rules of what the published configs of several algorithms have in common, each called by those algorithms. Torch-free."""
+"""Rules shared by the published configs of several algorithms; each algorithm calls those that apply. Torch-free."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,7 +32,7 @@ def verifier_layer_ids(config: Mapping[str, Any], key: str, facts: VerifierFacts
     """
     ids = config.get(key)
     if not isinstance(ids, list) or not all(isinstance(i, int) for i in ids):
-        return  # the field's type says so
+        return  # reported by the check of the field's type
     if ids != sorted(set(ids)):
         yield Finding("invalid", key, ids, f"must ascend without repetition; write {sorted(set(ids))}")
     if not ids or min(ids) < 0:

@@ -1,4 +1,4 @@
-"""Strict reading of a published config: what `SpeculatorModelConfig.from_dict` lets pass, and no engine. Torch-free."""
+"""Strict check of a published config: reports what `from_dict` accepts and engines do not. Torch-free."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -75,7 +75,7 @@ def layer_problems(layer: Any, path: str, layers: type[DecoderLayers] = DecoderL
         yield _invalid(path, layer, "must be a mapping: the config of the draft's decoder layers")
         return
     for key, value in layer.items():
-        # Layers of other kinds have keys of their own, so only what looks like a slip is one.
+        # Layers of other kinds have keys of their own, so only likely misspellings are reported.
         known = LAYER_KEYS | layers.model_fields.keys()
         if key not in known and (hint := _nearest(key, known, cutoff=0.85)):
             yield _invalid(f"{path}.{key}", value, f"is no key of a decoder layer{hint}")
@@ -125,7 +125,7 @@ def _usage(config: Mapping[str, Any]) -> Iterator[Finding]:
         for key, value in proposal.items():
             if isinstance(value, int) and value > MOST:
                 yield _invalid(f"{place}{key}", value, f"must be at most {MOST}")
-    # Of what the whole of it breaks, the rule below says the same by its key.
+    # Errors of the model as a whole are reported under their key by the rule below.
     yield from (f for f in _mistyped(SpeculatorsConfig, usage, USAGE) if f.key != USAGE)
     name, model_type = usage.get("algorithm"), config.get("speculators_model_type")
     if isinstance(name, str) and name != model_type:
@@ -163,7 +163,7 @@ def _unknown(path: str, values: Mapping[str, Any], known: Iterable[str]) -> Iter
 def _mistyped(
     model: type[BaseModel], values: Mapping[str, Any], path: str, strict: bool | None = None
 ) -> Iterator[Finding]:
-    """What pydantic says of values that stand at `path`; None leaves to the model how strict it is."""
+    """Pydantic's errors for values at `path`; None takes the model's own strictness."""
     try:
         model.model_validate(values, strict=strict)
     except ValidationError as error:

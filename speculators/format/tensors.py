@@ -24,7 +24,7 @@ BITS = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
-# BF16 as the bits that it has: numpy knows no such number.
+# BF16 as its bits: numpy has no such dtype.
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "BOOL": "?"}
 BF16_EXPONENT = 0x7F80  # all ones in NaN and infinity
 
@@ -36,7 +36,7 @@ class StoredTensor:
     Attributes:
         file: that it is in.
         shape: its sizes.
-        dtype: in safetensors' words, such as BF16.
+        dtype: safetensors' name of it, such as BF16.
         begin, end: bytes of the file that it takes.
     """
 

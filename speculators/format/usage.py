@@ -39,7 +39,7 @@ class VerifierConfig(BaseModel):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, **kwargs: Any) -> "VerifierConfig":
-        """Describe a verifier by its own config.json, the one place where its architectures surely stand.
+        """Describe a verifier by its config.json, which always has its architectures.
 
         Args:
             name_or_path: hub id or folder.

@@ -1,7 +1,7 @@
-"""Rows against the verifier's distribution, chunk by chunk: loss and gradient together, without full logits.
+"""Chunked distillation loss: computes loss and gradient together, without the full logits in memory.
 
-A chunk is a run of groups. Its logits are made, compared, differentiated and forgotten; what stays is the gradient with
-respect to the terms' inputs and weights (the idea of Liger-Kernel's chunked losses, arXiv:2410.10989).
+A chunk is a contiguous range of groups. Its logits are computed, used for the loss and its gradient, and freed. Only
+the gradient with respect to the terms' inputs and weights is kept (as in Liger-Kernel, arXiv:2410.10989).
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from speculators.nn.precision import product_dtype
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.rows import GroupFacts, RowPlan, Rows
 
-# Logits alive at once, the verifier's and the draft's of one chunk; about five times as many elements are in use.
+# Logits in memory at once, the verifier's and the draft's of one chunk; peak use is about five times as many elements.
 # 32 MiB in float32 make products of about 128 rows at 49,152 tokens and three slots, more are no faster on a CPU.
 # An accelerator wants more rows a product; 256 MiB is little beside the model that it trains.
 CPU_CHUNK_ELEMENTS = 2**23
@@ -28,12 +28,12 @@ ACCELERATOR_CHUNK_ELEMENTS = 2**26
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of groups.
+    """A contiguous range of groups.
 
     Attributes:
-        groups: their numbers.
+        groups: their indices.
         spans: their rows of each slot.
-        targets: numbers of the distinct targets that hold those of these rows.
+        targets: range of distinct targets that covers those of these rows.
     """
 
     groups: slice
@@ -48,7 +48,7 @@ class Teacher:
     Attributes:
         log_p_CD: log-probabilities over the draft's tokens alone.
         log_whole_CD: the same tokens' log-probabilities in the whole vocabulary; `log_p_CD` itself if the draft has it.
-        first_C: index of the most likely token among the draft's, -1 where it has it not.
+        first_C: index of the most likely token in the draft's vocabulary, -1 where it is not in it.
     """
 
     log_p_CD: Tensor
@@ -64,7 +64,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Reduction:
-    """All that the chunks need beside what is differentiated.
+    """Inputs of the reduction other than the differentiated tensors.
 
     Attributes:
         rows: what is predicted.
@@ -84,13 +84,13 @@ class Reduction:
 
     @property
     def parts(self) -> list[list[int]]:
-        """Slots whose logits are made at once, from 0: all, unless weights of their own want separate products."""
+        """Slots whose logits are computed together, from 0: all, or each alone if slots have separate weights."""
         slots = list(range(self.plan.slots))
         together = self.rows.row_weights is not None or all(len(term.weights) == 1 for term in self.rows.terms)
         return [slots] if together else [[slot] for slot in slots]
 
     def chunks(self) -> Iterator[Chunk]:
-        """As many groups side by side as the budget of logits takes."""
+        """Chunks of as many consecutive groups as the budget of logits allows."""
         layout = self.plan.layout
         if not layout.groups:
             return
@@ -127,7 +127,7 @@ class Reduction:
         return teacher.at(self.plan.place_R[span] - targets.start)
 
     def weights(self, chunk: Chunk, teacher: Teacher, raws: "Logits") -> Tensor | None:
-        """[S, C] weights of a chunk's rows by what the draft reached on them; None if all are one."""
+        """[S, C] weights of a chunk's rows, from the draft's results on them; None if all are one."""
         if self.rows.row_weights is None:
             return None
         groups = _length(chunk.groups)
@@ -156,7 +156,7 @@ class Reduction:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of one slot: their weighted loss, which are correct, their overlap.
 
-        The products become the loss's gradient with respect to them if that is wanted: there is no room for both.
+        If gradients are needed, the products are overwritten in place by the loss's gradient, to save memory.
         """
         valid_N = self.plan.valid_R[span]
         with torch.enable_grad():
@@ -215,7 +215,7 @@ class Logits:
             yield slot, span, list(raw)
 
     def add_gradients(self, inputs: Sequence[Tensor | None], weights: Sequence[Sequence[Tensor | None]]) -> None:
-        """Take `raw` for the gradient, and add the terms' to what is given; None wants none."""
+        """Add the terms' gradients, with `raw` as the logits' gradient, to the given tensors; None is skipped."""
         low: dict[int, Tensor] = {}
         for term, (grad_RI, grads) in enumerate(zip(inputs, weights, strict=True)):
             raw = self.raw[min(term, len(self.raw) - 1)]
@@ -287,7 +287,7 @@ class Chunked(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        # Scaled in place and given away: a head's gradient is as large as the head.
+        # Scaled in place, without a copy: a head's gradient is as large as the head.
         grads, ctx.grads = ctx.grads, None
         if grads is None:
             raise RuntimeError("a distillation loss has one backward pass; call distill again for another")

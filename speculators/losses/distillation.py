@@ -1,4 +1,4 @@
-"""The one loss of all algorithms: rows against the verifier's distribution at their targets."""
+"""The distillation loss of all algorithms: rows against the verifier's distribution at their targets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def distill(
     mean over slots.
 
     With a reduced draft vocabulary the verifier's distribution is renormalised over the kept tokens, and a row whose
-    most likely token was not kept teaches nothing; it counts as wrong, and its overlap is with the whole distribution.
+    most likely token was not kept has zero loss; it counts as wrong, and its overlap is with the whole distribution.
 
     Products are taken in the heads' dtype, or autocast's where that is on; all else in float32 or better.
 
@@ -57,8 +57,8 @@ def distill(
         batch: the plan.
         states: the verifier's, of the whole batch.
         verifier: its head makes the distributions.
-        loss: weights of the divergences; keys that name none are left to others. `rows.divergences` goes before it.
-        slot_decay: in (0, 1]. `rows.slot_decay` goes before it, in w_r above the line and in its sum over one group.
+        loss: weights of the divergences; other keys are ignored. `rows.divergences` takes precedence.
+        slot_decay: in (0, 1]. `rows.slot_decay` takes precedence, in the numerator's w_r and in its sum over one group.
 
     Returns:
         The loss, differentiable once, by one backward pass, with respect to the terms' inputs and weights; and the
@@ -80,7 +80,7 @@ def distill(
 
 
 def row_count(layout: RowLayout, slot_decay: float) -> float:
-    """How much a batch's loss weighs beside another's: its rows by slot weight, a row of every slot counting as one.
+    """Weight of a batch's loss relative to others: its rows by slot weight, one row of every slot counting as one.
 
     Of a grid of slots and targets, the number of targets.
     """

@@ -1,4 +1,4 @@
-"""What is counted of a batch's rows, per slot: sums, so that batches and processes add up."""
+"""Metrics of a batch's rows per slot, as sums, so that batches and processes add up."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Weights of rows that depend on what the draft reached, for `Rows.row_weights`."""
+"""Row weights that depend on the draft's accuracy, for `Rows.row_weights`."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from speculators.protocols.rows import GroupFacts
 
 
 def dpace(facts: GroupFacts, alpha: float) -> Tensor:
-    """D-PACE: how much longer a chain would get if a slot were right (arXiv:2605.18810).
+    """D-PACE: weights slots by their effect on the expected accepted length (arXiv:2605.18810).
 
     With a_j = (1 - alpha) prob_j + alpha, 1 where a row is not valid, and the chance C_j = a_1 ... a_j to pass slot j,
     slot j weighs the sum of C_m over the valid slots m >= j: the gradient of the expected accepted length with respect

@@ -1,4 +1,4 @@
-"""One folder an algorithm; docs/add-an-algorithm.md says which files it has."""
+"""Algorithms, one folder each; docs/add-an-algorithm.md lists the files of a folder."""
 
 import importlib
 from typing import Any
@@ -7,7 +7,7 @@ from speculators.utils.discovery import packages
 
 
 def __getattr__(name: str) -> Any:
-    # What an algorithm's folder names in __all__ is offered here as well. Only classes are: `config` is a file.
+    # Re-exports the classes in the __all__ of each algorithm's folder. Only classes: `config` is a module.
     if name[:1].isupper():
         for package in packages().values():
             folder = importlib.import_module(package)

@@ -32,7 +32,7 @@ class DraftLayers(BaseModel):
             "num_attention_heads": facts.num_attention_heads,
             "num_key_value_heads": facts.num_key_value_heads,
             "head_dim": facts.head_dim,
-            # Whatever the verifier's is: engines' llama and qwen3 drafts know no other.
+            # Whatever the verifier's is: engines' llama and qwen3 drafts support no other.
             "hidden_act": "silu",
             "max_position_embeddings": facts.max_position_embeddings,
             "rms_norm_eps": facts.rms_norm_eps,

@@ -13,7 +13,7 @@ from speculators.nn.rotary import Rotation
 
 
 class GatedMLP(nn.Module):
-    """down(act(gate x) * up x); training computes the products twice, for they are what an unrolled draft would hold most of."""
+    """down(act(gate x) * up x); the backward pass recomputes the products to save memory."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()

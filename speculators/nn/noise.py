@@ -1,4 +1,4 @@
-"""Noise that does not depend on how a batch is cut."""
+"""Noise that does not depend on how a batch is split."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ def uniform_noise(batch: Batch, like_BTH: Tensor) -> Tensor:
     """Noise in [-0.5, 0.5) of the shape and dtype of a tensor of the batch, 0 at padding.
 
     Drawn on the device, sequence by sequence, from the seeds of the row plan: a resumed run has the same, however its
-    steps are cut into micro-batches and processes. Another kind of device draws other numbers.
+    steps are split into micro-batches and processes. Another kind of device draws other numbers.
 
     Args:
         batch: its plan has seeds and lengths.

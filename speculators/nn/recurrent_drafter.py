@@ -13,7 +13,7 @@ from speculators.protocols.head import VerifierHead
 
 @dataclass
 class _Level:
-    """What the nodes of one level leave to the next.
+    """State of one level of the tree, from which the next level is computed.
 
     Attributes:
         fed_BNH: what each node's children are fed.

@@ -14,7 +14,7 @@ Rotation = tuple[Tensor, Tensor]
 class Rotary:
     """Cosines and sines of positions.
 
-    No module: the frequencies follow from the config, so a draft built on the meta device has nothing to lose here.
+    Not an nn.Module: the frequencies follow from the config and are not lost when a draft is built on the meta device.
     """
 
     def __init__(self, config: PretrainedConfig) -> None:

@@ -25,7 +25,7 @@ class SlotDrafter(ABC):
         """[B, V] logits of the tokens of a level, 0 to depth - 1, after the last `read`; asked once each, in order."""
 
     def select(self, rows: Tensor) -> None:
-        """Nothing is remembered between rounds, unless a subclass does."""
+        """Does nothing: the base class keeps no state between rounds."""
         self.level = 0
 
     def extend(self, context: Context, depth: int) -> Predictions:

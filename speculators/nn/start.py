@@ -1,4 +1,4 @@
-"""First weights of a fresh draft."""
+"""Initial weights of a new draft."""
 
 import torch
 from torch import nn

@@ -22,7 +22,7 @@ class Step(NamedTuple):
 
 
 class Recurrent(Protocol):
-    """What a draft must offer to be unrolled."""
+    """Interface of a draft that `unroll` trains."""
 
     def features(self, states: VerifierStates) -> Tensor:
         """[B, T, H] what the first step is fed at each verified position."""
@@ -63,11 +63,11 @@ def unroll(draft: Recurrent, batch: Batch, states: VerifierStates, verifier: Ver
     own_BTL = torch.eye(T, dtype=torch.bool, device=same_BTT.device).repeat(B, 1, slots - 1)
     sees_BTL = torch.cat((same_BTT & torch.ones_like(same_BTT[0]).tril(), own_BTL), dim=-1)
     fed_BTH, past = draft.features(states), None
-    # One sum for all slots: from a mask of truth values, attention would make and keep one of its own at every slot.
+    # One additive mask for all slots: from a bool mask, attention would create and keep an additive one at every slot.
     sum_B1TL = torch.zeros_like(sees_BTL, dtype=product_dtype(fed_BTH)).masked_fill_(~sees_BTL, -torch.inf).unsqueeze(1)
     outputs = []
     for slot in range(1, slots + 1):
-        # The end of a row is fed token 0 there: no target has such an anchor.
+        # Past the end of a row the input is token 0: no target has such an anchor.
         token_BT = torch.nn.functional.pad(batch.token_BT[:, slot:], (0, slot))
         fed_BTH, output_BTH, past = draft.step(
             draft.embed(token_BT, verifier), fed_BTH, batch.position_BT + slot - 1, past, sum_B1TL[..., : slot * T]

@@ -5,7 +5,7 @@ import importlib
 from speculators.proposals.base import ChainProposalConfig, TokenProposalConfig
 from speculators.utils.discovery import PROPOSALS, packages
 
-# The folder is the registration: whatever stands here, or an installed package names by an entry point, is known.
+# Methods are registered by their folder here, or by an entry point of an installed package.
 for _package in packages(PROPOSALS).values():
     importlib.import_module(_package)
 

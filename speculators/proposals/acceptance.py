@@ -29,7 +29,7 @@ def follow(draft: Draft, fits_BM: Tensor, depth: int) -> Tensor:
     path = []
     for _ in range(depth):
         next_BM = fits_BM & (parent_BM == at_B1)
-        # Where nothing fits, -2 is nobody's parent.
+        # Where nothing fits, -2, which is not a parent index.
         at_B1 = torch.where(next_BM.any(1, keepdim=True), next_BM.long().argmax(1, keepdim=True), -2)
         path.append(at_B1)
     return torch.cat(path, dim=1).clamp_min(-1)
@@ -62,11 +62,11 @@ def sampled_verdict(
     lenience: float = 1.0,
     replacement: bool = False,
 ) -> Verdict:
-    """Judge siblings in their order, each by what the ones before it left over (SpecInfer, arXiv:2305.09781).
+    """Verify siblings in order, each against the residual p of those before it (SpecInfer, arXiv:2305.09781).
 
     A token sampled from q is accepted with probability min(1, p / (lenience q)); if not, p becomes (p - q)+, normalised,
     and the token is taken out of q, as siblings are drawn without replacement (Leviathan et al. 2023, arXiv:2211.17192, for
-    a single child). A token that was chosen, not sampled, has q = 1: it is accepted with probability p, and taken out of
+    a single child). A token chosen, not sampled, has a one-hot q: accepted with probability p, else taken out of
     p. Where all are rejected, the next token is sampled from what is left of p. With lenience 1 the text is distributed
     as the verifier's.
 
@@ -105,7 +105,7 @@ def sampled_verdict(
         ended_B |= next_B < 0
         at_B = torch.where(ended_B, at_B, next_B)
         path.append(next_B)
-        # Where a node was accepted, the next level is judged by what the verifier says after it.
+        # Where a node was accepted, the next level is verified with the verifier's distribution after it.
         p_BV = torch.where(ended_B.unsqueeze(1), p_BV, sampler.probs(logits_BPV[row_B, at_B + 1]))
     return Verdict(torch.stack(path, dim=1), sampler.draw(p_BV))
 
@@ -120,6 +120,6 @@ def _judge(p_BV: Tensor, q_BV: Tensor | None, token_B1: Tensor, lenience: float)
 
 
 def _normalised(weight_BV: Tensor, otherwise_BV: Tensor) -> Tensor:
-    """Distributions; where nothing is left, which only rounding does to a distribution that is looked at, the other."""
+    """Normalised weights; `otherwise_BV` where all are 0, which for distributions in use only rounding causes."""
     sum_B1 = weight_BV.sum(1, keepdim=True)
     return torch.where(sum_B1 > 0, weight_BV / sum_B1, otherwise_BV)

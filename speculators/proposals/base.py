@@ -1,4 +1,4 @@
-"""What a proposal method is told, as it is published: the base of all, and of those that draft chains. Torch-free."""
+"""Base classes of the published settings of proposal methods, and of those that draft chains. Torch-free."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ class TokenProposalConfig(PydanticClassRegistryMixin):
 
     # Whether a node of the draft may have several children: only some draft models and engines can do that.
     is_tree: ClassVar[bool] = False
-    # Settings that an engine is told, in the published config or by `serving_options`.
+    # Settings that are passed to an engine, in the published config or by `serving_options`.
     served: ClassVar[frozenset[str]] = frozenset({"proposal_type", "speculative_tokens"})
     # The setting to lower for a draft model that cannot draft as far ahead as `levels`.
     levels_key: ClassVar[str] = "speculative_tokens"
@@ -39,7 +39,7 @@ class TokenProposalConfig(PydanticClassRegistryMixin):
 
     @property
     def nodes(self) -> int:
-        """Drafted tokens that one pass of the verifier judges at most, >= levels."""
+        """The most drafted tokens that one pass of the verifier verifies, >= levels."""
         raise NotImplementedError(f"{type(self).__name__} does not say how many tokens its drafts have")
 
     def serving_options(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the methods that draft a chain share."""
+"""Drafting of a chain, shared by several proposal methods."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def draft_chain(drafter: Drafter, context: Context, depth: int, choose: Choose) 
         choose: how a token is taken from the draft's logits.
 
     Returns:
-        A chain; it is shorter than `depth` for sequences in which the draft says that nothing more is worth drafting.
+        A chain; it is shorter than `depth` for sequences that `Predictions.open_BN` closes earlier.
     """
     predictions = drafter.extend(context, depth)
     chosen, opened = [choose(predictions.logits_BNV[:, 0])], [predictions.open_BN]

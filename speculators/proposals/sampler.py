@@ -69,7 +69,7 @@ class Sampler:
         return torch.multinomial(weight_BV, 1, generator=self.generator).squeeze(1)
 
     def select(self, rows: Tensor) -> None:
-        """Some texts are finished: from now on `rows`, int64 indices, are sampled alone."""
+        """Keep only the texts `rows`, int64 indices; the others are finished."""
 
     def coin(self, chance: Tensor) -> Tensor:
         """bool, True with probability `chance` (at least 1 is always), independently for each element."""

@@ -1,4 +1,4 @@
-"""A draft, and the verifier's verdict on it: what drafting, verification and acceptance hand each other."""
+"""A draft, and the verifier's verdict on it: the data passed between drafting, verification and acceptance."""
 
 from dataclasses import dataclass
 

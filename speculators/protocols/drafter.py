@@ -1,4 +1,4 @@
-"""What decoding asks of a draft model."""
+"""Interface of a draft model in decoding."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -48,7 +48,7 @@ class Drafter(Protocol):
     """A draft model that decodes one batch of sequences, with what it remembers of them.
 
     A round is one `extend` and then any number of `expand`, one for each further level of the draft's tree. A chain is a
-    tree with one node a level. Who draws tokens from the logits, and how many, is the proposal method's business.
+    tree with one node per level. The proposal method decides how tokens are taken from the logits, and how many.
 
     A recurrent draft computes each level when it is asked. A draft that gives all slots at once computes them in
     `extend` and answers `expand` from them: from the level alone, or with a term that depends on the node's token.

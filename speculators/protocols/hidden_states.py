@@ -27,7 +27,7 @@ class VerifierStates:
 
 
 class HiddenStates(Protocol):
-    """A source of verifier states: the verifier in the training process, or a place that has them from elsewhere.
+    """A source of verifier states: the verifier in the training process, or states computed elsewhere.
 
     A source serves the sequences and layers that it was opened for, any number of times and in any order.
     """
@@ -56,6 +56,6 @@ class HiddenStates(Protocol):
 
         Raises:
             ValueError: the source was opened for other sequences or layers.
-            OSError: the states cannot be had from where they are; the message names the place.
+            OSError: the states cannot be read from where they are stored; the message names the place.
         """
         ...

@@ -1,4 +1,4 @@
-"""What a fresh draft is given for its first weights."""
+"""Inputs for the initial weights of a new draft."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass

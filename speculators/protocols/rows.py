@@ -1,4 +1,4 @@
-"""Training rows: what a draft predicts, which predictions a batch has, and what a loss learns of each of them.
+"""Training rows: a draft's predictions, the plan of a batch's predictions, and the loss's results for each.
 
 A *row* is one prediction. Its *target* is the position whose verifier state it imitates: the row predicts the token at
 target + 1. Its *slot* s, 1 ... S, says how far ahead it drafts: the last verified position, its *anchor*, is
@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PackedTargets:
-    """One packed sequence as a row plan is made of it, on the host; positions count from the sequence's first token.
+    """Input of a row plan: one packed sequence, on the host; positions count from the sequence's first token.
 
     Attributes:
         position_T: int64 position inside the document, from 0.
@@ -148,7 +148,7 @@ class LogitTerm:
 
 @dataclass(frozen=True)
 class GroupFacts:
-    """What the draft reached on some groups of rows, without gradient; row (s, c) is slot s + 1 of the c-th group.
+    """The draft's accuracy on some groups of rows, without gradient; row (s, c) is slot s + 1 of the c-th group.
 
     Attributes:
         prob_SC: in [0, 1], the draft's probability of the verifier's most likely token.
@@ -178,7 +178,7 @@ class Rows:
         weight: what the loss of these rows is multiplied with when a forward pass gives several sets of rows.
         divergences: weights of the divergences by name; None takes those of the settings' `loss`.
         slot_decay: in (0, 1], slot s weighs slot_decay ** (s - 1); None takes the settings'.
-        row_weights: weights that depend on what the draft reached, e.g. `losses.weights.dpace`; None for none. All
+        row_weights: weights that depend on the draft's accuracy, e.g. `losses.weights.dpace`; None for none. All
             logits of a group are made before its weights are known.
     """
 
@@ -200,7 +200,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class RowResults:
-    """What the reduction found of every row, without gradient.
+    """Results of the reduction for every row, without gradient.
 
     Attributes:
         overlap_R: in [0, 1], sum_v min(p, q) with the verifier's whole distribution: the chance that a sampled token

@@ -1,4 +1,4 @@
-"""The figures of a report, as plotly's. Colours of text and lines come from the page, for it may be light or dark."""
+"""Plotly figures of a report. The page sets the colours of text and axes, since its theme may be light or dark."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from speculators.report.rows import COLOURS, OTHERS, Row, Training, short
 
-# Parallel axes stand at least so many pixels apart, or their names run into each other.
+# Least distance of parallel axes in pixels, so that their names do not overlap.
 APART = 150
 Reading = Callable[[dict[str, Any]], float]
 
@@ -17,8 +17,8 @@ Reading = Callable[[dict[str, Any]], float]
 def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
     """Parallel coordinates: an axis for each setting that varies and one for the objective, a line for each trial.
 
-    Made of plain lines and not of plotly's own kind, which needs a GPU, says nothing of the line under the pointer and
-    cannot follow the page into the dark.
+    Drawn as scatter lines instead of plotly's `parcoords`, which needs WebGL, has no hover text for lines and
+    cannot follow the page's dark theme.
 
     Args:
         rows: at least one.
@@ -43,7 +43,7 @@ def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
             opacity=row.opacity,
             meta=[row.number],
             hovertemplate=_named(row) + "<extra></extra>",
-            # The page itself shows what a brush picks.
+            # The page's script highlights the brushed lines.
             unselected={"marker": {"opacity": 1}},
         )
         for i, row in enumerate(measured)
@@ -52,7 +52,7 @@ def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
     for x, (name, _, ticks) in enumerate(axes):
         figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, layer="below", line={"width": 1})
         _write(figure, x, 1.04, f"<b>{_broken(name)}</b>", "center", "bottom")
-        # Of the last axis outside, where no line runs.
+        # The last axis has its ticks on the outside, where there are no lines.
         side, shift = ("left", 9) if x == len(axes) - 1 else ("right", -9)
         for place, text in ticks:
             _write(figure, x, place, escape(short(text, 20)), side, "middle", shift)
@@ -65,13 +65,13 @@ def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
 
 
 def cost(rows: Sequence[Row], of: Callable[[Row], float | None], title: str, even: bool = False) -> go.Figure | None:
-    """Acceptance length against a cost, with the front: the trials that no other beats in both.
+    """Acceptance length against a cost, with the Pareto front of the trials.
 
     Args:
         rows: at least one.
         of: a trial's cost; None leaves it out.
         title: of the cost.
-        even: draw where the draft takes as long as it saves, if the cost is that of a pass.
+        even: draw the break-even line (speedup 1); for a cost per pass.
 
     Returns:
         None where no two trials differ in the cost.
@@ -167,7 +167,7 @@ def slots(training: Training) -> go.Figure | None:
 
 
 def _learning(training: Training, of: Reading, colour: str) -> list[go.Scatter]:
-    """A reading of one training: solid while it learns, dotted with markers on the held-out data."""
+    """A reading of one training: a solid line for training data, dotted with markers for the held-out data."""
     kinds = (("training", training.train, "solid", "lines"), ("held out", training.heldout, "dot", "lines+markers"))
     return [
         _line(colour, training.rows, [r["step"] for r in readings], [of(r) for r in readings], dash, mode,
@@ -194,7 +194,7 @@ def _line(
 
 
 def _figure(traces: Sequence[Any], x: str, y: str, height: int) -> go.Figure:
-    """What all figures have in common."""
+    """A figure with the layout that all figures share."""
     layout = go.Layout(
         template="none",
         height=height,
@@ -205,7 +205,7 @@ def _figure(traces: Sequence[Any], x: str, y: str, height: int) -> go.Figure:
         hoverlabel={"align": "left", "namelength": -1},
         hovermode="closest",
         margin={"l": 40, "r": 16, "t": 40, "b": 44},
-        # Above the axis, where it is read without turning one's head.
+        # Above the axis and horizontal, so that it is easy to read.
         title={"text": y, "x": 0.02, "y": 0.97, "yanchor": "top", "font": {"size": 14}},
         xaxis={"title": {"text": x, "font": {"size": 13}}, "zeroline": False, "automargin": True},
         yaxis={"zeroline": False, "automargin": True},
@@ -218,7 +218,7 @@ def _write(figure: go.Figure, x: float, y: float, text: str, left: str, top: str
 
 
 def _named(*rows: Row) -> str:
-    """Which trials something is of, for the pointer: one with its settings, several with those that they share."""
+    """Hover text that names trials: one with its settings, several with the settings that they share."""
     first = rows[0]
     shared = {k: v for k, v in first.settings.items() if all(row.settings[k] == v for row in rows)}
     numbers = ", ".join(f"#{row.number}" for row in rows[:12]) + (" ..." if len(rows) > 12 else "")
@@ -257,11 +257,11 @@ def _axis(name: str, values: Sequence[str]) -> tuple[str, list[float], list[tupl
 
 
 def _broken(key: str) -> str:
-    """A dotted key on two lines."""
+    """A dotted key, broken into two lines."""
     group, dot, name = escape(key).rpartition(".")
     return f"{group}.<br>{name}" if dot else name
 
 
 def _rounded(value: float) -> float:
-    """To five digits: a page of 200 trials holds many."""
+    """Rounded to five digits, to keep the page small."""
     return float(f"{value:.5g}")

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run, or about many: it asks nothing of anywhere. Torch-free."""
+"""One self-contained HTML page about one or more runs, without network requests. Torch-free."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from speculators.runfolder.folder import RunFolder
 from speculators.utils import files
 
 PAGE = "report.html"
-# Of a traceback; what was called first is rarely what went wrong.
+# Lines kept of a traceback, from its end, where the cause usually is.
 LINES = 25
 ACCEPTANCE = "acceptance length"
 
@@ -36,13 +36,13 @@ class Section:
 
     @property
     def legend(self) -> bool:
-        """Whether colours need names: in the table and on the axes of the settings they have them."""
+        """Whether the section needs a legend: the table and the settings figure already name the trials' colours."""
         return "settings" not in dict(self.figures)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What some trials died of: the last line, the end of one traceback."""
+    """An error that some trials share: its last line, and the end of one traceback."""
 
     error: str
     end: str
@@ -68,10 +68,10 @@ class Cell:
 
 
 def write_page(trials: Sequence[Trial], file: Path) -> Path:
-    """Write the page, about 5 MB of which nearly all is plotly.js.
+    """Write the page, about 5 MB, nearly all of it plotly.js.
 
     Args:
-        trials: at least one, sorted; of a single one the page is a run's.
+        trials: at least one, sorted; with a single one the page describes that run.
         file: is replaced; its folder is made.
 
     Raises:
@@ -121,7 +121,7 @@ def _summary(rows: Sequence[Row]) -> str:
 
 
 def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, Any] | None:
-    """What the first row came to, under its settings; None if nothing was measured."""
+    """Results of the first row, with its settings; None if nothing was measured."""
     result, trial = row.trial.result, row.trial
     if not result:
         return None
@@ -147,7 +147,7 @@ def _ratio(result: dict[str, Any]) -> float:
 
 
 def _failures(rows: Sequence[Row]) -> list[Failure]:
-    """Trials that died of the same thing together."""
+    """Failed trials, grouped by their error."""
     by_error: dict[str, list[Row]] = {}
     for row in rows:
         if row.trial.status == "failed":
@@ -246,5 +246,5 @@ def _section(title: str, note: str, drawn: Mapping[str, go.Figure | None]) -> Se
 
 
 def _json(figure: go.Figure) -> Markup:
-    """A figure inside a script element, which a `<` could end."""
+    """A figure as JSON for a script element, with `<` escaped."""
     return Markup((figure.to_json() or "").replace("<", "\\u003c"))

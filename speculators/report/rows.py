@@ -1,4 +1,4 @@
-"""Trials as a page shows them: ranked, coloured, with what each chose and what its draft costs. Torch-free."""
+"""Trials as rows of the page: rank, colour, varying settings and cost of the draft. Torch-free."""
 
 import json
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from safetensors import safe_open
 from speculators.report.runs import Trial, pinned
 from speculators.runfolder.folder import RunFolder
 
-# Tableau's ten: told apart on white and on black. The best trials have a colour each, the same in every figure.
+# Tableau's ten, distinct on white and on black. Each of the best trials has one colour in all figures.
 COLOURS = (
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#eeca3b", "#ff9da6", "#9d755d", "#7f7fd5",
 )  # fmt: skip
 OTHERS = "#9aa3ad"
-# Beyond so many trials those without a colour of their own stand back.
+# With more trials than this, those without a colour of their own are drawn faintly.
 CROWD = 30
-# More points than pixels only make the page heavy.
+# Most points of a curve; more than there are pixels would only enlarge the page.
 POINTS = 300
 
 
@@ -31,7 +31,7 @@ class Row:
         number: from 1, the best first.
         colour, opacity: of everything that shows it.
         settings: value by key, for each key that some trial overrides and not all alike.
-        run: what it was told, as its run.yaml has it.
+        run: the contents of its run.yaml.
         training: the folder that it trains in, resolved; other trials may share it.
         parameters: floating-point numbers of the published draft; None before it is published.
     """
@@ -47,12 +47,12 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What it chose, in few words."""
+        """Its settings, shortened."""
         return " ".join(short(value, 16) for value in self.settings.values())
 
     @property
     def pass_cost(self) -> float | None:
-        """Time of one pass that drafts and verifies, over that of plainly decoding one token; None if not measured."""
+        """Time of one draft-and-verify round relative to decoding one token without a draft; None if not measured."""
         result = self.trial.result
         if not result:
             return None
@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Training:
-    """The readings of one training, and the trials that it trained for.
+    """The readings of one training, and the trials that use it.
 
     Attributes:
         rows: never empty, the best first.
@@ -107,12 +107,12 @@ def trainings(rows: Sequence[Row]) -> list[Training]:
 
 
 def short(text: str, length: int) -> str:
-    """A long text, its end kept: paths differ there."""
+    """A text shortened to its end, where paths differ."""
     return text if len(text) <= length else "…" + text[-length + 1 :]
 
 
 def _untouched(trial: Trial, run: dict[str, Any], key: str) -> str:
-    """What a trial has at a key that only others override: its option of a group, or its value."""
+    """A trial's own value, or option of a group, at a key that only other trials override."""
     file = RunFolder(trial.folder).hydra / "hydra.yaml"
     choices = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["runtime"]["choices"] if file.exists() else {}
     if key in choices:
@@ -127,7 +127,7 @@ def _parameters(checkpoint: Path | None) -> int | None:
     if checkpoint is None:
         return None
     with safe_open(checkpoint / "model.safetensors", framework="np") as file:
-        slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - it is no dict
+        slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - not a dict
         return sum(_product(s.get_shape()) for s in slices if "F" in s.get_dtype())
 
 
@@ -143,6 +143,6 @@ def _readings(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def _thin(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most `POINTS` of them, evenly, the last among them."""
+    """At most `POINTS` readings, evenly spaced, including the last."""
     stride = -(-len(readings) // POINTS) or 1
     return readings[::-1][::stride][::-1]

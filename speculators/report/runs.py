@@ -27,7 +27,7 @@ class Trial:
         overrides: those of its overrides that are not every trial's.
         status: `done`, `failed`, `running`, or `cut off`.
         result: contents of result.json; empty if there is none.
-        seconds, memory_gb: of the process that ended it; a training that another trial did is not in them.
+        seconds, memory_gb: of the process that finished it, without a training done by another trial.
         traceback: of the failure.
     """
 
@@ -42,12 +42,12 @@ class Trial:
 
     @property
     def chosen(self) -> dict[str, str]:
-        """Value by key of the overrides."""
+        """The overrides as a mapping from key to value."""
         return dict(o.lstrip("+~").split("=", 1) for o in self.overrides if "=" in o)
 
     @property
     def objective(self) -> float | None:
-        """What evaluation.objective named; None where nothing was measured."""
+        """The value of the metric named by evaluation.objective; None if it was not measured."""
         return self.result.get("objective")
 
     @property
@@ -57,7 +57,7 @@ class Trial:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The published folder."""
+        """Folder of the published checkpoint."""
         folder = RunFolder(self.folder).checkpoint
         return folder if self.status == "done" and folder.is_dir() else None
 
@@ -95,7 +95,7 @@ def varying(trials: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def pinned(folder: Path) -> dict[str, Any]:
-    """A run.yaml as it is, of whatever version: results outlive the settings that made them.
+    """Contents of a run.yaml of any schema version, not migrated.
 
     Raises:
         ValueError: it is broken; the message names it.
@@ -111,7 +111,7 @@ def pinned(folder: Path) -> dict[str, Any]:
 
 
 def serve_command(trial: Trial, checkpoint: Path) -> str | None:
-    """The command that serves a trial's draft; None if it is made for no engine.
+    """The command that serves a trial's draft; None if it was not exported for an engine.
 
     Args:
         trial: with a checkpoint.

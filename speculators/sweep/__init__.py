@@ -1,1 +1,1 @@
-"""What a multirun adds to runs: checked points, trials in processes of their own, shared trainings, results."""
+"""Sweeps (Hydra multiruns): checks of all points, one process per trial, shared trainings, and results."""

@@ -1,4 +1,4 @@
-"""Every trial of a sweep, composed and checked before the first of them starts, and listed on a dry run."""
+"""Composes and checks every trial of a sweep before the first one starts; lists the trials on a dry run."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def check(config: DictConfig) -> None:
-    """Stop with every problem of every trial; on a dry run show the trials and stop.
+    """Raise an error that lists every problem of every trial; on a dry run print the trials and exit.
 
     Args:
         config: composed for a multirun, with its `hydra` node.
@@ -34,7 +34,7 @@ def check(config: DictConfig) -> None:
     except COMPOSING as error:
         stop([explain(error, Blame(config.hydra).overrides)])
     loader = GlobalHydra.instance().config_loader()
-    # Hydra's own overrides are every trial's; hydra.searchpath says where to look for options.
+    # Hydra's own overrides apply to every trial; hydra.searchpath sets where config options are looked up.
     own: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
     searched = [f"hydra.searchpath={json.dumps(Blame(config.hydra).searchpath)}"]
     messages, runs, read = [], [], set[str]()
@@ -42,7 +42,7 @@ def check(config: DictConfig) -> None:
         try:
             composed = loader.load_configuration(NAME, [*own, *trial], RunMode.RUN)
             run = validate(composed)
-            # Trials with the same data have it read once.
+            # The data is read once for all trials that use the same data.
             if (data := run.model_dump_json(include={"data", "verifier"})) not in read:
                 read.add(data)
                 check_data(composed, run)
@@ -61,7 +61,7 @@ def check(config: DictConfig) -> None:
 
 
 def alike(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> list[str]:
-    """One message for each trial that would end like an earlier one, whose folder it would share."""
+    """One message for each trial that duplicates an earlier trial and so would use the same folder."""
     first: dict[str, int] = {}
     messages = []
     for i, run in enumerate(runs):
@@ -74,7 +74,7 @@ def alike(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> li
 
 
 def show(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> None:
-    """The trials as a table: what each is, and which of them share a training."""
+    """Print the trials as a table: the overrides of each, and which of them share a training."""
     trainings = {key: n for n, key in enumerate(dict.fromkeys(weights_key(run) for run in runs))}
     shared = "1 training" if len(trainings) == 1 else f"{len(trainings)} trainings"
     table = Table(title=f"{len(runs)} trials, {shared}", title_justify="left")

@@ -1,4 +1,4 @@
-"""The table of a sweep while it runs."""
+"""Live table of a running sweep."""
 
 import atexit
 from pathlib import Path
@@ -12,15 +12,15 @@ from speculators.report.runs import Trial, read
 from speculators.runfolder.folder import RunFolder
 from speculators.sweep.table import table
 
-# More ended trials than these would push the running ones off the screen.
+# Limit of finished trials shown, so that the running ones fit on the screen.
 SHOWN = 10
 
 
 def start(folder: Path) -> None:
-    """Show a sweep's table below what is logged, until the process ends.
+    """Show a sweep's table below the log output, until the process ends.
 
     Args:
-        folder: of the sweep; its trials' folders are read again and again, whichever process they run in.
+        folder: of the sweep; its trials' folders are polled, whichever process the trials run in.
     """
     live = Live(get_renderable=lambda: picture(folder), refresh_per_second=1, transient=True)
     live.start()
@@ -28,7 +28,7 @@ def start(folder: Path) -> None:
 
 
 def picture(folder: Path) -> Group:
-    """Trials that run, each with the last line of its log, above the best of those that ended."""
+    """Running trials, each with the last line of its log, above the best finished trials."""
     found = read(folder)
     running = [trial for trial in found if trial.status == "running"]
     ended = [trial for trial in found if trial.status in ("done", "failed")]
@@ -41,7 +41,7 @@ def picture(folder: Path) -> Group:
 
 
 def _last_line(trial: Trial) -> str:
-    """What the trial said last."""
+    """The last line of a trial's log."""
     file = RunFolder(trial.folder).log
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     return lines[-1] if lines else "starting"

@@ -8,12 +8,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-# Beyond so many points the first ones stand for the rest.
+# Of a sweep with more points than this, only the first ones are checked.
 CAP = 1000
 
 
 def typed_wins(config: DictConfig) -> None:
-    """Leave a key that somebody typed out of what the sweeper's own config sweeps: Hydra would make the product of both.
+    """Remove keys overridden on the command line from the sweeper config's `params`: Hydra would sweep both.
 
     Args:
         config: composed for a multirun, with its `hydra` node.
@@ -28,7 +28,7 @@ def typed_wins(config: DictConfig) -> None:
 def points(config: DictConfig) -> tuple[list[list[str]], bool]:
     """The overrides of each trial, in the order in which Hydra's own sweeper starts them.
 
-    A continuous interval of another sweeper is stood for by its two ends.
+    For a continuous interval of another sweeper, its two ends are returned.
 
     Args:
         config: composed for a multirun, with its `hydra` node.

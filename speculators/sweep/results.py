@@ -13,7 +13,7 @@ RESULTS, BEST = "results.csv", "best"
 
 
 def write(sweep: Path, trials: Sequence[Trial]) -> None:
-    """`results.csv`, a row a trial; replaced whole, for trials of several processes end when they like."""
+    """Write `results.csv`, one row per trial; the file is replaced atomically, since several processes may write it."""
     rows = [_row(trial) for trial in trials]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO(newline="")
@@ -24,7 +24,7 @@ def write(sweep: Path, trials: Sequence[Trial]) -> None:
 
 
 def _row(trial: Trial) -> dict[str, Any]:
-    """An override a column, then what came out."""
+    """A row of results.csv: one column per override, then the results."""
     return {
         "trial": trial.folder.name,
         **trial.chosen,
@@ -40,7 +40,7 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 
 def link_best(sweep: Path, trials: Sequence[Trial]) -> str | None:
-    """Point `best` at the best trial's checkpoint; a sentence with the command that serves it, None without one."""
+    """Link `best` to the best trial's checkpoint; return a line with its serve command, None without one."""
     best = next((trial for trial in trials if trial.objective is not None and trial.checkpoint), None)
     if best is None or best.checkpoint is None:
         return None

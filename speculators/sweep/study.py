@@ -1,4 +1,4 @@
-"""What Optuna's sweeper is told of our sweeps, and a study in a file that the same command goes on with."""
+"""Settings of the Optuna sweeper, and a study stored in a file, which the same command resumes."""
 
 from pathlib import Path
 
@@ -12,19 +12,19 @@ ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 def settle(config: DictConfig) -> None:
     """Set up the Optuna sweeper of a multirun.
 
-    An objective is maximised, a failed trial is no reason to stop, the study is in the sweep's folder, and trials that an
-    earlier call ended count. Those that it was cut off in come first.
+    The objective is maximised, the study continues after failed trials and is stored in the sweep's folder. Trials that
+    an earlier call finished count; those that were interrupted are run first.
 
     Args:
-        config: composed for a multirun; what its `hydra.sweeper` leaves open is filled in.
+        config: composed for a multirun; missing values of its `hydra.sweeper` are filled in.
     """
     sweeper, folder = config.hydra.sweeper, Path(config.hydra.sweep.dir)
-    # Optuna makes the file, but not its folder.
+    # Optuna creates the file, but not its folder.
     folder.mkdir(parents=True, exist_ok=True)
     with read_write(config):
         sweeper.direction = "maximize"
         if config.hydra.launcher._target_ == ONE_BY_ONE:
-            sweeper.n_jobs = 1  # asking for several trials at once would only hide what the first taught
+            sweeper.n_jobs = 1  # trials of one batch are proposed without each other's results
         sweeper.max_failure_rate = sweeper.max_failure_rate or 1.0
         sweeper.study_name = sweeper.study_name or "speculators"
         sweeper.storage = sweeper.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
@@ -32,7 +32,7 @@ def settle(config: DictConfig) -> None:
 
 
 def _ended(name: str, storage: str) -> int:
-    """How many trials of a study ended well; those that never ended are asked for again."""
+    """Number of completed trials of a study; unfinished trials are enqueued again."""
     if name not in [study.study_name for study in optuna.get_all_study_summaries(storage)]:
         return 0
     study = optuna.load_study(study_name=name, storage=storage)

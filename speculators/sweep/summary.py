@@ -1,4 +1,4 @@
-"""What a sweep prints when it ends: the table of its trials, where the page is, and how to serve the best draft."""
+"""Output at the end of a sweep: the table of trials, the path of the page, and the best draft's serve command."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from speculators.sweep.table import console, table
 
 
 def show(sweep: Path) -> None:
-    """Write results.csv and the page, point `best` at the best trial, and print the table; nothing without a trial.
+    """Write results.csv and the page, link `best` to the best trial, and print the table; does nothing without a trial.
 
     Args:
-        sweep: the sweep's folder; it may still run.
+        sweep: the sweep's folder; the sweep may still be running.
     """
     trials = read(sweep)
     if not trials:

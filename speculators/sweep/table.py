@@ -9,13 +9,13 @@ from speculators.report.runs import Trial
 
 
 def console() -> Console:
-    """A terminal as it is; a file or a pipe has no width, and a table folded to 80 columns is hard to read."""
+    """A console with the terminal's width; 140 columns for a file or pipe, so that tables are not wrapped."""
     found = Console()
     return found if found.is_terminal else Console(width=140)
 
 
 def table(trials: Sequence[Trial]) -> Table:
-    """The trials for a terminal."""
+    """The trials as a table for the terminal."""
     shown = Table(title="Trials, best first", title_justify="left")
     for name in ("trial", "folder", "status"):
         shown.add_column(name, overflow="fold")

@@ -1,4 +1,4 @@
-"""One trial of a sweep, seen from the process of the sweep: not run twice, and in a process of its own."""
+"""Runs one trial of a sweep in its own process, at most once to completion."""
 
 import logging
 import multiprocessing
@@ -15,25 +15,25 @@ from speculators.utils.messages import RunFailed
 log = logging.getLogger(__name__)
 Launch = Callable[[Path], float]
 Work = Callable[[Path, bool], None]
-# Beside the trials of a sweep: the mark of one that is to end.
+# Marker file beside the trials of a sweep: the sweep is to stop.
 STOPPED = "STOPPED"
-# How long a process that was asked to stop may take to save.
+# Grace period in seconds for a process to save after it was asked to stop.
 GRACE_SECONDS = 60
 
 
 def run_trial(run: RunConfig, folder: Path, origin: Origin, number: int, launch: Launch, work: Work) -> float:
-    """Run one trial, unless it ended well before; what an earlier attempt left is gone on with.
+    """Run one trial, unless it already succeeded; an interrupted attempt is resumed.
 
     Args:
-        run: what was composed.
+        run: the composed config.
         folder: of the trial, in the sweep's.
-        origin: how.
-        number: of the trial, for people.
+        origin: provenance of the config's values.
+        number: of the trial, for messages.
         launch: runs what a folder's run.yaml pins in this process; for launch=inline.
         work: the main function of a process that runs a folder; takes the folder and whether it takes a GPU for itself.
 
     Returns:
-        Its objective; NaN if it measured none.
+        Its objective; NaN if it was not measured.
 
     Raises:
         RunFailed: it failed, or a trial before it did and launch.on_failure=stop.
@@ -66,7 +66,7 @@ def run_trial(run: RunConfig, folder: Path, origin: Origin, number: int, launch:
 
 
 def once(folder: Path, launch: Launch) -> None:
-    """Run what a folder pins; another process that does so is waited for, and not repeated if it ended well."""
+    """Run a folder's run.yaml once: wait for another process that runs it, and skip the run if that succeeded."""
     own = RunFolder(folder)
     with own.lock():
         if own.read_done() is None:
@@ -74,7 +74,7 @@ def once(folder: Path, launch: Launch) -> None:
 
 
 def start(folder: Path, timeout: float | None, own_device: bool, work: Work) -> None:
-    """Run what a folder's run.yaml pins in a new process, and wait for it.
+    """Run a folder's run.yaml in a new process, and wait for it.
 
     Args:
         folder: of the trial; what its process prints goes to its train.log.
@@ -85,9 +85,9 @@ def start(folder: Path, timeout: float | None, own_device: bool, work: Work) -> 
     Raises:
         RunFailed: it raised, was killed, or took too long; the folder has a file FAILED.
     """
-    # A server that imported everything once forks each trial: a trial starts in a moment and inherits nothing but imports.
+    # A fork server that has imported everything forks each trial: trials start fast and inherit only imported modules.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    # By force: joblib leaves a method of its own here, which the new process would not know.
+    # force=True: joblib may have set a start method of its own, which the new process does not know.
     multiprocessing.set_start_method(method, force=True)
     multiprocessing.set_forkserver_preload(["speculators.execution.run"])
     process = multiprocessing.Process(target=work, args=(folder, own_device), name=folder.name)
@@ -95,7 +95,7 @@ def start(folder: Path, timeout: float | None, own_device: bool, work: Work) -> 
     try:
         process.join(timeout)
     except KeyboardInterrupt:
-        # The terminal told the trial as well; it saves.
+        # Ctrl-C in a terminal also reaches the trial's process, which saves.
         process.join(GRACE_SECONDS)
         raise
     own = RunFolder(folder)
@@ -112,7 +112,7 @@ def start(folder: Path, timeout: float | None, own_device: bool, work: Work) -> 
 
 
 def _reason(folder: RunFolder, code: int | None) -> str | None:
-    """Why a process ended with a code; None if it ended well, or has not ended."""
+    """Why a process failed, from its exit code; None if it succeeded or is still running."""
     if not code:
         return None
     if code < 0:

@@ -1,4 +1,4 @@
-"""The process of one trial: its output goes to train.log, it takes a GPU for itself, and it ends with the sweep."""
+"""The process of one trial: it logs to train.log, reserves a GPU, and stops when the sweep's process ends."""
 
 import getpass
 import logging
@@ -22,7 +22,7 @@ from speculators.utils.process import log_to
 
 
 def work(folder: Path, own_device: bool, launch: Launch) -> None:
-    """Run what a folder's run.yaml pins, as the whole of a process that `sweep.trial.start` has started.
+    """Main function of a process started by `sweep.trial.start`: runs a folder's run.yaml.
 
     Args:
         folder: of the trial.
@@ -35,7 +35,7 @@ def work(folder: Path, own_device: bool, launch: Launch) -> None:
     parent = parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    # A scheduler that preempts a job sends this to all its processes; the one that waits answers, and this one ends with it.
+    # A scheduler that preempts a job signals all its processes; the sweep's process handles it, and this one stops with it.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     own = RunFolder(folder)
     with own.log.open("ab", buffering=0) as file:
@@ -57,7 +57,7 @@ def work(folder: Path, own_device: bool, launch: Launch) -> None:
 
 
 def _end_with(parent: BaseProcess) -> None:
-    """A sweep that is killed takes its trial along, which first saves what it has."""
+    """Stop this trial, after saving, when the sweep's process is killed."""
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
@@ -71,17 +71,17 @@ def _devices() -> list[str]:
 
 
 def lock_folder() -> Path:
-    """Where this user's trials on this machine lock GPUs; another user could not open these files."""
+    """Folder of the GPU lock files on this machine, one per user: other users could not open the files."""
     folder = Path(tempfile.gettempdir()) / f"speculators-{getpass.getuser()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
 def take_device(devices: Sequence[str], locks: Path) -> FileLock | None:
-    """Wait for a GPU that no other trial on this machine has, and show this process no other.
+    """Wait for a GPU that no other trial on this machine uses, and make it the only visible one in this process.
 
     Args:
-        devices: CUDA's names; with none there is nothing to take.
+        devices: CUDA's names; if empty, no GPU is reserved.
         locks: folder of the lock files that trials of any sweep share.
     """
     while devices:

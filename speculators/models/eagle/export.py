@@ -1,4 +1,4 @@
-"""What an EAGLE-1 checkpoint holds, and how vLLM wants it described. Torch-free."""
+"""Tensors of an EAGLE-1 checkpoint, and its config in vLLM's format. Torch-free."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""EAGLE-1's regression loss: the draft's state should be the verifier's (Li et al. 2024, equation 2)."""
+"""EAGLE-1's regression loss between the draft's and the verifier's states (Li et al. 2024, equation 2)."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,7 +9,7 @@ from speculators.protocols.rows import RowPlan
 def state_distance(hidden_RH: Tensor, last_PH: Tensor, plan: RowPlan) -> Tensor:
     """Smooth-L1 distance, the mean over targets, slots and state elements; an invalid row adds nothing.
 
-    Not the mean over valid rows: so it is linear in the targets, and batches add up however they are cut.
+    Not the mean over valid rows: this one is linear in the targets, so micro-batches add up however a batch is split.
 
     Args:
         hidden_RH: the draft's states, of every slot of every target.

@@ -1,4 +1,4 @@
-"""EAGLE-1: what a person chooses, and what of it is published. Torch-free."""
+"""Settings of EAGLE-1, and the fields of them that are published. Torch-free."""
 
 from typing import Any, ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""What an EAGLE-3 checkpoint holds. Torch-free."""
+"""Tensors of an EAGLE-3 checkpoint. Torch-free."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ class Eagle3Layers(DecoderLayers):
 
 @Layout.register("eagle3")
 class Eagle3Layout(Layout):
-    """Published format alone: it is what engines read."""
+    """Only the published format: engines read it directly."""
 
     title = "EAGLE-3"
     paper = "https://arxiv.org/abs/2503.01840"
@@ -60,7 +60,7 @@ class Eagle3Layout(Layout):
             # The first layer attends from the embedding beside the state; only there is the state normalised apart.
             specs |= prefixed(f"layers.{i}.", decoder_layer(layer, hidden * 2 if i == 0 else hidden))
         specs["layers.0.hidden_norm.weight"] = TensorSpec((hidden,))
-        # Of another width, or trained, neither end can be the verifier's; a reduced head never is.
+        # A draft of another width, or one that trains them, has its own embedding and head; a reduced head is always its own.
         own_ends = hidden != target_hidden
         specs["embed_tokens.weight"] = TensorSpec(
             (vocab, hidden), required=own_ends or bool(config.get("embed_requires_grad"))

@@ -1,4 +1,4 @@
-"""EAGLE-3: what a person chooses, and what of it is published. Torch-free."""
+"""Settings of EAGLE-3, and the fields of them that are published. Torch-free."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -49,7 +49,7 @@ class Eagle3Settings(AlgorithmSettings, DraftLayers, Eagle3Fields):
     eagle_aux_hidden_state_layer_ids: Annotated[list[int], Field(min_length=1)] | None = Field(
         description="verifier layers whose states the draft reads, ascending; null is vLLM's choice"
     )
-    # Chosen, null is the verifier's vocabulary; published, it is always a number.
+    # In settings, null is the verifier's vocabulary size; in a published config it is always a number.
     draft_vocab_size: Annotated[int, Field(ge=1)] | None = Field(  # type: ignore[assignment] # wider than published
         description="tokens that the draft can predict, the most frequent ones; null is the verifier's vocabulary"
     )

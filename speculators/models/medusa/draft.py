@@ -1,4 +1,4 @@
-"""Drafting with Medusa heads: every head reads the last verified state, nothing is remembered."""
+"""Drafting with Medusa heads: every head reads the last verified state, without a cache."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a Medusa checkpoint holds, and how vLLM wants it described. Torch-free."""
+"""Tensors of a Medusa checkpoint, and its config in vLLM's format. Torch-free."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar

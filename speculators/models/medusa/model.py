@@ -17,7 +17,7 @@ from speculators.protocols.rows import DraftOutput, Rows
 
 
 class MedusaHead(nn.Module):
-    """Residual blocks x + SiLU(W x); the vocabulary head stands apart."""
+    """Residual blocks x + SiLU(W x), without the vocabulary head."""
 
     def __init__(self, hidden_size: int, num_hidden_layers: int, bias: bool) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class MedusaHead(nn.Module):
 
 @SpeculatorModel.register("medusa")
 class MedusaModel(SpeculatorModel):
-    """One block stack a head, and one vocabulary head each or one for all."""
+    """One stack of blocks per head, with one vocabulary head each or one for all."""
 
     config_class = MedusaSpeculatorConfig
     config: MedusaSpeculatorConfig
@@ -71,7 +71,7 @@ class MedusaModel(SpeculatorModel):
 
     @torch.no_grad()
     def initialise(self, given: Initialisation) -> None:
-        """Start as the verifier's own head does: zero blocks are the identity, heads are copies (paper, section 2.1.1)."""
+        """Start with the verifier's outputs: zero blocks (the identity), copies of its head (paper, section 2.1.1)."""
         for parameter in self.blocks.parameters():
             nn.init.zeros_(parameter)
         if self.kept_D is not None:

@@ -1,4 +1,4 @@
-"""What a Medusa run is told (Cai et al. 2024, arXiv:2401.10774). Torch-free."""
+"""Settings of Medusa (Cai et al. 2024, arXiv:2401.10774). Torch-free."""
 
 from typing import Any, ClassVar, Literal
 

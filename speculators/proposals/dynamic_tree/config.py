@@ -1,4 +1,4 @@
-"""What the dynamic tree proposal is told. Torch-free."""
+"""Settings of the dynamic tree proposal. Torch-free."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal

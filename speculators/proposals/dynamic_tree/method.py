@@ -47,7 +47,7 @@ class DynamicTreeMethod(ProposalMethod):
         return _keep(token_BC, parent_BC, value_BC, self.config.speculative_tokens)
 
     def judge(self, draft: Draft, logits_BPV: Tensor) -> Verdict:
-        """Follow the verifier's tokens; at a temperature, children are judged as chosen: they are no samples of the draft."""
+        """Follow the verifier's tokens; above temperature 0, children are verified as chosen tokens, not as samples."""
         if self.sampler.is_greedy:
             return greedy_verdict(draft, logits_BPV, self.config.levels)
         return sampled_verdict(draft, logits_BPV, self.sampler, self.config.levels, self.config.expansion_factor)

@@ -1,4 +1,4 @@
-"""What the greedy proposal is told. Torch-free."""
+"""Settings of the greedy proposal. Torch-free."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -35,7 +35,7 @@ class GreedyTokenProposalConfig(ChainProposalConfig):
         )
 
     def problems(self, temperature: float) -> Iterator[tuple[str, Any, str]]:
-        """A setting that another one makes void is a misunderstanding."""
+        """Settings that have no effect because of another setting."""
         if self.verifier_accept_k == 1 and self.accept_tolerance > 0:
             reason = "has no effect with proposal.verifier_accept_k=1; raise that, or leave this at 0"
             yield "accept_tolerance", self.accept_tolerance, reason

@@ -24,7 +24,7 @@ class GreedyMethod(ProposalMethod):
         return draft_chain(drafter, context, self.config.levels, most_likely)
 
     def judge(self, draft: Draft, logits_BPV: Tensor) -> Verdict:
-        """Accept the verifier's own tokens, or those near enough to them; at a temperature, accept by their probability.
+        """Accept the verifier's own tokens or near ones; above temperature 0, accept by the verifier's probability.
 
         As vLLM does by default (`draft_sample_method=greedy`): the draft's distribution is one-hot.
         """

@@ -8,7 +8,7 @@ from speculators.protocols.draft import Draft, Verdict
 
 
 def block_verdict(draft: Draft, logits_BPV: Tensor, sampler: Sampler) -> Verdict:
-    """Accept the longest prefix that passes, each judged with what follows it in mind.
+    """Accept the longest prefix that passes block verification.
 
     P_0 = 1 and P_i = min(1, P_{i-1} p_i(x_i) / q_i(x_i)); S_i is the sum of (P_i p_{i+1} - q_{i+1})+. Prefix i passes with
     probability S_i / (S_i + 1 - P_i), the whole chain with its P. After prefix i the next token is sampled from
@@ -21,7 +21,7 @@ def block_verdict(draft: Draft, logits_BPV: Tensor, sampler: Sampler) -> Verdict
     """
     assert draft.prob_BMV is not None
     q_BKV, valid_BK, K = draft.prob_BMV, draft.valid(), draft.token_BM.shape[1]
-    # After tokens that a sequence does not have, anything stands: nothing of it may reach a sum.
+    # Values at tokens that a sequence does not have are arbitrary and must not reach a sum.
     p_BPV = sampler.probs(logits_BPV)
     there_BP1 = torch.nn.functional.pad(valid_BK, (1, 0), value=True).unsqueeze(-1)
     p_BPV = p_BPV.where(there_BP1, torch.zeros_like(p_BPV))
@@ -39,7 +39,7 @@ def block_verdict(draft: Draft, logits_BPV: Tensor, sampler: Sampler) -> Verdict
         chance_B = torch.where(
             follows_B, sum_B / (sum_B + 1 - reach_B).clamp_min(torch.finfo(sum_B.dtype).tiny), reach_B
         )
-        # 0 / 0: here p is q, so the next prefix passes as surely as this one; rounding may say otherwise.
+        # 0 / 0: here p equals q, so the next prefix passes with the same probability, except for rounding.
         left_BV = torch.where(sum_B.unsqueeze(1) > 0, left_BV, p_BPV[:, i])
         passes_B = there_BP1[:, i, 0] & (torch.ones_like(follows_B) if i == 0 else sampler.coin(chance_B))
         accepted_B = torch.where(passes_B, i, accepted_B)

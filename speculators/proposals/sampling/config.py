@@ -1,4 +1,4 @@
-"""What the sampling proposal is told. Torch-free."""
+"""Settings of the sampling proposal. Torch-free."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
@@ -30,7 +30,7 @@ class SamplingTokenProposalConfig(ChainProposalConfig):
     )
 
     def serving_options(self) -> dict[str, str]:
-        """The draft's own distributions are kept and judged."""
+        """Options that make vLLM sample drafts and use the draft's distributions in rejection sampling."""
         method = self.rejection_sample_method
         return {"draft_sample_method": "probabilistic"} | (
             {"rejection_sample_method": method} if method == "block" else {}
@@ -45,7 +45,7 @@ class SamplingTokenProposalConfig(ChainProposalConfig):
         )
 
     def problems(self, temperature: float) -> Iterator[tuple[str, Any, str]]:
-        """Settings that nothing reads."""
+        """Settings that have no effect."""
         if self.accept_lenience < 1 and self.rejection_sample_method == "block":
             yield "accept_lenience", self.accept_lenience, "block verification has none; leave this at 1.0"
         if temperature == 0:

@@ -1,4 +1,4 @@
-"""What the static tree proposal is told. Torch-free."""
+"""Settings of the static tree proposal. Torch-free."""
 
 from typing import ClassVar, Literal
 

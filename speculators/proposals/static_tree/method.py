@@ -26,7 +26,7 @@ class StaticTreeMethod(ProposalMethod):
         return draft_static(drafter, context, self.shape)
 
     def judge(self, draft: Draft, logits_BPV: Tensor) -> Verdict:
-        """Follow the verifier's tokens; at a temperature, children are judged as chosen: they are no samples of the draft."""
+        """Follow the verifier's tokens; above temperature 0, children are verified as chosen tokens, not as samples."""
         depth = len(self.shape.levels)
         if self.sampler.is_greedy:
             return greedy_verdict(draft, logits_BPV, depth)
