@@ -112,6 +112,11 @@ def _message(key: str, siblings: Sequence[str], problem: Any, missing_remedy: st
             return f"{key} is not a setting{nearest(key, options)}"
         case "missing":
             return f"{key} is missing: {missing_remedy}"
+        case "union_tag_not_found":
+            tag = problem["ctx"]["discriminator"].strip("'")
+            if close := get_close_matches(tag, problem["input"], n=1, cutoff=0.5):
+                return f"{key}.{close[0]} is not a setting; did you mean {key}.{tag}?"
+            return f"{key}.{tag} is missing: {missing_remedy}"
         case _:
             text = problem["msg"].removeprefix("Value error, ")
             if text.startswith(f"{last}:") or text.startswith(key):
