@@ -1,4 +1,4 @@
-"""Speculative-decoding drafts, from YAML to a checkpoint that serves. Every name is imported at its first use."""
+"""Training and export of speculative-decoding draft models. Every public name is imported at its first use."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ _load = lazy_names(__name__, _MODULES)
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return _load(name)
-    # Algorithms' classes are offered by their folders, so that no algorithm needs to be named here.
+    # Classes of algorithms are found in their packages, so that no algorithm is named here.
     if name[:1].isupper():
         import speculators.models
 

@@ -1,6 +1,6 @@
-"""The published config, a checkpoint's config.json: what was drafted for which verifier, and how it is served.
+"""The published config, a checkpoint's config.json: the draft model, its verifier, and its proposal methods.
 
-It is read and written as the upstream project `speculators` does in the release that FORMAT_VERSION names.
+Its format is that of the upstream project `speculators` in release FORMAT_VERSION.
 """
 
 import os
@@ -21,12 +21,12 @@ __all__ = ["FORMAT_VERSION", "LayerConfig", "SpeculatorModelConfig", "Speculator
 __all__ += ["read_layer_config", "reload_schemas"]
 
 
-# A decoder layer's config inside a published one; engines build the draft's layers from what is written here.
+# A decoder layer's config inside a published one; engines build the draft's layers from it.
 LayerConfig = Annotated[PretrainedConfig, PlainSerializer(lambda config: config.to_diff_dict(), return_type=dict)]
 
 
 def read_layer_config(fallback: type[PretrainedConfig]) -> BeforeValidator:
-    """How a LayerConfig field reads a dict.
+    """A validator that builds a LayerConfig field from a dict.
 
     Args:
         fallback: the config class of a dict without `model_type`.
@@ -49,8 +49,8 @@ class SpeculatorModelConfig(PydanticClassRegistryMixin, PretrainedConfig):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="allow")
     schema_discriminator: ClassVar[str] = "speculators_model_type"
 
-    # transformers' class attributes once more, as class variables of this class: pydantic would take its annotations
-    # for fields. None of them is ever written to config.json; engines refuse a draft with a `model_type` there.
+    # transformers' class attributes, declared again as ClassVar: pydantic would read their annotations as fields.
+    # None of them is written to config.json; engines refuse a draft with a `model_type` there.
     model_type: ClassVar[str] = "speculator_model"
     base_config_key: ClassVar[str] = ""
     sub_configs: ClassVar[dict[str, type[PretrainedConfig]]] = {}
@@ -61,7 +61,7 @@ class SpeculatorModelConfig(PydanticClassRegistryMixin, PretrainedConfig):
     base_model_ep_plan: ClassVar[dict[str, Any] | None] = None
     has_no_defaults_at_init: ClassVar[bool] = False
     keys_to_ignore_at_inference: ClassVar[list[str]] = []
-    # None, where upstream says "": with a string, save_pretrained would write Python and an `auto_map` into the folder.
+    # None, where upstream has "": with a string, save_pretrained would write Python files and an `auto_map` to the folder.
     _auto_class: ClassVar[str | None] = None
 
     speculators_model_type: str = Field(default="", description="the algorithm whose model this configures")
@@ -80,7 +80,7 @@ class SpeculatorModelConfig(PydanticClassRegistryMixin, PretrainedConfig):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # transformers turns every subclass into a dataclass with an __init__ that knows nothing of pydantic.
+        # transformers turns every subclass into a dataclass, whose __init__ bypasses pydantic.
         if "__init__" in cls.__dict__:
             cls.__init__ = SpeculatorModelConfig.__init__
 
@@ -92,25 +92,25 @@ class SpeculatorModelConfig(PydanticClassRegistryMixin, PretrainedConfig):
         return PretrainedConfig.__iter__(self)
 
     def validate(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Nothing: transformers calls this before it saves, and pydantic has validated already."""
+        """Do nothing: transformers calls this before saving, and pydantic has already validated the values."""
 
     @classmethod
     def register_decorator(cls, clazz: type[BaseModel], name: str | None = None) -> type[BaseModel]:
-        """Enter a config class in this registry, under its algorithm's name.
+        """Register a config class under its algorithm's name.
 
         Args:
             clazz: the class.
             name: the value of `speculators_model_type`; None takes the class's own name.
         """
         clazz = super().register_decorator(clazz, name=name)
-        # When one algorithm's config file is imported before this one, it registers after this one has ended.
+        # An algorithm's config module that is imported first imports this one, and registers after it has finished.
         if cls.registry_populated:
             cls.reload_schema()
         return clazz
 
     @classmethod
     def reload_schema(cls) -> None:
-        """Build the schemas of the base and of every registered subclass anew."""
+        """Rebuild the schemas of the base and of every registered subclass."""
         for config in (cls, *(cls.registry or {}).values()):
             config.model_rebuild(force=True, _types_namespace={"torch": torch})
 
@@ -120,11 +120,11 @@ class SpeculatorModelConfig(PydanticClassRegistryMixin, PretrainedConfig):
 
         Args:
             config_dict: contents of a config.json.
-            kwargs: values that take the place of the dict's.
+            kwargs: values that override the dict's.
 
         Raises:
             ValueError: there is no `speculators_model_type`.
-            pydantic.ValidationError: nothing is registered under it, or a value is wrong.
+            pydantic.ValidationError: no class is registered under it, or a value is invalid.
         """
         values = config_dict | kwargs
         if "speculators_model_type" not in values:
@@ -145,19 +145,19 @@ class SpeculatorModelConfig(PydanticClassRegistryMixin, PretrainedConfig):
         revision: str = "main",
         **kwargs: Any,
     ) -> "SpeculatorModelConfig":
-        """Read a config.json from a folder or the Hub and build the subclass that it names.
+        """Read a config.json from a folder or the Hub and build the subclass for its `speculators_model_type`.
 
         Args:
             pretrained_model_name_or_path: hub id, folder or file.
             cache_dir: where downloads are kept.
-            force_download: download even what is there.
+            force_download: download files even if they are cached.
             local_files_only: never download.
             token: for the Hub.
             revision: branch, tag or commit on the Hub.
-            kwargs: values that take the place of the file's.
+            kwargs: values that override the file's.
 
         Raises:
-            NotImplementedError: the file is no speculator's.
+            NotImplementedError: the file is not a speculator's config.
         """
         values, overrides = cls.get_config_dict(
             pretrained_model_name_or_path,
@@ -176,17 +176,17 @@ class SpeculatorModelConfig(PydanticClassRegistryMixin, PretrainedConfig):
         """All values, transformers' own included."""
         values = super().to_dict() | self.model_dump()
         self.dict_dtype_to_str(values)
-        # auto_map: a config that was loaded may name Python that its folder brought along; ours bring none.
+        # auto_map: a loaded config may refer to Python files of its folder, which a published draft does not contain.
         unwritten = type(self).__class_vars__ | {"model_config", "auto_map"}
         return {name: value for name, value in values.items() if name not in unwritten}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What config.json holds: all fields, and those of transformers' values that are not its defaults."""
+        """The contents of config.json: all fields, and transformers' values that differ from its defaults."""
         return super().to_diff_dict()
 
 
 def reload_schemas() -> None:
-    """Make known what was registered since the schemas were built."""
+    """Rebuild all schemas, so that they include classes registered since they were built."""
     TokenProposalConfig.reload_schema()
     SpeculatorsConfig.reload_schema()
     SpeculatorModelConfig.reload_schema()

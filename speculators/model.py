@@ -25,50 +25,50 @@ Settings = TypeVar("Settings", bound=AlgorithmSettings)
 
 @dataclass(frozen=True)
 class TrainingContext(Generic[Settings]):
-    """What a forward pass knows of the training beside its batch.
+    """Inputs of a training forward pass besides its batch.
 
     Attributes:
-        settings: the algorithm's, with what only training needs: sizes of samples, noise, annealing.
-        progress: share of the optimizer steps that are done, in [0, 1).
+        settings: of the algorithm, with those for training only: sample sizes, noise, annealing.
+        progress: fraction of the optimizer steps completed, in [0, 1).
     """
 
     settings: Settings
     progress: float
 
 
-# Options of a download, which transformers would take from the arguments of from_pretrained for the config as well.
+# Download options of from_pretrained that must also be passed on to the config.
 _DOWNLOAD = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
     """Base of every draft model; `models/<name>/model.py` registers the one called `<name>`.
 
-    The verifier's embedding and head are no part of the draft: they come as an argument, so a draft is complete once
-    built and its state dict is what is published.
+    The verifier's embedding and head are not part of the draft: they are passed as an argument, so a draft is complete
+    after construction and its state dict is what is published.
     """
 
     config: SpeculatorModelConfig
 
-    # Whether drafting reads the verifier's states; a small language model reads the text alone.
+    # Whether drafting reads the verifier's states; a small language model reads only the text.
     reads_states: ClassVar[bool] = True
 
     @property
     def layer_ids(self) -> tuple[int, ...]:
-        """Verifier layers whose states the draft reads beside the last, ascending; `VerifierStates` defines the ids."""
+        """Verifier layers whose states the draft reads besides the last, ascending; ids as in `VerifierStates`."""
         return ()
 
     @property
     def kept_D(self) -> Tensor | None:
-        """[D] int64 verifier ids of a reduced vocabulary's tokens; None if the draft has all."""
+        """[D] int64 verifier ids of the tokens of a reduced draft vocabulary; None if the draft has all tokens."""
         return None
 
     @property
     def heads(self) -> tuple[Tensor, ...]:
-        """[D, H] vocabulary heads of the draft's own, one for all slots or one a slot; none if it uses the verifier's."""
+        """The draft's own [D, H] heads, one for all slots or one per slot; empty if it uses the verifier's head."""
         return ()
 
     def initialise(self, given: Initialisation) -> None:
-        """Give every parameter and buffer of a fresh draft its first value, in place.
+        """Initialise every parameter and buffer of a new draft, in place.
 
         Args:
             given: the verifier's embedding, head and checkpoint, and the token counts of the training data.
@@ -77,15 +77,15 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
 
     @classmethod
     def plan_rows(cls, settings: Any, sequence: PackedTargets, generator: Generator) -> SequenceRows:
-        """Which rows of one packed sequence are trained; on the host, before the batch goes to the device.
+        """Choose the rows of one packed sequence that are trained, on the host, before the batch moves to the device.
 
-        Unless an algorithm samples or drafts blocks, every slot of every target.
+        The default is every slot of every target; algorithms that sample or draft blocks override it.
 
         Args:
-            settings: the algorithm's.
+            settings: of the algorithm.
             sequence: its documents and the positions that may be targets.
-            generator: the sequence's own, on the host. Nothing else may be random, or the rows would depend on how the
-                batch is cut.
+            generator: the sequence's own, on the host. It must be the only source of randomness, or the rows would
+                depend on the batch that the sequence is in.
 
         Returns:
             The rows; anchors must lie in their target's document, or the row must be invalid.
@@ -93,14 +93,14 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
         return dense_rows(sequence, settings.slots)
 
     def borrow(self, missing: Collection[str], verifier: VerifierHead) -> None:
-        """Take the verifier's tensors for those that a published file leaves to it, as engines do.
+        """Use the verifier's tensors for those that a published file omits, as engines do.
 
         Args:
             missing: names of this model's tensors that were not in the file.
             verifier: its embedding and head.
 
         Raises:
-            ValueError: the algorithm takes nothing of the verifier's.
+            ValueError: a tensor is missing that the algorithm does not take from the verifier.
         """
         if missing:
             raise ValueError(f"{', '.join(sorted(missing))}: missing in the published file; export it again")
@@ -108,10 +108,10 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
     def forward(
         self, batch: Batch, states: VerifierStates, verifier: VerifierHead, context: TrainingContext[Any]
     ) -> DraftOutput:
-        """Predictions for every row of a packed batch, in training and for held-out losses.
+        """Compute predictions for every row of a packed batch, in training and for held-out losses.
 
-        The model makes no logits: it returns what the head reads, and the reduction applies the weights chunk by chunk.
-        A row's prediction may depend on its own document alone, and there on the verifier's states up to the row's
+        The model computes no logits: it returns the head's inputs, and the reduction applies the head in chunks.
+        A row's prediction may depend only on its own document, and there only on the verifier's states up to the row's
         anchor and on tokens up to its target.
 
         Args:
@@ -119,16 +119,16 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
             states: the verifier's at every position, in the verifier's dtype, which may be half of the draft's;
                 `aux_BTA` has the layers of `layer_ids`.
             verifier: its embedding and head.
-            context: settings and progress. `self.training` says whether noise is wanted.
+            context: settings and progress. Noise is applied only if `self.training` is True.
 
         Returns:
-            One or more sets of rows, each with one input a row for every term, in the order of `batch.rows`; and losses
-            beside the divergences.
+            One or more sets of rows, each with one input per row for every term, in the order of `batch.rows`; and
+            losses besides the divergences.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
 
     def drafter(self, verifier: VerifierHead, batch_size: int) -> Drafter:
-        """This draft model as decoding uses it, for one batch of sequences of which it has seen nothing yet.
+        """Create a drafter with empty state, with which decoding drafts for one batch of sequences.
 
         Args:
             verifier: the verifier's embedding and head.
@@ -150,11 +150,11 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
         config: SpeculatorModelConfig | None = None,
         **kwargs: Any,
     ) -> "SpeculatorModel":
-        """Load a published draft; called on the base, it builds the class that the config names.
+        """Load a published draft; called on the base class, it builds the class registered for the config.
 
         Args:
             pretrained_model_name_or_path: hub id or folder.
-            config: instead of the folder's own.
+            config: used instead of the folder's own.
             kwargs: for transformers: dtype, revision, token, cache_dir, ...
 
         Raises:

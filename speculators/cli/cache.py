@@ -1,4 +1,4 @@
-"""`speculators cache`: what is in the cache, whether it is sound, and making room in it."""
+"""`speculators cache`: lists, verifies and prunes the cache that runs share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ Dir = Annotated[
 
 @app.command("list")
 def list_(dir: Dir = None) -> None:
-    """All entries, the least recently used first: that is the order in which room is made."""
+    """List all entries, least recently used first, which is the order in which they are evicted."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -42,7 +42,7 @@ def verify(
         bool, typer.Option("--remove", help="remove what is damaged: the next run makes it again")
     ] = False,
 ) -> None:
-    """Read everything and compare checksums; exits with 1 if a shard is damaged."""
+    """Read all entries and compare checksums; exits with 1 if a shard is damaged or a folder has no valid manifest."""
     from speculators.cache.store import Store, folder_of
 
     store = Store(folder_of(dir), limit=None)
@@ -67,7 +67,7 @@ def prune(
     limit_gb: Annotated[float | None, typer.Option(min=0, help="what may stay, in gigabytes")] = None,
     all: Annotated[bool, typer.Option("--all", help="nothing stays")] = False,
 ) -> None:
-    """Remove entries that no run uses, the least recently used first, down to a limit."""
+    """Remove entries that no run uses, least recently used first, until the cache is within a limit."""
     from speculators.cache.store import Store, folder_of, gb
 
     if (limit_gb is None) != all:

@@ -1,4 +1,4 @@
-"""Hydra's callbacks: checks before a run has a folder, and the results of a sweep while it runs and at its end."""
+"""Hydra callbacks: validation before a run's folder is created, and the results table of a sweep."""
 
 import atexit
 import sys
@@ -17,20 +17,20 @@ OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
 
 
 class Check(Callback):
-    """Checks a run before Hydra makes its folder, so that wrong input and dry runs leave nothing behind.
+    """Validates a run before Hydra creates its folder, so that invalid input and dry runs leave no files.
 
     Attributes:
-        passed: all trials of a sweep were checked; a later exception is no wrong input.
+        passed: all trials of a sweep were validated; a later exception is not an input error.
     """
 
     passed: ClassVar[bool] = False
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Validate; on a dry run print the plan and stop."""
+        """Validate the run; on a dry run print the plan and exit."""
         from speculators.execution.again import check_free
 
         try:
-            # Hydra turns exceptions of callbacks into warnings, and goes on; only an exit gets through.
+            # Hydra turns exceptions of callbacks into warnings and continues; only SystemExit stops it.
             run = validate(config)
             check_data(config, run)
             if run.dry_run:
@@ -46,7 +46,7 @@ class Check(Callback):
             sys.exit(1)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Validate every trial before the first starts; on a dry run list them and stop."""
+        """Validate every trial before the first starts; on a dry run list them and exit."""
         from speculators.sweep.check import check
         from speculators.sweep.points import typed_wins
 
@@ -64,10 +64,10 @@ class Check(Callback):
 
 
 class Results(Callback):
-    """Keeps a sweep's results.csv up to date, and shows the table while the sweep runs and when it ends, however it ends."""
+    """Updates a sweep's results.csv after each trial, and prints the table during the sweep and at exit."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before the first trial, after all were checked."""
+        """Start the live table; called before the first trial, after all were validated."""
         from speculators.sweep.live import start
         from speculators.sweep.trial import STOPPED
 
@@ -78,7 +78,7 @@ class Results(Callback):
             start(self.sweep)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
-        """After each trial."""
+        """Update results.csv after each trial."""
         if config.hydra.mode.name == "MULTIRUN":
             from speculators.report.runs import read
             from speculators.sweep.results import write
@@ -87,7 +87,7 @@ class Results(Callback):
             write(sweep, read(sweep))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """After the last trial; exits with 1 if one failed, for some sweepers take a failure for a result."""
+        """After the last trial, exit with 1 if one failed: some sweepers count a failed trial as a result."""
         from speculators.report.runs import read
         from speculators.runfolder.folder import RunFolder
 
@@ -97,7 +97,7 @@ class Results(Callback):
 
 
 def _show(sweep: Path) -> None:
-    """The table, the page and the best trial, so far."""
+    """Write the table, the page and the best trial so far."""
     from speculators.sweep.summary import show
 
     show(sweep)

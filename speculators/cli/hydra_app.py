@@ -24,7 +24,7 @@ from speculators.utils.process import STOPPED_BY_SIGNAL
 
 def main() -> None:
     """The command line: `python train.py`, `speculators train`. Exits with 2 on wrong input, 1 if the run failed."""
-    # Hydra would print its errors itself, with advice (`use +key`) that is wrong for a closed set of settings.
+    # Otherwise Hydra prints its errors itself, with advice (`use +key`) that is wrong for a closed set of settings.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     Plugins.instance().register(EntryPointGroups)
     try:
@@ -58,7 +58,7 @@ def _entry(config: DictConfig) -> float:
     from speculators.runfolder.run_yaml import write_pin
 
     with RunFolder(folder).lock():
-        # Again: of two runs that were started in the same second, one was here first.
+        # Checked again under the lock: two runs started in the same second get the same folder.
         check_free(run, folder)
         write_pin(run, folder, came_from)
         return launch(folder)

@@ -1,17 +1,17 @@
-"""Starts runs. What a run imports is imported only where it runs, so the process that only waits for it stays small."""
+"""Starts runs. Training libraries are imported only in the process that runs, so a parent that waits stays small."""
 
 import os
 from pathlib import Path
 
 
 def launch(folder: Path) -> float:
-    """Run what a folder's run.yaml pins, in this process or in several under torchrun.
+    """Execute the run of a folder's run.yaml, in this process or in several under torchrun.
 
     Args:
         folder: of the run.
 
     Returns:
-        What evaluation.objective names; NaN if nothing was evaluated.
+        The value of evaluation.objective; NaN if nothing was evaluated.
 
     Raises:
         As `speculators.execution.launch.launch`.
@@ -31,7 +31,7 @@ def launch(folder: Path) -> float:
 
 
 def work(folder: Path, own_device: bool) -> None:
-    """What the process of a trial does; arguments as of `speculators.sweep.worker.work`."""
+    """Entry point of a trial's process; arguments as of `speculators.sweep.worker.work`."""
     from speculators.sweep.worker import work as work_in
 
     work_in(folder, own_device, launch)

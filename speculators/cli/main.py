@@ -1,4 +1,4 @@
-"""The `speculators` command: `train` is Hydra's, the other verbs work on what it made."""
+"""The `speculators` command: `train` is Hydra's command line, the other subcommands are typer's."""
 
 import logging
 import sys
@@ -28,7 +28,7 @@ HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def main() -> None:
-    """Exits with 2 on wrong input, with 1 if a run failed."""
+    """Entry point of `speculators`; exits with 2 on wrong input, with 1 if a run failed."""
     if sys.argv[1:2] == ["train"]:
         from speculators.cli import hydra_app
 
@@ -51,10 +51,10 @@ def run(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="run it anew in this folder")] = None,
 ) -> None:
-    """Run what a run.yaml pins: go on in its own folder, or do all of it again in another.
+    """Execute the run of a run.yaml: resume it in its own folder, or repeat it in another.
 
-    Every value is the pinned one. Defaults that have moved since are named, and do not reach it. Anybody may have written
-    the file, so it cannot allow code of the verifier, a cache, a tracker or a device: those are typed again.
+    All values are those of run.yaml; defaults that have changed since are reported and not applied. The file may be
+    untrusted, so code of the verifier, a cache, a tracker or a device must be allowed on the command line.
     """
     from speculators.composition.moved import moved
     from speculators.execution import input_hashes
@@ -98,9 +98,9 @@ def check(
         typer.Argument(help="as for train; or a published folder or config.json, and export.*", show_default=False),
     ] = None,
 ) -> None:
-    """Check a run without starting it, or a published draft: the config, and what the engine makes of it.
+    """Check a run without starting it, or a published draft: its config, and whether the engine can serve it.
 
-    Exits with 2 if the draft is wrong, or the engine could not serve it.
+    Exits with 2 if the config is invalid, or the engine cannot serve the draft.
     """
     from speculators.composition.compose import compose
     from speculators.execution.rules import notes
@@ -123,12 +123,12 @@ def check(
 
 
 def _is_path(argument: str) -> bool:
-    # A sweep's folders have = in their names.
+    # Folders of sweeps contain = in their names.
     return Path(argument).exists() or ("=" not in argument and not argument.startswith("~"))
 
 
 def _check_published(path: Path, overrides: list[str]) -> None:
-    """Judge a published draft; the overrides are those of the group `export`."""
+    """Check a published draft; only overrides of the group `export` are accepted."""
     from speculators.composition.compose import compose
     from speculators.export.checklist import judge
     from speculators.runfolder.folder import RUN_YAML
@@ -161,9 +161,9 @@ def evaluate(
 ) -> None:
     """Decode with a published draft and measure its acceptance length; `output=FOLDER` is where result.json goes.
 
-    Verifier, proposal, data and seed are the checkpoint's own unless given. Without `data=...` the prompts are those that
-    its training held out, or, of a draft without run.yaml, the packaged ones; with it, all of that data, and of `data=chat`
-    those that are held out with the seed.
+    Verifier, proposal, data and seed default to the checkpoint's own. Without `data=...` the prompts are the held-out
+    prompts of its training, or the packaged ones for a draft without run.yaml; with `data=chat` those held out under
+    the seed; with any other `data=...` all of that data.
     """
     from speculators.composition.compose import compose
     from speculators.evaluate.checkpoint import is_trained, with_its_own
@@ -194,7 +194,7 @@ def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs or of sweeps")],
     output: Annotated[Path | None, typer.Option(help="the page; report.html in the first DIR unless given")] = None,
 ) -> None:
-    """Make one self-contained HTML page of runs and sweeps, ended or not: settings, acceptance, cost, curves, failures."""
+    """Write one self-contained HTML page of runs and sweeps: settings, acceptance, cost, curves, failures."""
     from speculators.report.page import PAGE, write_page
     from speculators.report.runs import read, runs
     from speculators.utils.messages import stop

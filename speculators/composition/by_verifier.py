@@ -1,6 +1,6 @@
-"""Values that depend on the verifier's size, by rules that stand in conf/: `${inverse_width:...}` and `${if_above:...}`.
+"""OmegaConf resolvers for values that depend on the verifier's size: `${inverse_width:...}` and `${if_above:...}`.
 
-They are resolved with the rest of the config, so that run.yaml has the value, and the rule as its source.
+They are resolved with the rest of the config: run.yaml holds the value, and the rule as its provenance.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-# A value that is one of these rules, and nothing else.
+# A value that consists of one of these rules only.
 RULE = re.compile(r"\$\{(?:inverse_width|if_above):[^{}]*\}")
 SIZES = ("hidden_size", "vocab_size")
 _known: ContextVar[Mapping[str, int]] = ContextVar("sizes of the verifier whose run is being resolved")
@@ -19,9 +19,9 @@ _known: ContextVar[Mapping[str, int]] = ContextVar("sizes of the verifier whose 
 
 @contextmanager
 def verifier_known(config: DictConfig) -> Iterator[None]:
-    """Read a config's verifier once for all rules that are resolved inside.
+    """Read a config's verifier once for all rules that are resolved inside the block.
 
-    Where its config.json cannot be had, the rules take its sizes for 0: what is wrong is for validation to say.
+    If its config.json cannot be read, the rules use a size of 0, and validation reports the error.
     """
     token = _known.set(_sizes(config))
     try:
@@ -31,13 +31,13 @@ def verifier_known(config: DictConfig) -> Iterator[None]:
 
 
 def inverse_width(peak: float, width: int, *, _root_: DictConfig) -> float:
-    """`peak` up to this hidden size of the verifier; beyond it, in inverse proportion, to two digits."""
+    """`peak` up to a hidden size of `width`; above it `peak * width / hidden_size`, to two significant digits."""
     size = _size("hidden_size", _root_)
     return peak if size <= width else float(f"{peak * width / size:.2g}")
 
 
 def if_above(size: str, limit: int, above: Any, otherwise: Any, *, _root_: DictConfig) -> Any:
-    """`above` where a size of the verifier, one of `SIZES`, is larger than `limit`; else `otherwise`."""
+    """`above` if a size of the verifier, one of `SIZES`, is larger than `limit`; else `otherwise`."""
     return above if _size(size, _root_) > limit else otherwise
 
 

@@ -1,7 +1,7 @@
-"""Overrides to a validated run: composition by Hydra, and every mistake as one short message.
+"""Composes overrides into a validated run with Hydra, and reports each error as one message.
 
-`cli/hydra_app.py`, this folder and `sweep/` alone import Hydra or OmegaConf, and nothing of either leaves them. What only
-prints (--help, --cfg, completion) never gets as far as pydantic.
+Only `cli/hydra_app.py`, this folder and `sweep/` import Hydra or OmegaConf; no function returns their types elsewhere.
+Commands that only print (--help, --cfg, completion) do not import pydantic.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def _command() -> str:
-    """A name for this command, the same when it is typed again; how it is launched is no part of it."""
+    """A hash of this command's overrides, without those that choose the launcher."""
     typed = sorted(a for a in sys.argv[1:] if not a.startswith(("-m", "--multirun", "launch", "hydra/launcher")))
     return hashlib.sha256("\n".join(typed).encode()).hexdigest()[:12]
 
@@ -41,7 +41,7 @@ def _trial_name(*, _root_: DictConfig) -> str:
     return result_key(validate(_root_))
 
 
-# Names of folders, for conf/train.yaml. A sweep's is made once; Hydra hands what is cached to each trial.
+# Names of folders, for conf/train.yaml. A sweep's is computed once; Hydra passes the resolver cache to each trial.
 OmegaConf.register_new_resolver("command", _command, use_cache=True)
 OmegaConf.register_new_resolver("trial", _trial_name)
 
@@ -55,7 +55,7 @@ class EntryPointGroups(SearchPathPlugin):
 
 
 def compose(overrides: Sequence[str] = ()) -> "RunConfig":
-    """The run that `python train.py OVERRIDES` would start.
+    """Compose and validate the run that `python train.py OVERRIDES` would start.
 
     Args:
         overrides: as on the command line, e.g. `["algorithm=eagle", "optimizer.lr=1e-4"]`.
@@ -87,7 +87,7 @@ def pinned(overrides: Sequence[str], folder: Path) -> "RunConfig":
 
 @contextmanager
 def composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
-    """A composed config with its `hydra` node, and Hydra initialised as long as somebody asks about it."""
+    """A composed config with its `hydra` node; Hydra stays initialised inside the block."""
     Plugins.instance().register(EntryPointGroups)
     with hydra.initialize_config_module(CONF, version_base="1.3"):
         try:
@@ -100,7 +100,7 @@ def composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
 
 
 def origin(blame: Blame, run: "RunConfig") -> "Origin":
-    """Where the values of a run came from."""
+    """Provenance of the values of a run: overrides, search path, and the source of each key."""
     from speculators.runfolder.run_yaml import Origin
     from speculators.settings.run_config import flat
 

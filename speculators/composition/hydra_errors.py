@@ -1,4 +1,4 @@
-"""What was meant by an override that Hydra refuses."""
+"""Rewrites Hydra's and OmegaConf's errors as one message, with suggestions."""
 
 import json
 import re
@@ -20,11 +20,11 @@ from speculators.utils.messages import nearest
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Hydra's and OmegaConf's own errors, with the nearest name instead of their advice.
+    """Rewrite an error of Hydra or OmegaConf as one message that suggests the nearest valid name.
 
     Args:
-        error: of composing.
-        overrides: what was composed; a --config-dir may be among them.
+        error: raised by composing.
+        overrides: of that composition; may contain a --config-dir.
     """
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
@@ -40,7 +40,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         with _loader() as loader:
             options = _options_with(key, loader, searched)
             keys = _keys(loader, overrides, searched)
-        # A key that another option of its group has is no slip of the fingers.
+        # A key that another option of the group has is not a misspelling.
         return f"{key} is not a setting{f' here; it is one with {options}' if options else nearest(key, keys)}"
     if text.startswith("Config group override must be"):
         return f"a group takes the name of one of its options, and recipe and search also null: {' '.join(overrides)}"
@@ -48,7 +48,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _unreadable(override: str) -> str:
-    """An override that is none in Hydra's grammar."""
+    """The message for an override that Hydra's grammar cannot parse."""
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override} is no override; write it as key=value"
@@ -57,7 +57,7 @@ def _unreadable(override: str) -> str:
 
 
 def _searched(overrides: Sequence[str]) -> list[str]:
-    """What was typed of where to look for options, as entries of Hydra's search path."""
+    """Search-path entries given on the command line: hydra.searchpath and --config-dir."""
     typed = [o for o in overrides if o.startswith("hydra.searchpath=")]
     found = [str(path) for o in OverridesParser.create().parse_overrides(typed) for path in cast(list, o.value())]
     for flag, following in zip(overrides, [*overrides[1:], ""], strict=True):
@@ -72,7 +72,7 @@ def _searchpath(searched: Sequence[str]) -> list[str]:
 
 
 def _options_with(key: str, loader: Any, searched: Sequence[str]) -> str:
-    """Those options of a key's group that have it, as one would type them."""
+    """Options of a key's group that define the key, as `group=option`."""
     group, *path = key.split(".")
     places = [(s.scheme(), s.path) for s in loader.get_sources()] + [tuple(s.split("://", 1)) for s in searched]
     roots = [root for scheme, where in places if (root := folder(scheme, where)) is not None]
@@ -88,7 +88,7 @@ def _options_with(key: str, loader: Any, searched: Sequence[str]) -> str:
 
 
 def _keys(loader: Any, overrides: Sequence[str], searched: Sequence[str]) -> list[str]:
-    """Every group, and every key of the default run with the groups that were chosen."""
+    """All groups, and all keys of the default run with the chosen groups."""
     groups = loader.list_groups("")
     chosen = [o for o in overrides if o.partition("=")[0] in groups]
     try:
@@ -110,7 +110,7 @@ def _keys(loader: Any, overrides: Sequence[str], searched: Sequence[str]) -> lis
 
 
 class _loader:
-    """A config loader of our own: after Hydra failed, it may have none to offer."""
+    """A config loader of a newly initialised Hydra: after an error the current one may have no loader."""
 
     def __enter__(self) -> Any:
         self.running = GlobalHydra.instance().hydra

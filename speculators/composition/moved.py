@@ -1,4 +1,4 @@
-"""Which values a pinned run would get today, where they are not the pinned ones."""
+"""Compares the values of a run.yaml with those that its overrides compose to now."""
 
 import json
 from pathlib import Path
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def moved(pin: "Pin") -> list[str]:
-    """A line for each value that the pinned overrides would not give today; the run keeps the pinned ones.
+    """A line for each value that the overrides of a run.yaml would now compose differently; the run keeps its values.
 
-    Composing is for comparison alone: if it fails, that is a line as well.
+    Composing serves only this comparison: if it fails, a line reports it.
     """
     from speculators.settings.run_config import flat
 
@@ -43,7 +43,7 @@ def _moved(pinned: dict[str, Any], now: dict[str, Any], blame: Blame) -> list[st
     lines = []
     for key in dict.fromkeys([*pinned, *now]):
         source = blame.source(key)
-        # What is derived moves with its source, which has a line.
+        # A derived value changes with the key it is derived from, which has its own line.
         if pinned.get(key, ...) == now.get(key, ...) or source is not None and source.via:
             continue
         was, today = (_shown(values, key) for values in (pinned, now))

@@ -1,6 +1,6 @@
-"""Who set each value of a composed run: an override, or a line of a YAML file.
+"""Provenance of config values: the file and line, or the override, that set a key.
 
-This file, explain.py, compose.py and sweep/ alone import Hydra or OmegaConf, and nothing of either leaves them.
+Only `cli/hydra_app.py`, this folder and `sweep/` import Hydra or OmegaConf; no function returns their types elsewhere.
 """
 
 import re
@@ -21,18 +21,18 @@ from speculators.composition.by_verifier import RULE
 from speculators.utils.yaml_lines import Lines, Place
 
 CONF, NAME = "speculators.conf", "train"
-# A value that is another key's, and nothing else.
+# A value that consists of one reference to another key only.
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a value came from.
+    """Provenance of one value.
 
     Attributes:
         place: `override KEY=VALUE`, or `conf/GROUP/OPTION.yaml:LINE`; the path of a file that is not this package's.
-        via: the key that it was taken from, where a file says `${key}`.
-        rule: the rule on the verifier's size that the file states instead of a value.
+        via: the key that the value is taken from, if the file contains `${key}`.
+        rule: the rule on the verifier's size that the file contains instead of a value.
     """
 
     place: str
@@ -47,27 +47,27 @@ class Source:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the defaults list, and the parts of the key that its contents stand under."""
+    """A file of the defaults list, and the key prefix of its contents."""
 
     path: Path
     inside: Sequence[str]
     lines: Lines
 
     def find(self, parts: list[str]) -> Place | None:
-        """How far the file goes along a key; None if not at all."""
+        """The deepest node of the file on the path of a key; None if there is none."""
         n = len(self.inside)
         if parts[:n] != list(self.inside):
             return None
         place = self.lines.find(parts[n:])
-        # A key that the file of its own group leaves out is that file's fault.
+        # A key that its own group's file leaves out is attributed to that file.
         return replace(place, depth=n + place.depth, ends=place.ends and place.depth > 0) if n + place.depth else None
 
 
 class Blame:
-    """Finds who set the keys of one composed config.
+    """Looks up the provenance of the keys of one composed config.
 
-    Hydra must still be initialised as it was for composing. What costs time, the defaults list and reading its files, is
-    done once, and only if somebody asks.
+    Hydra must still be initialised as it was for composing. The defaults list and its files are read once, at the first
+    look-up.
 
     Args:
         node: the config's `hydra` node.
@@ -77,18 +77,18 @@ class Blame:
         self._node = node
 
     def __call__(self, key: str) -> str | None:
-        """Who set a key, as a message says it; None if nobody did."""
+        """Provenance of a key, formatted for a message; None if it is unknown."""
         source = self.source(key)
         if source is None:
             return None
         return f"the command-line {source.place}" if source.place.startswith("override ") else source.place
 
     def source(self, key: str, followed: frozenset[str] = frozenset()) -> Source | None:
-        """Where a key's value came from; None if nobody knows.
+        """Provenance of a key's value; None if it is unknown.
 
         Args:
             key: dotted; items of a list are numbered from 0.
-            followed: keys that led here, for interpolations that go round in a circle.
+            followed: keys already followed, to stop at circular interpolations.
         """
         parts = key.split(".")
         for override in reversed(self._overrides):
@@ -97,7 +97,7 @@ class Blame:
         best: tuple[_File, Place] | None = None
         for file in self._files:
             place = file.find(parts)
-            # A value without keys replaces whatever stood under it before.
+            # A value without keys replaces everything that earlier files set below it.
             if place is not None and (best is None or place.depth >= best[1].depth or place.ends):
                 best = file, place
         if best is None:
@@ -117,7 +117,7 @@ class Blame:
 
     @property
     def searchpath(self) -> list[str]:
-        """Where options were looked for because the command line said so: --config-dir, hydra.searchpath."""
+        """Search-path entries given on the command line: --config-dir, hydra.searchpath."""
         typed = ("command-line", "hydra.searchpath in command-line")
         return [f"{s.schema}://{s.path}" for s in self._node.runtime.config_sources if s.provider in typed]
 
@@ -143,7 +143,7 @@ class Blame:
 
 
 def _sets(override: Override, parts: Sequence[str]) -> bool:
-    """Whether an override decides a key's value."""
+    """Whether an override sets a key's value."""
     name = override.key_or_group.split(".")
     rest = parts[len(name) :]
     if list(parts[: len(name)]) != name:
@@ -152,9 +152,9 @@ def _sets(override: Override, parts: Sequence[str]) -> bool:
         return True
     value: Any = None if override.is_delete() else override.value()
     if not isinstance(value, dict):
-        # A group's option is a file, which says itself what it sets.
+        # The value is an option of a group: the option's file provides the keys.
         return len(name) > 1
-    # A dict is merged into what there is.
+    # A dict is merged into the existing one.
     for part in rest:
         if not isinstance(value, dict):
             return True
@@ -165,7 +165,7 @@ def _sets(override: Override, parts: Sequence[str]) -> bool:
 
 
 def folder(scheme: str, path: str) -> Path | None:
-    """The folder of an entry of Hydra's search path; None if it is none."""
+    """The folder of an entry of Hydra's search path; None if the entry is not a folder."""
     if scheme == "file":
         return Path(path)
     if scheme == "pkg" and not path.startswith("hydra."):

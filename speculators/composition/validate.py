@@ -1,4 +1,4 @@
-"""Validation of a composed config: values, rules, the published config, and what the chosen engine makes of it."""
+"""Validation of a composed config: values, rules, the published config, and whether the chosen engine can serve it."""
 
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,15 +14,15 @@ from speculators.utils.messages import WrongInput
 if TYPE_CHECKING:
     from speculators.settings.run_config import RunConfig
 
-# What composing raises; Hydra takes a ValueError for an override that is no option's name.
+# Exceptions of composing; Hydra raises ValueError if a group's override is not the name of an option.
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
 
 
 def validate(config: DictConfig) -> "RunConfig":
-    """A composed config, checked whole: values, published config, and what the chosen engine makes of it.
+    """Validate a composed config: values, rules, published config, and whether the chosen engine can serve it.
 
     Raises:
-        WrongInput: with every problem, each blamed on who set the value.
+        WrongInput: with every problem, each with the provenance of the value.
     """
     from pydantic import ValidationError
 
@@ -30,7 +30,7 @@ def validate(config: DictConfig) -> "RunConfig":
     from speculators.settings.run_config import RunConfig
     from speculators.utils.messages import complaints, key_of, set_by
 
-    # In a job Hydra keeps its own node apart.
+    # Inside a job the `hydra` node is in HydraConfig, not in the config.
     blame = Blame(config.hydra if "hydra" in config else HydraConfig.get())
     own = without_hydra(config)
     unresolved = [f"{m}{set_by(blame(key))}" for key, m in _unresolved(own)]
@@ -54,10 +54,10 @@ def validate(config: DictConfig) -> "RunConfig":
 
 
 def check_data(config: DictConfig, run: "RunConfig") -> None:
-    """Look whether the data of a validated run can be read and used.
+    """Check that the data of a validated run can be read and used.
 
     Raises:
-        WrongInput: it cannot, blamed on who named it.
+        WrongInput: it cannot; with the provenance of the setting.
     """
     from speculators.data.check import check_run
     from speculators.utils.messages import key_of, set_by
@@ -77,7 +77,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def _unresolved(config: DictConfig) -> list[tuple[str, str]]:
-    """Keys without a value, and a message for each: mandatory ones that nobody gave, and interpolations to nothing."""
+    """Keys without a value, with a message each: mandatory keys that are not set, and unresolvable interpolations."""
     found: list[tuple[str, str]] = []
 
     def walk(node: Any, prefix: str) -> None:
@@ -88,11 +88,11 @@ def _unresolved(config: DictConfig) -> list[tuple[str, str]]:
                 continue
             typed = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
             if isinstance(typed, str) and RULE.fullmatch(typed):
-                continue  # what it needs is the verifier's config.json
+                continue  # resolved later, from the verifier's config.json
             try:
                 value = node[name]
             except InterpolationToMissingValueError:
-                continue  # the key that it leads to has its own message
+                continue  # the missing key itself has a message
             except OmegaConfBaseException as error:
                 reason = str(error).splitlines()[0]
                 found.append((key, f"{key}={typed}: {reason[:1].lower()}{reason[1:]}"))

@@ -1,4 +1,4 @@
-"""A folder that is to be run in, and a run.yaml that is to be run again. Torch-free."""
+"""Checks the folder of a new run, and loads a run.yaml to resume or repeat its run. Torch-free."""
 
 import shutil
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from speculators.utils.messages import WrongInput, key_of, set_by
 
 
 def check_free(run: RunConfig, folder: Path) -> None:
-    """Look whether a folder is this run's to begin or to go on with: no other run's weights are in it, or in the making.
+    """Check that a run can start or resume in a folder: no other run has trained, or is training, weights there.
 
     Raises:
-        WrongInput: they are, or links in it lead elsewhere.
+        WrongInput: another run has, or the folder contains symbolic links.
     """
     own = RunFolder(folder)
     own.check_links()
@@ -47,14 +47,15 @@ def _check_settings(run: RunConfig, there: RunConfig, folder: Path) -> None:
 
 
 def place(path: Path, output: Path | None = None) -> Path:
-    """The folder in which a pin is run.
+    """The folder in which a run.yaml is executed.
 
     Args:
-        path: a run's folder, or the `run.yaml` itself; a sound one.
-        output: another folder, which gets a copy; None runs it where it is.
+        path: a run's folder, or the `run.yaml` itself; valid.
+        output: another folder, to which run.yaml is copied; None uses the folder of the file.
 
     Raises:
-        WrongInput: there is a run, the pin is a published draft's, or links in its folder lead elsewhere.
+        WrongInput: `output` holds a run, run.yaml is in a published draft or has another name, or its folder contains
+            symbolic links.
     """
     file = run_yaml_of(path)
     if output is not None:
@@ -75,17 +76,17 @@ def place(path: Path, output: Path | None = None) -> Path:
 
 
 def load_again(path: Path, typed: Sequence[str] = ()) -> tuple[Pin, list[str]]:
-    """A pin that is to be run again: an edited one must obey the rules between settings, too.
+    """Load a run.yaml to run it again, and check the rules between settings, since it may have been edited.
 
     Args:
         path: a run's folder, or the `run.yaml` itself.
-        typed: what a person allows it, as `speculators.runfolder.rights.allow` takes it.
+        typed: rights given on the command line, as for `speculators.runfolder.rights.allow`.
 
     Returns:
-        The pin, and a line for each thing that an earlier schema called otherwise or had not.
+        The pin, and a line for each key that was migrated from an older schema.
 
     Raises:
-        WrongInput: as `load`, a rule is broken, or the run needs a right that was not typed.
+        WrongInput: as `load`, or a rule is broken, or the run needs a right that was not given.
     """
     pin, notes, blame = read(path)
     pin = pin.model_copy(update={"run": allow(pin.run, typed, run_yaml_of(path))})

@@ -1,4 +1,4 @@
-"""What a run read besides its settings, as hashes: other data or another tokenizer must not pass for the same run."""
+"""Hashes of a run's inputs: data, verifier, tokenizer and chat template; a changed input makes it another run."""
 
 import hashlib
 import json
@@ -19,22 +19,22 @@ from speculators.verifier.location import config_file, local_path
 from speculators.verifier.settings import VerifierSettings
 from speculators.verifier.tokenizer import load_tokenizer
 
-# Blocks of a file of weights that stand for all of it: 64 of 4 KiB see every retrained tensor and cost no time.
+# Blocks of a weights file that are hashed instead of all of it: 64 of 4 KiB, evenly spaced.
 BLOCKS, BLOCK = 64, 4096
 NAMES = ("data", "verifier", "tokenizer", "chat_template")
 
 
 def hashes(run: RunConfig) -> dict[str, str]:
-    """What can be known before anything is computed.
+    """Hashes of the inputs that are known before anything is computed.
 
     Args:
-        run: names data and verifier.
+        run: its data and verifier settings are used.
 
     Returns:
         SHA-256 of the data, of the verifier's weights (on the Hub the commit), of its tokenizer and chat template.
 
     Raises:
-        ValueError: something is not there.
+        ValueError: an input is missing.
     """
     tokenizer = load_tokenizer(run.verifier)
     return {
@@ -46,23 +46,23 @@ def hashes(run: RunConfig) -> dict[str, str]:
 
 
 def vocabulary_map(model: SpeculatorModel) -> dict[str, str]:
-    """SHA-256 of the tokens that a draft has, which the data decides; nothing for one with the whole vocabulary."""
+    """SHA-256 of a draft's reduced vocabulary, which follows from the data; empty for the whole vocabulary."""
     if model.kept_D is None:
         return {}
     kept_D = model.kept_D.cpu().numpy()
-    # As offsets, like the published d2t.
+    # Hashed as offsets, like the published d2t.
     return {"vocabulary_map": _hash([(kept_D - range(len(kept_D))).tobytes()])}
 
 
 def check(pin: Pin, path: Path) -> None:
-    """Look whether a pinned run would still read what it read.
+    """Check that the inputs of a run are those that its run.yaml recorded.
 
     Args:
-        pin: that of the run; without hashes there is nothing to compare.
+        pin: of the run; without hashes nothing is compared.
         path: its file or folder, for the message.
 
     Raises:
-        WrongInput: it would not; a message for each thing that changed or is gone.
+        WrongInput: they are not; a message for each input that changed or is missing.
     """
     if pin.read:
         try:
@@ -73,8 +73,8 @@ def check(pin: Pin, path: Path) -> None:
 
 
 def check_vocabulary(pin: Pin, model: SpeculatorModel, folder: Path) -> None:
-    """Look whether a fresh draft has the vocabulary that the pinned one had; WrongInput if not."""
-    # Who took one of these out of the pin wants another map as well.
+    """Check that a new draft has the vocabulary that run.yaml recorded; WrongInput if not."""
+    # If one of these was removed from run.yaml, a changed input is accepted, and so is a changed vocabulary.
     if {"data", "tokenizer", "chat_template"} <= pin.read.keys():
         _compare(pin, vocabulary_map(model), folder)
 
@@ -99,13 +99,13 @@ def _changed(name: str, was: str, now: str, run: RunConfig, file: Path) -> str:
 def _hash(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        # A part's length keeps it apart from the next.
+        # The length prefix makes the concatenation unambiguous.
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
 
 
 def _data(settings: DataSettings) -> str:
-    """The files' hash; of a data set of the Hub, that of its rows, which is the same on every machine."""
+    """Hash of the data files; for a data set of the Hub, of its rows, which is the same on every machine."""
     found = []
     for number, source in enumerate(sources_of(settings)):
         key = key_of(settings, number)
@@ -118,7 +118,7 @@ def _data(settings: DataSettings) -> str:
 
 
 def _verifier(settings: VerifierSettings) -> str:
-    """A folder's config.json, and of its weights the headers, the sizes and blocks that lie evenly in them."""
+    """Hash of a folder's config.json and of its weights' headers, sizes and sampled blocks; on the Hub, the commit."""
     config = config_file(settings.name_or_path, settings.revision)
     if not Path(local_path(settings.name_or_path)).is_dir():
         return f"commit {config.parent.name}"  # the Hub's cache: .../snapshots/COMMIT/config.json
@@ -138,7 +138,7 @@ def _blocks(file: Path) -> Iterable[bytes]:
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase, settings: VerifierSettings) -> str:
-    """The files of its vocabulary, and its special tokens; not the object, which says the same in many ways."""
+    """Hash of the vocabulary files and special tokens; the tokenizer object has no canonical serialisation."""
     names = sorted(name for name in set(tokenizer.vocab_files_names.values()) if isinstance(name, str))
     where, revision = local_path(settings.name_or_path), settings.revision
     found = [cached_file(where, n, revision=revision, _raise_exceptions_for_missing_entries=False) for n in names]

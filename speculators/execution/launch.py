@@ -1,4 +1,4 @@
-"""Executes one run, and writes the marker of how it ended: DONE, or FAILED with the traceback."""
+"""Executes one run and writes its marker: DONE, or FAILED with the traceback."""
 
 import logging
 import sys
@@ -19,18 +19,18 @@ log = logging.getLogger(__name__)
 
 
 def launch(folder: Path, run: Callable[[Path], float]) -> float:
-    """Run what a folder's run.yaml pins; another process that runs the folder is waited for.
+    """Execute the run of a folder's run.yaml, after waiting for any other process that holds the folder's lock.
 
     Args:
-        folder: of the run; gets a file DONE with its seconds and peak memory, or FAILED with the traceback.
+        folder: of the run; DONE with its seconds and peak memory, or FAILED with the traceback, is written there.
         run: executes the run of a folder and returns its objective.
 
     Returns:
         What `run` returns.
 
     Raises:
-        WrongInput: run.yaml is broken, or the run would not be the pinned one.
-        RunFailed: something went wrong; the reason is printed.
+        WrongInput: run.yaml is invalid, or the inputs of the run have changed since it was written.
+        RunFailed: the run raised an exception; the reason is printed.
         speculators.train.interrupt.Interrupted: a signal stopped it; all is saved.
     """
     own = RunFolder(folder)
@@ -43,7 +43,7 @@ def launch(folder: Path, run: Callable[[Path], float]) -> float:
 
 
 def guarded(folder: Path, run: Callable[[Path], float]) -> float:
-    """Run in this process, without lock and DONE; an exception's traceback is written to FAILED.
+    """Execute a run in this process, without lock and DONE; an exception's traceback is written to FAILED.
 
     Args, Returns, Raises: as `launch`.
     """
@@ -60,7 +60,7 @@ def guarded(folder: Path, run: Callable[[Path], float]) -> float:
 
 
 def _peak_memory_gb() -> float:
-    """The most memory on the host, in 10^9 bytes, that this process had, or one of those that it waited for."""
+    """Peak resident host memory of this process, or of the largest child it waited for, in 10^9 bytes."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
@@ -69,7 +69,7 @@ def _peak_memory_gb() -> float:
     )
     status = Path("/proc/self/status")
     if status.exists():
-        # Linux lets a process begin with its parent's peak; this line is its own.
+        # On Linux ru_maxrss of a new process starts at its parent's peak; VmHWM is the process's own.
         line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
         own = int(line.split()[1]) * 1024
     return max(own, children) / 1e9

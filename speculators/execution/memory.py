@@ -1,7 +1,7 @@
-"""Estimates a run's peak memory by running its own code under FakeTensorMode, which loads and allocates nothing.
+"""Estimates a run's peak memory by running its code under FakeTensorMode, which loads and allocates nothing.
 
-The verifier, the draft, the loss, the optimizers and the drafter are the run's. Whatever an algorithm allocates is
-counted for that reason alone; no formula knows it.
+The verifier, the draft, the loss, the optimizers and the drafter are those of the run, so the allocations of any
+algorithm are counted without a formula per algorithm.
 """
 
 import gc
@@ -41,18 +41,18 @@ VERIFIER, DRAFT, STATE, GRADIENTS = "verifier's weights", "draft's weights", "op
 VERIFIER_PASS, DRAFT_PASS, LOSS = "verifier's pass", "draft's pass", "loss and backward pass"
 UPDATE, DECODING, COPY = "update", "decoding: caches and logits", "copy of weights"
 WORKING = (VERIFIER_PASS, DRAFT_PASS, LOSS, UPDATE, DECODING)
-# glibc gives blocks of this size and more back to the system as soon as they are freed (DEFAULT_MMAP_THRESHOLD_MAX).
+# glibc returns blocks of this size and more to the system when they are freed (DEFAULT_MMAP_THRESHOLD_MAX).
 LARGE = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class Moment:
-    """The fullest moment of one phase of a run.
+    """Memory at the peak of one phase of a run.
 
     Attributes:
-        phase: what the run does.
-        parts: bytes alive, by part.
-        small: bytes of `WORKING` parts in blocks under 32 MiB, which glibc keeps after they are freed.
+        phase: name of the phase.
+        parts: live bytes, by part.
+        small: bytes of `WORKING` parts in blocks under 32 MiB, which glibc keeps in its heap after they are freed.
     """
 
     phase: str
@@ -61,17 +61,17 @@ class Moment:
 
     @property
     def total(self) -> int:
-        """Bytes alive."""
+        """Live bytes."""
         return sum(self.parts.values())
 
 
 class Ledger(TorchDispatchMode):
-    """While entered, counts the bytes of every storage that an operation makes, until it is freed.
+    """Dispatch mode that counts the bytes of every storage that an operation allocates, until it is freed.
 
     Attributes:
-        part: what new storages are booked on.
-        phase: whose fullest moment is kept; None keeps none.
-        moments: the fullest moment of each phase.
+        part: the part to which new storages are assigned.
+        phase: the phase whose peak is recorded; None records none.
+        moments: the peak of each phase.
     """
 
     def __init__(self) -> None:
@@ -90,11 +90,11 @@ class Ledger(TorchDispatchMode):
         return made
 
     def parts(self) -> dict[str, int]:
-        """Bytes alive now, by part."""
+        """Bytes that are live now, by part."""
         return {part: size for part, size in self._parts.items() if size}
 
     def rebook(self, tensor: Tensor, part: str) -> None:
-        """Book a tensor's storage on another part."""
+        """Assign a tensor's storage to another part."""
         key = tensor.untyped_storage()._cdata
         size, before = self._booked[key]
         self._add(size, before, -1)
@@ -103,7 +103,7 @@ class Ledger(TorchDispatchMode):
 
     @contextmanager
     def during(self, phase: str | None, part: str) -> Iterator[None]:
-        """Keep the fullest moment of `phase`, and book on `part` first."""
+        """Record the peak of `phase` inside the block, with new storages initially assigned to `part`."""
         before = self.phase, self.part
         self.phase, self.part = phase, part
         yield
@@ -137,18 +137,18 @@ def rehearse(
     prompt: int,
     on_cpu: bool,
 ) -> list[Moment]:
-    """The phases of a run, in order, each at its fullest.
+    """Estimate the peak of each phase of a run under FakeTensorMode, in the order of the phases.
 
     Args:
-        run: what it was told.
+        run: the validated run.
         config: the published config.
-        running: dtype that the verifier runs in.
-        stored: dtype of its checkpoint; None if it does not say.
-        batch: of the size of the largest micro-batch; only its shapes matter.
+        running: dtype in which the verifier runs.
+        stored: dtype of its checkpoint; None if its config does not give one.
+        batch: of the size of the largest micro-batch; only its shapes are used.
         prompt: tokens of the longest prompt that is decoded.
-        on_cpu: False counts for an accelerator, whose loss takes larger chunks.
+        on_cpu: False estimates for an accelerator, whose loss uses larger chunks.
     """
-    # accelerate keeps one state a process and refuses another precision or device.
+    # accelerate keeps one global state per process and refuses another precision or device.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=True, mixed_precision="bf16" if run.precision == "bf16" else "no", device_placement=False
@@ -162,7 +162,7 @@ def rehearse(
         if not in_process:
             states = _extraction(verifier, on_meta(config).layer_ids, batch, ledger)
             verifier = None
-            gc.collect()  # modules refer to each other in circles
+            gc.collect()  # modules form reference cycles
         ledger.part = DRAFT
         draft = SpeculatorModel.for_config(config)(config)
         _training(run, states, draft, batch, accelerator, ledger)
@@ -173,23 +173,23 @@ def rehearse(
             _decoding(run, verifier or _without_values(run, running), draft, prompt, ledger)
     if not on_cpu:
         return list(ledger.moments.values())
-    # From the disk to the verifier's weights, which a run from cached states does again when the draft is trained.
+    # Loading the verifier; a run from cached states loads it again after the draft is trained.
     loading = _loading(whole, running, stored, {} if in_process else {DRAFT: weights[DRAFT]})
     return [loading, *ledger.moments.values(), *_export(run, draft, weights)]
 
 
 def _without_values(run: RunConfig, running: str) -> Verifier:
     verifier = Verifier(without_weights(run.verifier, running))
-    verifier.packs = True  # what it measures needs values
+    verifier.packs = True  # measuring it would need values
     return verifier
 
 
 class StatesOfSizes:
-    """States without values, as large as those that come from elsewhere; implements `HiddenStates`.
+    """Fake states of the size of cached ones; implements `HiddenStates`.
 
     Args:
-        head: embedding and head, all that is in memory of the verifier.
-        ledger: states are booked on the verifier's pass.
+        head: embedding and head, the only tensors of the verifier in memory.
+        ledger: states are assigned to the verifier's pass.
     """
 
     def __init__(self, head: VerifierHead, ledger: Ledger) -> None:
@@ -197,7 +197,7 @@ class StatesOfSizes:
 
     @property
     def device(self) -> torch.device:
-        """Where head and states are."""
+        """The device of head and states."""
         return self.head.embed_VH.device
 
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
@@ -209,7 +209,7 @@ class StatesOfSizes:
 
 
 def _extraction(verifier: Verifier, layer_ids: Sequence[int], batch: Batch, ledger: Ledger) -> StatesOfSizes:
-    """Compute what a shard of cached states holds; what is left of the verifier afterwards is embedding and head."""
+    """Compute one shard of cached states; afterwards only the verifier's embedding and head stay in memory."""
     head = verifier.head
     embed_VH = head.embed_VH.clone()
     tied = head.head_VH.untyped_storage()._cdata == head.embed_VH.untyped_storage()._cdata
@@ -217,7 +217,7 @@ def _extraction(verifier: Verifier, layer_ids: Sequence[int], batch: Batch, ledg
     token_1T, position_1T = batch.token_BT[:1], batch.position_BT[:1]
     with ledger.during("extraction", VERIFIER_PASS):
         states = [verifier.states(token_1T, position_1T, layer_ids) for _ in range(SHARD)]
-        # The bytes of one part's file.
+        # The bytes of one file of the shard.
         torch.stack([found.last_BTH for found in states])
     return StatesOfSizes(alone, ledger)
 
@@ -230,7 +230,7 @@ def _training(
     accelerator: Accelerator,
     ledger: Ledger,
 ) -> None:
-    """Two steps, for the second one has the optimizer state; then what checks that every tensor has moved."""
+    """Run two training steps, the second with optimizer state, then the check that every parameter has changed."""
 
     trainable = [p for p in draft.parameters() if p.requires_grad]
     for parameter in trainable:
@@ -246,7 +246,7 @@ def _training(
             else nullcontext(),
             _booked(draft, ledger, DRAFT_PASS, LOSS),
         ):
-            # From the second micro-batch on there are gradients to add to.
+            # From the second micro-batch on, gradients are accumulated.
             student.learn([batch] * min(run.trainer.gradient_accumulation_steps, 2), progress=0.0)
             ledger.part = UPDATE
             student.update(optimizers, run.trainer.max_grad_norm)
@@ -261,7 +261,7 @@ def _training(
 
 @contextmanager
 def _booked(module: nn.Module, ledger: Ledger, inside: str, behind: str) -> Iterator[None]:
-    """Book on `inside` while a module computes, on `behind` afterwards."""
+    """Assign new storages to `inside` during a module's forward pass, and to `behind` after it."""
     hooks = (
         module.register_forward_pre_hook(lambda *_: setattr(ledger, "part", inside)),
         module.register_forward_hook(lambda *_: setattr(ledger, "part", behind)),
@@ -272,7 +272,7 @@ def _booked(module: nn.Module, ledger: Ledger, inside: str, behind: str) -> Iter
 
 
 def _decoding(run: RunConfig, verifier: Verifier, draft: SpeculatorModel, prompt: int, ledger: Ledger) -> None:
-    """The prompts, and a last round in which every text is as long as it gets."""
+    """Run the prefill of the prompts, and a last decoding round with every text at its maximum length."""
     settings = run.evaluation
     method = ProposalMethod.of(
         run.proposal, Sampler(settings.temperature, torch.Generator(), settings.top_k, settings.top_p)
@@ -284,7 +284,7 @@ def _decoding(run: RunConfig, verifier: Verifier, draft: SpeculatorModel, prompt
         token_BT = torch.zeros(B, width, dtype=torch.int64)
         valid_BL = torch.ones(B, past + width, dtype=torch.bool)
         states = verifier.states(token_BT, token_BT, draft.layer_ids, valid_BL, cache)
-        # The prompts' last state alone has logits; a round's have them all, and in float32 for the ties.
+        # Prefill computes logits of the last state only, a round those of all states; float32, for the comparison of ties.
         logits_BPV = verifier.head.logits(states.last_BTH if past else states.last_BTH[:, -1:]).float()
         context = Context(token_BT, token_BT, states, token_BT, valid_BL[:, past:])
         method.draft(drafter, context)
@@ -301,13 +301,13 @@ def _decoding(run: RunConfig, verifier: Verifier, draft: SpeculatorModel, prompt
 
 
 def _loading(verifier: int, running: str, stored: str | None, beside: dict[str, int]) -> Moment:
-    """The verifier's weights, and its file mapped into memory while they are read."""
+    """Peak of loading: the verifier's weights, and its memory-mapped file."""
     file = verifier * getattr(torch, stored or running).itemsize // getattr(torch, running).itemsize
     return Moment("loading", {VERIFIER: verifier, COPY: file, **beside})
 
 
 def _export(run: RunConfig, draft: SpeculatorModel, weights: dict[str, int]) -> list[Moment]:
-    """Weights of another dtype are all there before the file is written."""
+    """Peak of the export: a complete copy of the weights in another dtype exists before the file is written."""
     if run.export.dtype == "float32":
         return []
     half = 2 * sum(t.numel() for t in draft.state_dict().values() if t.is_floating_point())
@@ -316,7 +316,7 @@ def _export(run: RunConfig, draft: SpeculatorModel, weights: dict[str, int]) -> 
 
 @contextmanager
 def _chunks(on_cpu: bool) -> Iterator[None]:
-    """Tensors without values live on the CPU, where the loss takes smaller chunks than an accelerator's."""
+    """Use an accelerator's chunk size for fake tensors, which are on the CPU, where the loss uses smaller chunks."""
     before = chunked.CPU_CHUNK_ELEMENTS
     if not on_cpu:
         chunked.CPU_CHUNK_ELEMENTS = chunked.ACCELERATOR_CHUNK_ELEMENTS

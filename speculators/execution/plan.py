@@ -1,7 +1,7 @@
-"""What a dry run shows: the published dict on stdout; on stderr the composed config, and what the run would take.
+"""Prints a dry run: the published config on stdout; the composed config and the estimated cost on stderr.
 
-docs/plan.md has the formula of every figure. No weights are loaded: data and tokenizer are read, all else is counted on
-tensors without values.
+docs/plan.md has the formula of every figure. No weights are loaded: data and tokenizer are read, all else is computed
+with fake or meta tensors.
 """
 
 import platform
@@ -30,7 +30,7 @@ from speculators.utils.yaml_lines import dump
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.in_process import run_dtype
 
-# What glibc's heap holds beyond the working tensors in it, over their bytes: 0.5 to 0.7 in benchmarks/results/plan.md.
+# glibc's heap overhead relative to the bytes of the working tensors in it: 0.5 to 0.7 in benchmarks/results/plan.md.
 HEAP_SLACK = 0.6
 
 
@@ -39,9 +39,9 @@ class Memory:
     """Peak memory of a run.
 
     Attributes:
-        device: `cpu` or the kind of accelerator; counts resident memory of the process there, allocated bytes here.
-        phases: bytes at each phase's fullest moment.
-        parts: bytes by part in the fullest phase.
+        device: `cpu`, where resident memory of the process counts, or the kind of accelerator, where allocated bytes.
+        phases: peak bytes of each phase.
+        parts: bytes by part in the phase with the largest peak.
     """
 
     device: str
@@ -50,15 +50,15 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """Bytes."""
+        """Peak bytes of the whole run."""
         return sum(self.parts.values())
 
 
 def print_plan(run: RunConfig) -> None:
-    """Print what a run would publish and what it would take.
+    """Print what a run would publish, and estimates of its data, steps and memory.
 
     Args:
-        run: validated, its verifier's config.json can be had.
+        run: validated; its verifier's config.json is readable.
     """
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     published = speculator_dict(run, facts)
@@ -70,12 +70,12 @@ def print_plan(run: RunConfig) -> None:
 
 
 def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> list[tuple[str, str]]:
-    """Every figure, with a name and in words.
+    """All figures, as pairs of a name and a formatted value.
 
     Args:
-        run: what it was told.
+        run: the validated run.
         published: its published config.
-        facts: the verifier's.
+        facts: of the verifier.
     """
 
     config = SpeculatorModelConfig.from_dict(published)
@@ -101,20 +101,20 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
     try:
         memory = peak_memory(run, config, facts, prepared)
     except Exception as error:
-        # A verifier of any kind, Python of its own included, computes without values here; a plan need not fail for it.
+        # Any verifier, with custom code too, may fail under FakeTensorMode; the plan then has no memory estimate.
         return [*lines, ("memory", f"unknown: the verifier cannot be rehearsed ({type(error).__name__}: {error})")]
     what = "resident" if memory.device == "cpu" else "allocated"
     lines.append((f"peak memory ({memory.device})", f"{gigabytes(memory.peak)} {what}"))
     lines += [(f"  {part}", gigabytes(size)) for part, size in memory.parts.items()]
     if memory.device == "cpu" and run.precision == "bf16":
-        # oneDNN compiles a kernel for each shape and keeps it: measured, docs/plan.md.
+        # oneDNN compiles a kernel for each shape and caches it: measured, docs/plan.md.
         lines.append(("  not counted", "the CPU's bfloat16 kernels, kept for every shape: some 0.5 GB"))
     lines.append(("  by phase", ", ".join(f"{phase} {gigabytes(size)}" for phase, size in memory.phases.items())))
     return lines
 
 
 def read_data(run: RunConfig, facts: VerifierFacts) -> tuple[Prepared | None, str]:
-    """The data as training reads it, regenerated answers as long as they may be; None and the reason where it cannot be had."""
+    """The data as training reads it, regenerated answers at maximum length; None and the reason if unreadable."""
     try:
         template = ChatTemplate.of(run.verifier, run.data)
         end, budget = min(template.end_ids, default=0), run.data.regenerate_max_new_tokens
@@ -128,7 +128,7 @@ def read_data(run: RunConfig, facts: VerifierFacts) -> tuple[Prepared | None, st
 
 
 def tokens_seen(prepared: Prepared, order: Order) -> int:
-    """Tokens of all steps: whole epochs, and the share of the last one, its sequences taken as equally long."""
+    """Tokens of all steps, with the last, partial epoch counted as a share of the sequences."""
     sequences = min(order.steps * order.per_step, order.sequences * order.trainer.epochs)
     return round(prepared.report.train_tokens * sequences / order.sequences)
 
@@ -137,40 +137,40 @@ def states_bytes(run: RunConfig, facts: VerifierFacts, prepared: Prepared, layer
     """Bytes of the verifier's states of all training and held-out tokens.
 
     Args:
-        run: dtype and device.
-        facts: hidden size.
+        run: gives dtype and device.
+        facts: gives the hidden size.
         prepared: the data.
-        layers: states a token: those that the draft reads, and the last, which the loss reads.
+        layers: states per token: those that the draft reads, and the last, which the loss reads.
     """
     tokens = sum(len(d.tokens) for side in (prepared.train, prepared.heldout) for sequence in side for d in sequence)
     return tokens * layers * facts.hidden_size * getattr(torch, running_dtype(run, facts)).itemsize
 
 
 def running_dtype(run: RunConfig, facts: VerifierFacts) -> str:
-    """dtype that the verifier runs in, on the run's device."""
+    """The dtype in which the verifier runs on the run's device."""
     named = run_dtype(run.verifier, device_kind(run) == "cpu")
     return (facts.dtype or "float32") if named == "auto" else named
 
 
 def device_kind(run: RunConfig) -> str:
-    """`cpu`, or the kind of accelerator that was asked for, be it here or not."""
+    """`cpu`, or the kind of accelerator of the run's `device`, whether this machine has it or not."""
     return resolve("auto").type if run.device == "auto" else run.device.split(":")[0]
 
 
 def peak_memory(
     run: RunConfig, config: SpeculatorModelConfig, facts: VerifierFacts, prepared: Prepared | None
 ) -> Memory:
-    """Memory of the fullest phase.
+    """Estimate the peak memory of a run.
 
     Args:
-        run: what it was told.
+        run: the validated run.
         config: the published config.
-        facts: the verifier's.
-        prepared: the data; None takes full batches of answers alone, and prompts that fill a sequence.
+        facts: of the verifier.
+        prepared: the data; None assumes full batches of only answer tokens, and prompts that fill a sequence.
     """
     device = device_kind(run)
     on_cpu = device == "cpu"
-    # Libraries, tokenizer and data are in this process as they would be in the run's.
+    # This process has loaded the libraries, tokenizer and data that the run's process loads.
     resident = psutil.Process().memory_info().rss if on_cpu else 0
     prompts = [len(p) for p in prepared.prompts[: run.evaluation.num_prompts]] if prepared else []
     prompt = max(prompts, default=run.data.max_length)
@@ -189,7 +189,7 @@ def peak_memory(
 
 
 def largest_batch(run: RunConfig, config: SpeculatorModelConfig, prepared: Prepared | None) -> Batch:
-    """The fullest sequences of the training data as one micro-batch."""
+    """The training sequences with the most tokens as one micro-batch."""
     size, length = run.trainer.batch_size, run.data.max_length
     plan = partial(SpeculatorModel.for_config(config).plan_rows, run.algorithm)
     if prepared is None:
@@ -199,5 +199,5 @@ def largest_batch(run: RunConfig, config: SpeculatorModelConfig, prepared: Prepa
 
 
 def gigabytes(size: float) -> str:
-    """Bytes in words."""
+    """A number of bytes, formatted in GB."""
     return f"{size / 1e9:.2f} GB" if size < 1e11 else f"{size / 1e9:,.0f} GB"

@@ -1,4 +1,4 @@
-"""Rules between the settings of a run, and between them and the verifier, in the keys that a person types. Torch-free."""
+"""Rules between the settings of a run, and between settings and the verifier, reported by config key. Torch-free."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Broken:
     """A rule that a run breaks.
 
     Attributes:
-        key: dotted, as it is typed.
-        value: what stands there.
+        key: dotted config key.
+        value: its value.
         reason: the rule and the remedy.
     """
 
@@ -31,13 +31,13 @@ class Broken:
 
 
 def broken(run: RunConfig) -> list[Broken]:
-    """Every rule that a valid run breaks.
+    """All rules that a run with valid values breaks.
 
     Args:
-        run: its values are right by themselves.
+        run: each of its values is valid by itself.
 
     Raises:
-        ValueError: the verifier's config.json cannot be had.
+        ValueError: the verifier's config.json cannot be read.
     """
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     return [
@@ -54,7 +54,7 @@ def broken(run: RunConfig) -> list[Broken]:
 
 
 def notes(run: RunConfig) -> list[str]:
-    """What is allowed and worth knowing."""
+    """Notes on settings that are valid but have consequences to know."""
     levels, slots, found = run.proposal.levels, run.algorithm.slots, []
     if run.algorithm.recurrent and levels > slots:
         found.append(
@@ -67,7 +67,7 @@ def notes(run: RunConfig) -> list[str]:
 
 
 def drafts_what_it_can(run: RunConfig) -> Iterator[Broken]:
-    """A draft that is not recurrent has no more tokens to give than slots, and not every draft can draft a tree."""
+    """A non-recurrent draft drafts at most as many tokens as it has slots, and not every draft can draft a tree."""
     proposal, slots = run.proposal, run.algorithm.slots
     if not run.algorithm.recurrent and proposal.levels > slots:
         reason = f"a {run.algorithm.name} draft of these settings drafts at most {slots}"
@@ -78,13 +78,13 @@ def drafts_what_it_can(run: RunConfig) -> Iterator[Broken]:
 
 
 def proposal_is_sound(run: RunConfig) -> Iterator[Broken]:
-    """What the proposal method says of its own settings."""
+    """The problems that the proposal method reports about its own settings."""
     for key, value, reason in run.proposal.problems(run.evaluation.temperature):
         yield Broken(f"proposal.{key}", value, reason)
 
 
 def sampling_is_read(run: RunConfig) -> Iterator[Broken]:
-    """A greedy verifier has nothing to cut."""
+    """top_k and top_p have no effect with greedy decoding (temperature 0)."""
     settings = run.evaluation
     for key, value, default in (("top_k", settings.top_k, None), ("top_p", settings.top_p, 1.0)):
         if settings.temperature == 0 and value != default:
@@ -93,14 +93,14 @@ def sampling_is_read(run: RunConfig) -> Iterator[Broken]:
 
 
 def best_step_is_measured(run: RunConfig) -> Iterator[Broken]:
-    """Keeping the best step needs more than one measured."""
+    """trainer.keep_best needs more than one measured step."""
     if run.trainer.keep_best and run.trainer.eval_every is None:
         reason = "has no effect with only the last step measured; set trainer.eval_every"
         yield Broken("trainer.keep_best", True, reason)
 
 
 def each_process_has_its_device(run: RunConfig) -> Iterator[Broken]:
-    """A numbered device is one process's."""
+    """A numbered device cannot be shared by the processes of torchrun."""
     if run.launch.mode == "torchrun" and ":" in run.device:
         reason = (
             f"launch=torchrun would have all processes share it; with {run.device.split(':')[0]} each takes its own"
@@ -109,7 +109,7 @@ def each_process_has_its_device(run: RunConfig) -> Iterator[Broken]:
 
 
 def follows_the_groups(run: RunConfig) -> Iterator[Broken]:
-    """The `speculator` node is what conf/train.yaml makes of the groups; an override or an edited pin could differ."""
+    """The `speculator` node must equal what conf/train.yaml derives from the groups; overrides may break this."""
     derived = {
         "speculators_model_type": run.algorithm.name,
         "speculators_config": {
@@ -128,14 +128,14 @@ def follows_the_groups(run: RunConfig) -> Iterator[Broken]:
 
 
 def data_fits_verifier(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:
-    """A document may be as long as a packed sequence, and the verifier must know its last position."""
+    """data.max_length, the longest possible document, must not exceed the verifier's max_position_embeddings."""
     if run.data.max_length > facts.max_position_embeddings:
         reason = f"the verifier goes no further than {facts.max_position_embeddings} tokens"
         yield Broken("data.max_length", run.data.max_length, reason)
 
 
 def answers_are_the_verifiers(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:
-    """The embedded conversations are the embedded verifier's; another one's draft would learn what that does not say."""
+    """The embedded conversations fit only the embedded verifier, whose answers they are."""
     if not isinstance(run.data, ChatData) or run.data.regenerate:
         return
     if facts.model_copy(update={"name_or_path": EMBEDDED}) != VerifierFacts.read(EMBEDDED):
@@ -147,7 +147,7 @@ def answers_are_the_verifiers(run: RunConfig, facts: VerifierFacts) -> Iterator[
 
 
 def published_is_sound(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:
-    """The published config obeys its format, fits the verifier, and is what the engine that was asked for serves."""
+    """The published config must be valid in its format, fit the verifier, and be servable by the chosen engine."""
     published = speculator_dict(run, facts)
     found = [(p.key, p.value, p.reason) for p in strict.problems(published, facts)]
     try:
@@ -161,7 +161,7 @@ def published_is_sound(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]
 
 
 def _typed(key: str, value: Any, run: RunConfig) -> tuple[str, Any]:
-    """The key that a person typed for one of the published config, and its value."""
+    """Map a key of the published config, and its value, to the config key that sets it."""
     settings = run.algorithm.model_dump()
     head, _, rest = key.partition(".")
     last = key.rpartition(".")[2]

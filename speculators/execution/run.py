@@ -1,4 +1,4 @@
-"""run(folder): a folder with a run.yaml becomes a draft that is trained, measured and published in it."""
+"""Executes the run of a folder: trains, publishes and evaluates the draft that its run.yaml describes."""
 
 import logging
 import math
@@ -41,23 +41,24 @@ log = logging.getLogger(__name__)
 
 
 class EvaluationFailed(RuntimeError):
-    """The draft is trained and published, but could not be measured."""
+    """The draft is trained and published, but its evaluation failed."""
 
 
 def run(folder: Path) -> float:
-    """Do everything that the folder's run.yaml asks for; what an earlier, cut-off call finished is not done again.
+    """Train, publish and evaluate the run of a folder; stages that an earlier, interrupted call completed are skipped.
 
     Args:
-        folder: holds run.yaml, and gets checkpoint/ and result.json; checkpoints/ and metrics.jsonl are where it trains.
+        folder: holds run.yaml; checkpoint/ and result.json are written there, checkpoints/ and metrics.jsonl to its
+            training folder.
 
     Returns:
-        What evaluation.objective names; NaN if evaluation.num_prompts is 0.
+        The value of evaluation.objective; NaN if evaluation.num_prompts is 0, or on a rank other than 0.
 
     Raises:
-        WrongInput: run.yaml is broken, or the data gives another draft vocabulary than the pinned one.
-        ValueError: a setting that this machine, the verifier or the data cannot fulfil; the message names it.
-        EvaluationFailed: the draft is published; the next call goes on with its evaluation.
-        speculators.train.interrupt.Interrupted: a signal stopped training; all is saved.
+        WrongInput: run.yaml is invalid, or the data gives another draft vocabulary than the recorded one.
+        ValueError: this machine, the verifier or the data does not support a setting; the message names it.
+        EvaluationFailed: the draft is published; the next call resumes with its evaluation.
+        speculators.train.interrupt.Interrupted: a signal stopped training; the state is saved.
     """
     pin = load(folder)
     run = pin.run
@@ -69,7 +70,7 @@ def run(folder: Path) -> float:
     for line in pin.drift(torch.get_num_threads()):
         log.info(line)
 
-    # 1. what the verifier is, and what it makes of the published config
+    # 1. the verifier's facts and the published config
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     published = speculator_dict(run, facts)
     log.info(plan(run, published, facts).summary)
@@ -78,25 +79,25 @@ def run(folder: Path) -> float:
     config = SpeculatorModelConfig.from_dict(published)
     verifier = VerifierLoader(run.verifier, device)
     if run.proposal.is_tree and run.evaluation.num_prompts:
-        check_reads_trees(verifier.whole())  # before training: it is asked for after it
+        check_reads_trees(verifier.whole())  # before training, although only the evaluation needs it
 
     # 2. data
     set_seed(run.seed)
-    # Before the data is read, so that nobody edits it in between; `speculators run` compares before it starts.
+    # Hashed before the data is read, so that a later change is detected; `speculators run` compares before it starts.
     read = pin.read if pin.read.keys() >= set(NAMES) else hashes(run)
     prepared = saved.prepared(run, store, verifier, facts.vocab_size)
     log.info("data: %s", prepared.report)
 
-    # 3. the draft, trained
+    # 3. training
     model = trained(pin, folder, config, prepared, store, verifier, read)
     if not first_process():
         return math.nan
 
-    # 4. published before it is measured, so that nothing that fails in between takes it away
+    # 4. export, before the evaluation, so that a failed evaluation does not lose the draft
     checkpoint = publish(model, run, facts, folder)
     log.info("published: %s", checkpoint)
 
-    # 5. measured by decoding, for which the whole verifier is needed
+    # 5. evaluation by decoding, which needs the whole verifier
     if not run.evaluation.num_prompts:
         return math.nan
     try:
@@ -120,23 +121,23 @@ def trained(
     verifier: VerifierLoader,
     read: dict[str, str],
 ) -> SpeculatorModel:
-    """The run's draft with its final weights, those of an earlier call if that finished its training.
+    """Train the run's draft, or load its final weights if an earlier call completed the training.
 
     Args:
         pin: contents of the folder's run.yaml.
         folder: of the run.
         config: of the draft.
         prepared: the data.
-        store: where cached states are.
-        verifier: loaded as far as its states need it.
-        read: hashes of what the run read; added to a run.yaml that has none.
+        store: the cache, which holds cached states.
+        verifier: loads only what its states need.
+        read: hashes of the run's inputs; added to a run.yaml that has none.
     """
     run, first, training = pin.run, first_process(), training_folder(folder)
     training.mkdir(parents=True, exist_ok=True)
     done = finished(training, run, len(prepared.train))
     sequences = [] if done else [*prepared.train, *prepared.heldout]
     with open_states(run, store, verifier, sequences, on_meta(config).layer_ids) as states:
-        # Seeded again, for regenerated answers may or may not have drawn random numbers.
+        # Seeded again: regenerating answers consumes random numbers, reading cached ones does not.
         set_seed(run.seed)
         given = Initialisation(states.head, prepared.token_count_V, partial(VerifierTensors, run.verifier))
         model = build(config, given, states.device)
@@ -145,7 +146,7 @@ def trained(
         check_vocabulary(pin, model, folder)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         log.info("draft: %s, %.1f M trainable parameters on %s", run.algorithm.name, trainable / 1e6, states.device)
-        # Another trial of a sweep may be training the same weights: it is waited for, and nothing is left to train then.
+        # Another trial of a sweep may be training the same weights: wait for it, and then load its result.
         with RunFolder(training).training_lock() if first else nullcontext():
             result = train(model, states, prepared, run, training, read)
     log.info("trained: step %d of %d in %.0f s", result.step, result.steps, result.seconds)

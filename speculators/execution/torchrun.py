@@ -1,4 +1,4 @@
-"""A run in several processes that train together, one an accelerator."""
+"""Runs data-parallel training under torchrun, one process per accelerator."""
 
 import math
 import signal
@@ -17,33 +17,33 @@ from speculators.utils.process import STOPPED_BY_SIGNAL
 
 
 def run_in_processes(folder: Path) -> float:
-    """Run what a folder's run.yaml pins under torchrun; the first process evaluates and publishes.
+    """Execute the run of a folder's run.yaml under torchrun; rank 0 evaluates and publishes.
 
     Args:
         folder: of the run.
 
     Returns:
-        What evaluation.objective names; NaN if nothing was evaluated.
+        The value of evaluation.objective; NaN if nothing was evaluated.
 
     Raises:
         RunFailed: a process failed.
         SystemExit: a signal stopped all of them; the state is saved.
     """
     run, own = read_pin(folder), RunFolder(folder)
-    # The command that started this run has allowed what its run.yaml asks for.
+    # The rights that this run.yaml needs were given to the parent command, and are passed on.
     allowed = as_typed(claimed(run))
     command = ["--standalone", f"--nproc-per-node={run.launch.num_processes or 'auto'}", "-m", "speculators", "run"]
     try:
         torchrun([*command, str(folder), *allowed])
     except SignalException:
-        # torchrun has waited for its processes; the first of them has printed what is saved and how to go on.
+        # torchrun has waited for its processes; rank 0 has printed what is saved and how to resume.
         sys.exit(STOPPED_BY_SIGNAL)
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
-        # All processes stop after the same step; torchrun sends SIGTERM to those that end later than the first.
+        # All processes stop after the same step; torchrun sends SIGTERM to those still running when the first exits.
         if STOPPED_BY_SIGNAL in codes and codes <= {STOPPED_BY_SIGNAL, -signal.SIGTERM}:
             sys.exit(STOPPED_BY_SIGNAL)
-        # A process that refused its input has printed the reason, and leaves no traceback.
+        # A process that rejected its input has printed the reason and wrote no traceback.
         own.mark_failed(str(error))
         raise RunFailed(f"one of its processes failed; see {own.failed}") from error
     return read_object(own.result, {"objective"})["objective"] if own.result.exists() else math.nan

@@ -1,4 +1,4 @@
-"""A run's folder: the names of its files, its locks, and the marker of how the run ended. Torch-free."""
+"""A run's folder: the names of its files, its locks, and the DONE and FAILED markers. Torch-free."""
 
 import json
 import math
@@ -15,18 +15,18 @@ from speculators.utils.messages import WrongInput
 
 # A published draft holds a copy under the same name.
 RUN_YAML = "run.yaml"
-# Beside the trials of a sweep: what they train, each set of weights once.
+# Folder beside the trials of a sweep, with one training per distinct set of weights.
 TRAININGS = "trainings"
 
 
 @dataclass(frozen=True)
 class Done:
-    """What DONE holds.
+    """Contents of DONE.
 
     Attributes:
         seconds: wall time of the process that completed the run.
         memory_gb: its peak memory on the host, in 10^9 bytes.
-        objective: what evaluation.objective names; NaN if nothing was evaluated.
+        objective: the value of evaluation.objective; NaN if nothing was evaluated.
     """
 
     seconds: float
@@ -42,17 +42,17 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        run_yaml: the frozen settings, with their sources.
+        run_yaml: the resolved settings, with their provenance.
         log: what the run printed.
         checkpoints: resumable states of training; in the folder that the run trains in.
-        metrics: readings of training, a JSON object a line; in the folder that the run trains in.
+        metrics: metrics of training, one JSON object per line; in the folder that the run trains in.
         checkpoint: the published draft.
         result: the evaluation, as JSON.
         acceptance_plot: the evaluation's acceptance by position, as PNG.
-        generations: the evaluation's prompts and texts as token ids, a JSON object a line.
-        done: marker of a run that ended well.
+        generations: the evaluation's prompts and texts as token ids, one JSON object per line.
+        done: marker of a run that succeeded.
         failed: marker of a run that failed: the traceback.
-        hydra: Hydra's own records of the composition; only where Hydra made the folder.
+        hydra: Hydra's own records of the composition; only if Hydra created the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,12 +73,12 @@ class RunFolder:
     def lock(self) -> FileLock:
         """The lock of the process that runs the folder.
 
-        The same process may acquire it again. The system releases it when the process ends, however it ends.
+        It is re-entrant within a process. The system releases it when the process ends, also after a crash.
         """
         return FileLock(self._run_lock, is_singleton=True)
 
     def training_lock(self) -> FileLock:
-        """The lock of the process that trains in the folder; runs that share a training wait for each other."""
+        """The lock of the process that trains in the folder, shared by all runs that share a training."""
         return FileLock(self.path / "training.lock")
 
     def is_running(self) -> bool:
@@ -92,10 +92,10 @@ class RunFolder:
             return True
 
     def check_links(self) -> None:
-        """Check that a run in the folder writes nowhere else.
+        """Check that the folder contains no symbolic links, through which a run would write elsewhere.
 
         Raises:
-            WrongInput: there is a link in it; a message each.
+            WrongInput: there are links; one message each.
         """
         messages = [f"{p}: it is a link, and a run writes in its own folder alone; remove it" for p in self._links()]
         if messages:
@@ -103,7 +103,7 @@ class RunFolder:
 
     def _links(self) -> Iterator[Path]:
         yield from (path for path in self.path.glob("*") if path.is_symlink())
-        # Folders of trackers are not looked through: the trackers write them.
+        # Folders of trackers are not searched: the trackers write them.
         for written in (self.checkpoints, self.checkpoint, self.hydra):
             for root, folders, names in os.walk(written):
                 yield from (path for name in (*folders, *names) if (path := Path(root, name)).is_symlink())
@@ -119,32 +119,32 @@ class RunFolder:
         files.write(self.done, json.dumps(values) + "\n")
 
     def mark_failed(self, reason: str) -> None:
-        """Write FAILED, unless it is there: of several processes the first to fail has the cause."""
+        """Write FAILED unless it exists: of several processes, the first to fail has the cause."""
         if not self.failed.exists():
             files.write(self.failed, reason.rstrip("\n") + "\n")
 
     def read_done(self) -> Done | None:
-        """What DONE holds; None without it.
+        """Read DONE; None if there is none.
 
         Raises:
-            ValueError: it is broken.
+            ValueError: it is not valid JSON, or lacks a key.
         """
         return Done(**read_object(self.done, {"seconds", "memory_gb"})) if self.done.exists() else None
 
     def read_failed(self) -> str | None:
-        """The traceback, or the reason; None without FAILED."""
+        """The traceback or reason in FAILED; None if there is none."""
         return self.failed.read_text(encoding="utf-8").strip() if self.failed.exists() else None
 
 
 def read_object(file: Path, keys: set[str]) -> dict[str, Any]:
-    """The JSON object in a file that a run wrote.
+    """Read the JSON object in a file that a run wrote.
 
     Args:
         file: in a run's folder.
-        keys: that it must have.
+        keys: keys that it must have.
 
     Raises:
-        ValueError: it is broken, or lacks a key; the message names the command that writes it again.
+        ValueError: it is not valid JSON, or lacks a key; the message names the command that writes it again.
     """
     remedy = f"`speculators run {file.parent}` writes it anew"
     try:
@@ -157,5 +157,5 @@ def read_object(file: Path, keys: set[str]) -> dict[str, Any]:
 
 
 def run_yaml_of(path: Path) -> Path:
-    """The `run.yaml` of a folder, or the file itself that a path names."""
+    """The `run.yaml` of a folder; a path that is not a folder is returned as it is."""
     return path / RUN_YAML if path.is_dir() else path

@@ -1,4 +1,4 @@
-"""What decides the weights of a run, by which a checkpoint knows the run that made it. Torch-free."""
+"""Identity of a run: the settings and input hashes that determine its weights; checkpoints store it. Torch-free."""
 
 import json
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ from speculators.runfolder.keys import WEIGHTS, WRITTEN
 from speculators.settings.run_config import RunConfig, flat
 from speculators.utils.messages import WrongInput
 
-# Where something lies; what it is stands in the hashes of what was read.
+# Locations of inputs; their contents are identified by the hashes.
 PLACES = ("data.path", "verifier.name_or_path", "verifier.revision")
 STATE = "state.json"
 
 
 def identity(run: RunConfig, read: Mapping[str, str]) -> dict[str, Any]:
-    """Values by key: the settings that decide the weights, and as `read.NAME` the hashes of what was read.
+    """Values by key: the settings that determine the weights, and as `read.NAME` the hashes of the inputs.
 
     Args:
         run: its settings.
-        read: hashes, as `run.yaml` has them.
+        read: hashes of the inputs, as in `run.yaml`.
     """
     settings = flat(run.model_dump(mode="json", include=set(WEIGHTS), exclude=WRITTEN))
     hashes = {f"read.{name}": hash for name, hash in read.items() if name != "vocabulary_map"}
@@ -27,24 +27,24 @@ def identity(run: RunConfig, read: Mapping[str, str]) -> dict[str, Any]:
 
 
 def trained(checkpoints: Path) -> dict[str, Any]:
-    """The identity of the run that wrote the newest checkpoint in a folder; empty if there is none that says so."""
+    """The identity of the run that wrote the newest checkpoint in a folder; empty if it cannot be read."""
     files = sorted(checkpoints.glob(f"step_*/{STATE}"), key=lambda file: (len(file.parent.name), file.parent.name))
     try:
         return json.loads(files[-1].read_text(encoding="utf-8"))["identity"] if files else {}
     except (OSError, ValueError, KeyError, TypeError):
-        return {}  # resuming names what is broken
+        return {}  # resuming reports the broken file
 
 
 def check_same(own: Mapping[str, Any], theirs: Mapping[str, Any], checkpoint: Path) -> None:
-    """Look whether a checkpoint is of the run that would go on from it.
+    """Check that a checkpoint was written by the run that would resume from it.
 
     Args:
         own: identity of the run.
-        theirs: identity of the run that wrote the checkpoint; a key that only one of them has is of another version.
+        theirs: identity of the run that wrote the checkpoint; keys that only one of them has are not compared.
         checkpoint: for the message.
 
     Raises:
-        WrongInput: it is of another run; a message for each key that differs.
+        WrongInput: another run wrote it; a message for each key that differs.
     """
     differing = [key for key in own if key in theirs and own[key] != theirs[key]]
     if differing:

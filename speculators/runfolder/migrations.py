@@ -1,4 +1,4 @@
-"""Pins of earlier schemas, carried forward: one table says what became of their keys. Torch-free."""
+"""Migrates run.yaml files of older schema versions, by one table of changed keys. Torch-free."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -7,11 +7,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Added:
-    """A key that is new.
+    """A key that a schema added.
 
     Attributes:
-        value: what means that everything is as it was before the key.
-        where: a key and its value, if only some runs have the key: `("run.algorithm.name", "eagle3")`.
+        value: the value that keeps the behaviour of the older schema.
+        where: condition on another key, as (key, value), if only some runs have the key: `("run.data.source", "hub")`.
     """
 
     value: Any
@@ -20,11 +20,11 @@ class Added:
 
 @dataclass(frozen=True)
 class Step:
-    """What a schema changed against the one before it; keys are dotted, from the top of `run.yaml`.
+    """Changes of a schema version against the previous one; keys are dotted, from the top of `run.yaml`.
 
     Attributes:
-        renamed: old key -> new key, whose group is made if the older schema has none of that name.
-        values: new key of a renamed one -> its old value -> its new one; other values stay.
+        renamed: old key -> new key, whose group is created if it does not exist.
+        values: new name of a renamed key -> old value -> new value; other values are kept.
         added: new keys.
     """
 
@@ -33,8 +33,8 @@ class Step:
     added: Mapping[str, Added] = field(default_factory=dict)
 
 
-# A setting that is renamed or new, and a new section, get an entry under the newest schema, and with the first one after
-# a release a new schema.
+# Each renamed or new setting or section gets an entry under the newest schema; the first one after a release starts a new
+# schema.
 STEPS = {
     2: Step(
         added={
@@ -71,11 +71,11 @@ SCHEMA_VERSION = max(STEPS)
 
 
 def carry(pin: dict[str, Any], steps: Mapping[int, Step] = STEPS) -> list[str]:
-    """Bring a pin to the newest schema, in place.
+    """Migrate a pin to the newest schema, in place.
 
     Args:
         pin: contents of a run.yaml, with its schema_version.
-        steps: by the schema that each leads to.
+        steps: by target schema.
 
     Returns:
         A line for each change.
@@ -107,7 +107,7 @@ def _step(pin: dict[str, Any], step: Step) -> Iterator[str]:
 
 
 def _holder(pin: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
-    """The dict that a dotted key stands in, None if there is none, and the key's last part."""
+    """The dict that contains a dotted key (None if there is none), and the key's last part."""
     *path, name = key.split(".")
     node: Any = pin
     for part in path:

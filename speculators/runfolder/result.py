@@ -1,26 +1,26 @@
-"""What an evaluation came to. Torch-free."""
+"""EvaluationResult: the measurements of one evaluation. Torch-free."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What decoding with a draft came to; counted as vLLM counts.
+    """Measurements of decoding with a draft, with vLLM's definitions of the counters.
 
     Attributes:
-        objective: what evaluation.objective names.
+        objective: the value of evaluation.objective.
         acceptance_length: 1 + accepted / drafts, tokens per pass of the verifier.
         acceptance_per_position: share of drafts of which a token was accepted at level k = 1, 2, ...: k tokens in all.
-        speculative_tokens: drafted tokens that a pass judges, at most.
+        speculative_tokens: maximum number of drafted tokens that one pass verifies.
         num_prompts: prompts decoded.
         max_new_tokens: limit of each text.
-        drafts: drafts that the verifier judged, over all prompts.
-        drafted: drafted tokens that the verifier judged.
+        drafts: drafts that were verified, over all prompts.
+        drafted: drafted tokens that were verified.
         accepted: drafted tokens accepted.
         generated: tokens of all texts.
-        matches_plain_decoding: every text is the verifier's own, ties aside; None where it was sampled or `lossy`.
-        ties: texts that leave the verifier's own where its two largest logits lie within evaluation.tie_epsilon.
-        lossy: which setting of the proposal makes the text differ from the verifier's own; None if none does.
+        matches_plain_decoding: every text equals the verifier's own, apart from ties; None if sampled or `lossy`.
+        ties: texts that diverge from the verifier's own where its top-2 margin is within evaluation.tie_epsilon.
+        lossy: the setting of the proposal that makes decoding lossy; None if it is lossless.
         tokens_per_second: generated tokens a second with the draft.
         plain_tokens_per_second: without it, in the same loop.
         prompts, tokens: token ids of each prompt and of the text decoded with the draft.

@@ -1,4 +1,4 @@
-"""What a `run.yaml` cannot allow by itself, since anybody may have written it: a person types it. Torch-free."""
+"""Rights that an untrusted `run.yaml` cannot grant itself; they are given on the command line. Torch-free."""
 
 import json
 import shlex
@@ -17,8 +17,11 @@ from speculators.utils.yaml_lines import Lines
 
 @cache
 def harmless() -> dict[str, tuple[Any, ...]]:
-    """Settings with which a run can run foreign code, remove or fill what lies outside its folder, send what it measures
-    to others, or take a device of its choice; and the values of each that do none of it."""
+    """Values that need no right, by key of a security-relevant setting.
+
+    Other values can run foreign code, write or delete files outside the run's folder, send measurements to other
+    machines, or occupy an accelerator.
+    """
     defaults: Any = Lines((files("speculators.conf") / "train.yaml").read_text(encoding="utf-8")).value()
     return {
         "verifier.trust_remote_code": (False,),
@@ -30,21 +33,21 @@ def harmless() -> dict[str, tuple[Any, ...]]:
 
 
 def claimed(run: RunConfig) -> dict[str, Any]:
-    """The rights that a run needs: the values that are not harmless, by key."""
+    """The rights that a run needs: values that are not harmless, by key."""
     values = flat(run.model_dump(mode="json"))
     return {key: values[key] for key, allowed in harmless().items() if values[key] not in allowed}
 
 
 def allow(run: RunConfig, typed: Sequence[str], file: Path) -> RunConfig:
-    """A run as a file pins it, with the rights that a person typed.
+    """The run of a run.yaml, with the rights given on the command line applied.
 
     Args:
-        run: as it is pinned.
-        typed: `KEY=VALUE`, of the keys of `harmless` alone; a value may be another than the pinned one.
+        run: as run.yaml has it.
+        typed: `KEY=VALUE`, only keys of `harmless`; the value may differ from that of run.yaml.
         file: the `run.yaml`, for messages.
 
     Raises:
-        WrongInput: the run needs a right that was not typed, or what was typed is wrong.
+        WrongInput: the run needs a right that was not given, or `typed` is invalid.
     """
     pairs = {key: text for key, _, text in (word.partition("=") for word in typed)}
     if others := [key for key in pairs if key not in harmless()]:
@@ -65,7 +68,7 @@ def allow(run: RunConfig, typed: Sequence[str], file: Path) -> RunConfig:
 
 
 def claim(key: str, value: Any, file: Path) -> str:
-    """The message about a right that a file claims."""
+    """The message about a right that a run.yaml needs."""
     allowed = " or ".join(_text(v) for v in harmless()[key])
     return (
         f"{key}={_text(value)} in {file}: a file cannot allow this; add {shlex.quote(f'{key}={_text(value)}')} to the "
@@ -74,12 +77,12 @@ def claim(key: str, value: Any, file: Path) -> str:
 
 
 def command(folder: Path, run: RunConfig) -> str:
-    """The command that goes on with a run, as a person types it."""
+    """The shell command that resumes a run."""
     return shlex.join(["speculators", "run", str(folder), *as_typed(claimed(run))])
 
 
 def as_typed(values: dict[str, Any]) -> list[str]:
-    """Values by key as overrides that `allow` reads."""
+    """Format values by key as overrides for `allow`."""
     return [f"{key}={_text(value)}" for key, value in values.items()]
 
 

@@ -1,4 +1,4 @@
-"""`run.yaml`: a run, pinned. Every value resolved, so that no default that moves later reaches it. Torch-free."""
+"""`run.yaml`: the resolved settings of a run, independent of later changes of defaults. Torch-free."""
 
 import platform
 import re
@@ -20,7 +20,7 @@ from speculators.utils.messages import Blame, WrongInput, broken_yaml, complaint
 from speculators.utils.strict import Strict
 from speculators.utils.yaml_lines import Lines, dump
 
-# Those that can change a bit of the weights or a token of the data.
+# Packages whose version can change the weights or the data.
 PACKAGES = (
     "accelerate", "datasets", "hydra-core", "numpy", "omegaconf", "pydantic", "safetensors", "tokenizers", "torch",
     "transformers",
@@ -29,12 +29,12 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Origin:
-    """How a run was composed.
+    """Provenance of a composed run.
 
     Attributes:
-        overrides: as they were typed.
+        overrides: as given on the command line.
         searchpath: folders and packages of options that the command line added, as `file://...` or `pkg://...`.
-        sources: dotted key -> where its value came from.
+        sources: dotted key -> provenance of its value.
     """
 
     overrides: list[str]
@@ -63,12 +63,12 @@ class Pin(Strict):
     searchpath: list[str] = Field(description="folders and packages of options that the command line added")
     run: RunConfig
     sources: dict[str, str] = Field(description="dotted key of `run` -> where its value came from")
-    # What only the job knows; its first start appends it.
+    # Known only to the job, which appends them at its first start.
     threads: int | None = Field(default=None, description="CPU threads of torch")
     read: dict[str, str] = Field(default={}, description="hashes of what the run read")
 
     def drift(self, threads: int) -> list[str]:
-        """A line for each thing that differs from when the run was pinned and may change a bit of the result."""
+        """A line for each difference of the environment from the recorded one that may change the result."""
         now = _environment()
         pairs: list[tuple[str, Any, Any]] = [
             ("code", self.git.get("package"), now["git"].get("package")),
@@ -83,10 +83,10 @@ def write_pin(run: RunConfig, folder: Path, origin: Origin | None = None, traini
     """Write `folder/run.yaml`; an existing one is replaced.
 
     Args:
-        run: what was composed.
+        run: the composed run.
         folder: of the run.
-        origin: how; None if nobody knows.
-        training: where the weights are trained, relative to `folder`: runs that differ in nothing else share it.
+        origin: its provenance; None if unknown.
+        training: where the weights are trained, relative to `folder`; runs that train the same weights share it.
     """
     pin = Pin(
         schema_version=SCHEMA_VERSION,
@@ -104,14 +104,14 @@ def write_pin(run: RunConfig, folder: Path, origin: Origin | None = None, traini
 
 
 def rewrite(folder: Path, pin: Pin) -> None:
-    """Write a pin that says something else than the `run.yaml` of a folder does; else leave the file as it is."""
+    """Write a pin to a folder's `run.yaml` if it differs from the pin there."""
     if load(folder) != pin:
         nothing = {key for key in ("threads", "read") if not pin.model_dump()[key]}
         files.write(RunFolder(folder).run_yaml, dump(pin.model_dump(mode="json", exclude=nothing)))
 
 
 def complete(folder: Path, threads: int, read: dict[str, str]) -> None:
-    """Append what the job found to a run.yaml that lacks it: nothing above is written anew, so lines stay where they are.
+    """Append threads and hashes to a run.yaml that has none; existing lines keep their numbers.
 
     Args:
         folder: of the run.
@@ -124,9 +124,9 @@ def complete(folder: Path, threads: int, read: dict[str, str]) -> None:
 
 
 def training_folder(folder: Path) -> Path:
-    """Where the run of a folder with a sound run.yaml trains; WrongInput if links there lead elsewhere."""
+    """The folder in which a run trains; its run.yaml must be valid. WrongInput if there are symbolic links in it."""
     shared = folder / load(folder).training
-    # Alone in another folder, a sweep's trial trains for itself.
+    # A trial that was copied out of its sweep trains in its own folder.
     training = shared if shared.is_dir() else folder
     if training != folder and (training.is_symlink() or training.parent.is_symlink()):
         raise WrongInput([f"{training}: it is a link, and a run writes in its own folder alone; remove it"])
@@ -135,21 +135,21 @@ def training_folder(folder: Path) -> Path:
 
 
 def read_pin(path: Path) -> RunConfig:
-    """The run that a folder, or a `run.yaml` itself, pins; WrongInput as for `load`."""
+    """The run of a folder or `run.yaml`; WrongInput as for `load`."""
     return load(path).run
 
 
 def load(path: Path) -> Pin:
-    """The pin in a folder, or the `run.yaml` itself.
+    """Load the pin of a folder or `run.yaml`.
 
     Raises:
-        WrongInput: there is none, or it is broken; a message a problem, with its line.
+        WrongInput: there is none, or it is invalid; one message per problem, with its line.
     """
     return read(path)[0]
 
 
 def read(path: Path) -> tuple[Pin, list[str], Blame]:
-    """A pin, what was carried forward, and what finds the line of a key."""
+    """Read a pin, a line for each migrated key, and a function that gives the file and line of a key."""
     file = run_yaml_of(path)
     if not file.is_file():
         raise WrongInput([f"{path}: there is no {RUN_YAML}; give a run's folder, or a {RUN_YAML}"])
@@ -175,7 +175,7 @@ def read(path: Path) -> tuple[Pin, list[str], Blame]:
 def _validated(pin: dict[str, Any], blame: Blame) -> Pin:
     complain = partial(complaints, missing_remedy="a pin has every value; compose the run anew, or add it")
     messages = []
-    # Apart, for a run's keys are named as they are typed, and the file's own as they stand in it.
+    # Validated separately: messages name the run's keys without the prefix `run.`, and the file's own keys as they are.
     try:
         pin["run"] = RunConfig.model_validate(pin["run"])
     except ValidationError as error:
@@ -189,9 +189,9 @@ def _validated(pin: dict[str, Any], blame: Blame) -> Pin:
 
 
 def _environment() -> dict[str, Any]:
-    """What a run's bits may depend on besides its values; keys of `Pin`."""
+    """Versions and commits that the result of a run may depend on; keys of `Pin`."""
     here = Path(__file__).parents[2]
-    # An installed package may lie inside somebody's repository without being part of it.
+    # An installed package may be inside a repository, e.g. in its .venv, without being part of it.
     folders = {"package": here if (here / ".git").exists() else None, "working_directory": Path.cwd()}
     commits = {name: commit for name, folder in folders.items() if folder and (commit := _commit(folder))}
     return {
@@ -203,13 +203,13 @@ def _environment() -> dict[str, Any]:
 
 
 def _commit(folder: Path) -> str | None:
-    """The commit that a folder's files are of; None if that is not known."""
-    # The folder may be anybody's, and its configuration can name programs: monitors, hooks, filters of files' contents.
+    """The commit that is checked out in a folder; None if that is not known."""
+    # The folder may be untrusted, and its git configuration can name programs: fsmonitor, hooks, content filters.
     git = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]
     filters = [*git, "config", "--local", "--includes", "--name-only", "--get-regexp", r"^filter\."]
     try:
         filtered = subprocess.run(filters, capture_output=True, text=True).stdout.strip()
-        # Only looking for changed files runs filters.
+        # Filters run only when git looks for changed files.
         dirty = [] if filtered else ["--dirty"]
         command = [*git, "describe", "--always", *dirty, "--abbrev=40", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

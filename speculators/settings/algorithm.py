@@ -1,4 +1,4 @@
-"""What one algorithm chose to be told: the strict settings that `conf/algorithm/<name>.yaml` fills. Torch-free."""
+"""Base class of an algorithm's settings, whose values come from `conf/algorithm/<name>.yaml`. Torch-free."""
 
 from typing import Any, ClassVar
 
@@ -39,19 +39,19 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
     loss: LossWeights = Field(description="weights of the divergences")
     slot_decay: float = Field(gt=0, le=1, description="slot s weighs slot_decay ** (s - 1) in the loss")
 
-    # Engines that can serve this algorithm, best first: what `export.target=auto` chooses from.
+    # Engines that can serve this algorithm, best first; `export.target=auto` chooses from them.
     engines: ClassVar[tuple[str, ...]] = ()
-    # Keys of the published config: the model of those that are chosen too, and the names of those that nobody chooses.
+    # Keys of the published config: the model of those that are also settings, and the names of those that are derived.
     published_fields: ClassVar[type[BaseModel]] = BaseModel
     derived_keys: ClassVar[tuple[str, ...]] = ("transformer_layer_config",)
-    # Whether drafting more tokens than slots were trained is possible (a recurrent draft) or not (one head a slot).
+    # Whether the draft can draft more tokens than it has trained slots (recurrent), or not (one head per slot).
     recurrent: ClassVar[bool] = False
-    # Whether its drafter can predict after several tokens of one level, each with its own past.
+    # Whether the drafter supports trees: predictions after several tokens of one level, each with its own prefix.
     drafts_trees: ClassVar[bool] = True
 
     @classmethod
     def __pydantic_init_subclass__(cls) -> None:
-        """Defaults serve reading a published config alone: a run's settings say everything."""
+        """Remove the defaults, which serve only reading a published config: a run's settings must set every key."""
         for field in cls.model_fields.values():
             field.default = PydanticUndefined
         cls.model_rebuild(force=True)
@@ -65,7 +65,7 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
         """The algorithm's own fields of the published config.
 
         Args:
-            facts: what the verifier's config.json says; sizes that nobody chose come from it.
+            facts: from the verifier's config.json; sizes that are not settings come from it.
 
         Returns:
             Keys of the algorithm's `SpeculatorModelConfig` subclass, `speculators_config` aside.

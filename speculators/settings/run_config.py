@@ -1,4 +1,4 @@
-"""RunConfig: all that one run was told, composed by Hydra and validated here. Torch-free; every default lives in conf/."""
+"""RunConfig: all settings of one run, composed by Hydra and validated here. Torch-free; all defaults are in conf/."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from speculators.settings.algorithm import AlgorithmSettings
 from speculators.utils.strict import Fraction, PositiveInt, Strict
 from speculators.verifier.settings import VerifierSettings
 
-# Names that a chat template is given of every conversation.
+# Variables of a chat template that are set per conversation.
 OF_A_CONVERSATION = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now")
 
 
@@ -43,7 +43,7 @@ def _date(text: str) -> str:
 
 
 class DataSettings(Strict):
-    """What every source of conversations shares."""
+    """Settings that all sources of conversations share."""
 
     max_length: int = Field(ge=16, description="tokens of a packed sequence; a longer conversation is cut")
     max_conversations: PositiveInt | None = Field(description="use the first so many after shuffling; null is all")
@@ -72,7 +72,7 @@ class ChatData(DataSettings):
 
 
 class JsonlData(DataSettings):
-    """Files of conversations: JSON lines, also compressed, or parquet, in ShareGPT's or OpenAI's form."""
+    """Files of conversations: JSON lines, also compressed, or parquet, in ShareGPT's or OpenAI's format."""
 
     source: Literal["jsonl"]
     path: str = Field(min_length=1, description="a file, a folder of such, or a pattern")
@@ -90,7 +90,7 @@ class HubData(DataSettings):
 
 
 class Source(Strict):
-    """One source of a mixture; in a list a key may be left out, for conf/ cannot give it a value."""
+    """One source of a mixture; keys have defaults here, since conf/ cannot set them for the items of a list."""
 
     path: str | None = Field(default=None, min_length=1, description="as data.path of data=jsonl")
     name: str | None = Field(default=None, min_length=1, description="as data.name of data=hub")
@@ -123,13 +123,13 @@ class MixtureData(DataSettings):
 
 
 class InProcessStates(Strict):
-    """Verifier states from the verifier in the training process, computed in every step."""
+    """Verifier states that the verifier computes in the training process, in every step."""
 
     source: Literal["in_process"]
 
 
 class CachedStates(Strict):
-    """Verifier states from the disk, computed once for all runs that read them."""
+    """Verifier states that are read from disk, computed once for all runs that use them."""
 
     source: Literal["cached"]
 
@@ -139,7 +139,7 @@ class AdamW(Strict):
 
     name: Literal["adamw"]
     lr: float = Field(gt=0, lt=1, description="peak learning rate")
-    # YAML has lists alone.
+    # YAML has no tuples.
     betas: Annotated[
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
     ]
@@ -158,7 +158,7 @@ class Muon(Strict):
 
 
 class ScheduleSettings(Strict):
-    """Learning rate over the steps: linear warm-up, then `name` down to min_lr_ratio of the peak."""
+    """Learning-rate schedule: linear warm-up, then decay of the form `name` to min_lr_ratio of the peak."""
 
     name: Literal["linear", "cosine", "constant"]
     warmup_ratio: Fraction = Field(description="share of all steps spent warming up")
@@ -166,7 +166,7 @@ class ScheduleSettings(Strict):
 
 
 class TrainerSettings(Strict):
-    """The loop: how long, how much at once, what is kept."""
+    """Training loop: duration, batch size, and which checkpoints are kept."""
 
     epochs: PositiveInt = Field(description="passes over the training data")
     max_steps: PositiveInt | None = Field(description="stop after so many optimizer steps; null is all epochs")
@@ -207,7 +207,7 @@ class EvaluationSettings(Strict):
 
 
 class ExportSettings(Strict):
-    """What the checkpoint is written for."""
+    """Target engine and dtype of the published checkpoint."""
 
     target: Literal["auto", "vllm", "none"] = Field(description="engine; auto is the first that serves the algorithm")
     engine_version: str = Field(min_length=1, description="version of the engine that preflight checks against")
@@ -224,7 +224,7 @@ class TrackerSettings(Strict):
 
 
 class LaunchSettings(Strict):
-    """How the run's process is started."""
+    """How the processes of a run or a sweep are started."""
 
     mode: Literal["process", "inline", "torchrun"] = Field(
         description="trials of a sweep each in a process of its own, or all in one; or each run in several processes"
@@ -236,7 +236,7 @@ class LaunchSettings(Strict):
 
 
 class SpeculatorChoice(Strict):
-    """What a person chose of the published config; made of interpolations only, so it always agrees with the groups."""
+    """The part of the published config that follows from the settings; consists of interpolations of the groups."""
 
     speculators_model_type: str
     speculators_config: dict[str, Any]
@@ -252,7 +252,7 @@ def _by_name(value: Any, handler: Handler) -> AlgorithmSettings:
 
 
 def _exact(value: Any, handler: Handler) -> TokenProposalConfig:
-    """A published proposal may have other keys, fewer, or "3" for 3, without a word; a run's may not."""
+    """Validate a run's proposal strictly: unlike a published one, no unknown or missing keys, and no type coercion."""
     proposal = handler(value)
     if not isinstance(value, dict):
         return proposal
@@ -265,7 +265,7 @@ def _exact(value: Any, handler: Handler) -> TokenProposalConfig:
 
 
 def flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """A nested dict's values by their dotted keys; a list is a value, unless it holds dicts."""
+    """Flatten a nested dict to values by dotted key; a list is a value, unless it holds dicts."""
 
     def walk(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         items = node.items() if isinstance(node, dict) else enumerate(node)
@@ -285,7 +285,7 @@ def _device(name: str) -> str:
 
 
 class RunConfig(Strict):
-    """One run, whole: what Hydra composed, what `run.yaml` pins, what `run(folder)` obeys."""
+    """All settings of one run, as Hydra composes them, `run.yaml` stores them and `run(folder)` reads them."""
 
     seed: int = Field(ge=0, lt=2**32)
     device: Annotated[str, AfterValidator(_device)] = Field(

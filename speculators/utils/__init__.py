@@ -1,4 +1,4 @@
-"""The registry and its pydantic form, which the published API names, and torch-free modules that every layer uses."""
+"""Class registries, which are public API, and torch-free helper modules that every layer uses."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""AutoImporterMixin: imports every module of a package, so that what the modules register becomes known."""
+"""AutoImporterMixin: imports every module of a package, so that their registrations take effect."""
 
 import importlib
 import pkgutil
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class AutoImporterMixin:
-    """Imports the modules of the packages that a subclass names.
+    """Imports the modules of the packages that a subclass lists in `auto_package`.
 
     Attributes:
         auto_package: full name of a package, or several; None until a subclass sets it.

@@ -1,4 +1,4 @@
-"""The devices of this machine."""
+"""Devices of this machine: their names, the choice for a run, and their memory use."""
 
 import os
 
@@ -17,7 +17,7 @@ def available() -> list[str]:
 
 
 def resolve(name: str) -> torch.device:
-    """The device that a run's `device` names.
+    """Resolve a run's `device` setting to a device of this machine.
 
     Args:
         name: `auto`, `cpu`, `mps`, or `cuda`, `xpu`, `npu` with or without `:N`. Under torchrun a name without number
@@ -39,7 +39,7 @@ def resolve(name: str) -> torch.device:
 
 
 def memory_gb(device: torch.device) -> float:
-    """Peak gigabytes allocated on an accelerator; on the CPU what the process holds now."""
+    """Peak gigabytes allocated on an accelerator; on the CPU the current resident memory of the process."""
     if device.type in ("cuda", "xpu"):
         return torch.accelerator.max_memory_allocated(device) / 1e9
     return psutil.Process().memory_info().rss / 1e9

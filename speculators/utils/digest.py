@@ -8,16 +8,16 @@ from typing import Any
 
 
 def of_file(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_files(paths: Iterable[Path]) -> str:
-    """Of files' names and bytes, in whatever order they come."""
+    """SHA-256 of the names and bytes of files, independent of their order."""
     return of_words({path.name: of_file(path) for path in paths})
 
 
 def of_words(words: Mapping[str, Any]) -> str:
-    """Of values that JSON can hold, in whatever order they come."""
+    """SHA-256 of JSON-serialisable values by key, independent of the order of the keys."""
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all. Torch-free."""
+"""Atomic replacement of files. Torch-free."""
 
 import os
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ PARTIAL = ".partial"
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `file` when the block ends; if the block raises, `file` stays as it was.
+    """A temporary path that replaces `file` when the block ends; if the block raises, `file` is unchanged.
 
-    The content is on the disk before the name is: after a crash of the machine there is the old file or the new one, never
-    a part.
+    The content is synced to disk before the rename: after a crash of the machine there is the old file or the new one,
+    never a partial one.
 
     Args:
-        file: its folder exists; two processes may replace it at the same time, the last one wins.
+        file: its folder exists; if two processes replace it at the same time, the last one wins.
     """
     partial = file.with_name(f"{file.name}.{os.getpid()}{PARTIAL}")
-    partial.unlink(missing_ok=True)  # writing would follow a link of this name
+    partial.unlink(missing_ok=True)  # writing would follow a symbolic link of this name
     try:
         yield partial
         with partial.open("rb+") as written:
@@ -31,7 +31,7 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write(file: Path, content: str | bytes) -> None:
-    """Replace a file's content, whole or not at all.
+    """Replace a file's content atomically.
 
     Args:
         file: its folder exists.

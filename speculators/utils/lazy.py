@@ -1,4 +1,4 @@
-"""Names that a package offers without importing the files that define them (PEP 562)."""
+"""Lazy imports of a package's public names (PEP 562)."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make a package's `__getattr__`.
+    """Build a package's `__getattr__`, which imports a name's module at its first use.
 
     Args:
         package: the package's `__name__`.

@@ -1,4 +1,4 @@
-"""The manifest of a folder: the SHA-256 of each of its files, by which a later reader knows them again. Torch-free."""
+"""The manifest of a folder: the SHA-256 of each of its files, for detecting damage when they are read. Torch-free."""
 
 import json
 import os
@@ -10,7 +10,7 @@ MANIFEST = "manifest.json"
 
 
 def write(folder: Path) -> None:
-    """Bring a folder's files to the disk and record them in `manifest.json`, which so is the last one written."""
+    """Sync a folder's files to disk, then write their hashes to `manifest.json`, the last file written."""
     hashes = {}
     for file in sorted(folder.iterdir()):
         with file.open("rb") as opened:
@@ -23,10 +23,10 @@ def write(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a folder that has a manifest; None if its files are those that were written. Reads all of them.
+    """Compare all files of a folder with its manifest; None if they match.
 
     Returns:
-        The path of a file, and what is wrong with it.
+        A message with the path of the first file that does not match and what is wrong with it, or None.
     """
     try:
         hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What is wrong with a run, in the words that its author typed. Torch-free, and free of Hydra and pydantic."""
+"""Error messages about a run, with config key, value and provenance. Imports no torch, Hydra or pydantic."""
 
 import re
 import sys
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-# Where a key's value came from, e.g. `conf/recipe/x.yaml:6`; None if nobody knows.
+# Provenance of a key's value, e.g. `conf/recipe/x.yaml:6`; None if it is unknown.
 Blame = Callable[[str], str | None]
 
 
 class WrongInput(Exception):
-    """What was asked for cannot be run; each message names a key, its value and the remedy."""
+    """Invalid input, found before anything is run; each message names a key, its value and the remedy."""
 
     def __init__(self, messages: Sequence[str]) -> None:
         super().__init__("\n".join(messages))
@@ -22,28 +22,28 @@ class WrongInput(Exception):
 
 
 class RunFailed(Exception):
-    """A run that was started did not end well; the reason is printed, and stands in its folder's FAILED."""
+    """A run failed after its start; the reason is printed and written to FAILED in its folder."""
 
 
 def stop(messages: Sequence[str]) -> NoReturn:
-    """Print what is wrong and exit with 2."""
+    """Print the problems and exit with 2."""
     problems = "1 problem" if len(messages) == 1 else f"{len(messages)} problems"
     print(f"{problems}; nothing was started:", *(f"  {m}" for m in messages), sep="\n", file=sys.stderr)
     sys.exit(2)
 
 
 def broken_yaml(error: Exception, file: object = "") -> str:
-    """One line for PyYAML's several.
+    """Format a PyYAML error as one line.
 
     Args:
         error: what PyYAML raised.
-        file: that it read, where the error does not say so.
+        file: the file that it read, if the error does not name it.
     """
     return f"{file}{': ' if file else ''}broken YAML: {' '.join(str(error).split())}"
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean X?`, or a full stop where no word is near."""
+    """`; did you mean X?`, or a full stop if no word is similar."""
     close = get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else "."
 
@@ -51,22 +51,22 @@ def nearest(word: str, words: Iterable[str]) -> str:
 def complaints(
     error: "ValidationError", composed: dict[str, Any], blame: Blame, missing_remedy: str = "its group file must set it"
 ) -> list[str]:
-    """One message a problem: the key, the value, what is allowed, and who set it.
+    """One message per validation error: the key, the value, what is allowed, and the provenance of the value.
 
     Args:
         error: of `RunConfig`.
         composed: what was validated.
-        blame: finds who set a key.
-        missing_remedy: what to do about a key that is not there.
+        blame: looks up the provenance of a key.
+        missing_remedy: what to do about a missing key.
     """
     messages = []
     missing = [_typed(problem["loc"], composed)[0] for problem in error.errors() if problem["type"] == "missing"]
     for problem in error.errors():
         key, siblings = _typed(problem["loc"], composed)
-        # What is missing is what a misspelt key beside it was meant to be.
+        # A missing key may be the one that an unknown key in the same group misspells.
         prefix = key.rpartition(".")[0]
         siblings += [m.rpartition(".")[2] for m in missing if m.rpartition(".")[0] == prefix]
-        # A rule between the keys of a group begins with the one to blame.
+        # The message of a rule between the keys of a group begins with the key that breaks it.
         first = problem["msg"].removeprefix("Value error, ").split()[0].rstrip(":,")
         if isinstance(problem["input"], dict) and first in problem["input"]:
             key = f"{key}.{first}"
@@ -75,19 +75,19 @@ def complaints(
 
 
 def key_of(error: Exception) -> str:
-    """The dotted key that a message begins with."""
+    """The dotted key at the beginning of an error's message."""
     return re.split("[:=]", str(error), maxsplit=1)[0]
 
 
 def set_by(source: str | None) -> str:
-    """The line that follows a message whose value somebody set."""
+    """The line with the provenance that follows a message; empty if it is unknown."""
     return f"\n    set by {source}" if source else ""
 
 
 def _typed(loc: Sequence[int | str], composed: Any) -> tuple[str, list[str]]:
-    """The dotted key as it was typed, and the keys beside it.
+    """The dotted config key of a pydantic location, and the other keys of its group.
 
-    pydantic puts a union's tag into a location; only what the composed run has there was typed.
+    pydantic inserts union tags into locations; parts that the composed run does not contain are dropped.
     """
     node: Any = composed
     parts: list[str] = []

@@ -1,4 +1,4 @@
-"""What processes of a run share: exit codes, which of them speaks, logging. Torch-free."""
+"""Exit codes, rank and logging of a run's processes. Torch-free."""
 
 import logging
 import os
@@ -9,12 +9,12 @@ STOPPED_BY_SIGNAL = 130  # exit code
 
 
 def first_process() -> bool:
-    """Whether this process speaks and writes for a run: under torchrun, only its first one does."""
+    """Whether this process prints and writes files for a run: under torchrun, only rank 0 does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def start_log(log_file: Path) -> None:
-    """Show what happens, and keep it with the time in a log file, as Hydra does for a run that it starts."""
+    """Log to stdout, and with timestamps to a log file, as Hydra does for a run that it starts."""
     file = logging.FileHandler(log_file, encoding="utf-8")
     file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     screen = logging.StreamHandler(sys.stdout)
@@ -23,7 +23,7 @@ def start_log(log_file: Path) -> None:
 
 
 def log_to(*handlers: logging.Handler) -> None:
-    """Send what a run says to handlers, and of other packages and processes only what is worth a warning."""
+    """Send log records to handlers; from noisy packages and ranks other than 0 only warnings and above."""
     level = logging.INFO if first_process() else logging.WARNING
     logging.basicConfig(level=level, handlers=handlers, force=True)
     for noisy in ("accelerate", "matplotlib", "httpx"):

@@ -11,23 +11,24 @@ from speculators.utils.registry import ClassRegistryMixin
 
 
 class ReloadableBaseModel(BaseModel):
-    """A model whose schema can be built anew after classes that it refers to were registered."""
+    """A model whose schema can be rebuilt after classes that it refers to were registered."""
 
     @classmethod
     def reload_schema(cls) -> None:
-        """Build the schema anew."""
-        # transformers annotates its configs with torch.dtype and imports torch for type checkers only. Whoever has such
-        # a config in a field has imported torch long before, and whoever has not need not pay for it.
+        """Rebuild the schema."""
+        # transformers annotates its configs with torch.dtype but imports torch for type checkers only. A model with such
+        # a config in a field has imported torch already; other models do not need it.
         namespace = {"torch": sys.modules["torch"]} if "torch" in sys.modules else None
         cls.model_rebuild(force=True, _types_namespace=namespace)
 
 
 class PydanticClassRegistryMixin(ReloadableBaseModel, ABC, ClassRegistryMixin):
-    """Base of a family of models: validating as the base builds the subclass that the discriminator field names.
+    """Base of a family of models: validating as the base class builds the subclass that the discriminator field names.
 
     A family's base defines `__pydantic_schema_base_type__` and names the field that tells its members apart
-    (`schema_discriminator`). It may stand in a field, a list or a dict. What is registered after a schema was built is
-    known to it once it is reloaded. A class without `__pydantic_schema_base_type__` cannot be instantiated (TypeError).
+    (`schema_discriminator`). The base can be the type of a field, or of a list's or dict's values. Classes
+    registered after a schema was built are included once it is reloaded. A class without
+    `__pydantic_schema_base_type__` cannot be instantiated (TypeError).
     """
 
     schema_discriminator: ClassVar[str] = "model_type"
@@ -35,15 +36,15 @@ class PydanticClassRegistryMixin(ReloadableBaseModel, ABC, ClassRegistryMixin):
 
     @classmethod
     def register_decorator(cls, clazz: type[BaseModel], name: str | None = None) -> type[BaseModel]:
-        """Enter a model class in this registry.
+        """Register a model class.
 
         Args:
             clazz: the class.
             name: the key, which is the discriminator's value; None takes the class's own name.
 
         Raises:
-            TypeError: the class is no pydantic model.
-            ValueError: the name is no string, or taken.
+            TypeError: the class is not a pydantic model.
+            ValueError: the name is not a string, or is taken.
         """
         if not issubclass(clazz, BaseModel):
             raise TypeError(f"Cannot register {clazz.__name__} as it is not a subclass of Pydantic BaseModel")
@@ -54,13 +55,13 @@ class PydanticClassRegistryMixin(ReloadableBaseModel, ABC, ClassRegistryMixin):
     def __pydantic_schema_base_type__(cls) -> type[Any]:
         """The family's base class, whose schema is the union of the registered members.
 
-        Pydantic asks while the base itself is being made, when its name is not bound yet: an implementation returns
-        `cls` for the base, which has `PydanticClassRegistryMixin` among its `__bases__`, and the base by name otherwise.
+        Pydantic also calls this while the base class is being created, before its name is bound: an implementation
+        returns `cls` if `PydanticClassRegistryMixin` is in its `__bases__`, and otherwise the base by name.
         """
 
     @classmethod
     def __pydantic_generate_base_schema__(cls, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """The base's schema as long as nothing is registered: anything goes."""
+        """The base's schema while nothing is registered: accepts any value."""
         return core_schema.any_schema()
 
     @classmethod

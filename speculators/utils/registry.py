@@ -1,4 +1,4 @@
-"""ClassRegistryMixin: a base class that knows its implementations by name."""
+"""ClassRegistryMixin: a base class with a registry of implementations by name."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -9,8 +9,8 @@ from speculators.utils.auto_importer import AutoImporterMixin
 class ClassRegistryMixin(AutoImporterMixin):
     """Gives each class that derives from it a registry of its own: name -> implementation.
 
-    With `registry_auto_discovery`, the modules of `auto_package` are imported when the registered classes are first
-    asked for, and their decorators fill the registry.
+    With `registry_auto_discovery`, the first call of `registered_classes` imports the modules of `auto_package`, whose
+    decorators fill the registry.
 
     ```python
     class Shape(ClassRegistryMixin): ...
@@ -33,13 +33,13 @@ class ClassRegistryMixin(AutoImporterMixin):
 
     @classmethod
     def register(cls, name: str | None = None) -> Callable[[type[Any]], type[Any]]:
-        """A class decorator that enters the class in this registry.
+        """A class decorator that registers the class.
 
         Args:
             name: the key; None takes the class's own name.
 
         Raises:
-            ValueError: the name is no string.
+            ValueError: the name is not a string.
         """
         if name is not None and not isinstance(name, str):
             raise ValueError(f"ClassRegistryMixin.register() name must be a string or None. Got {name}.")
@@ -47,15 +47,15 @@ class ClassRegistryMixin(AutoImporterMixin):
 
     @classmethod
     def register_decorator(cls, clazz: type[Any], name: str | None = None) -> type[Any]:
-        """Enter a class in this registry; as a decorator without parentheses it takes the class's own name.
+        """Register a class; used as a decorator without parentheses, it takes the class's own name.
 
         Args:
             clazz: the class.
             name: the key; None takes the class's own name.
 
         Raises:
-            TypeError: `clazz` is no class.
-            ValueError: the name is no string, or taken.
+            TypeError: `clazz` is not a class.
+            ValueError: the name is not a string, or is taken.
         """
         if not isinstance(clazz, type):
             raise TypeError(
@@ -68,7 +68,7 @@ class ClassRegistryMixin(AutoImporterMixin):
                 "ClassRegistryMixin.register_decorator must be used as a class decorator and without invocation. "
                 f"Got imporoper name arg {name}."  # the seed's spelling: its messages are part of the format
             )
-        # Seen through inheritance, a parent's registry would collect its children's classes as well.
+        # Looked up in this class alone: an inherited registry would be shared with the parent.
         if cls.__dict__.get("registry") is None:
             cls.registry = {}
         registry: dict[str, type[Any]] = cls.__dict__["registry"]
@@ -94,7 +94,7 @@ class ClassRegistryMixin(AutoImporterMixin):
             raise ValueError(
                 f"{cls.__name__}.auto_populate_registry() imports nothing: registry_auto_discovery is set to False"
             )
-        # Of this class alone: a parent that was populated from another package says nothing about this one.
+        # Looked up in this class alone: a parent may have been populated from another package.
         if cls.__dict__.get("registry_populated", False):
             return False
         cls.auto_import_package_modules()
@@ -103,7 +103,7 @@ class ClassRegistryMixin(AutoImporterMixin):
 
     @classmethod
     def registered_classes(cls) -> tuple[type[Any], ...]:
-        """All registered classes, in the order of their registration; with `registry_auto_discovery` also the discovered.
+        """All registered classes in order of registration; with `registry_auto_discovery` also the discovered ones.
 
         Raises:
             ValueError: nothing was registered yet.

@@ -1,4 +1,4 @@
-"""The base of settings, and the bounds that several share. Torch-free."""
+"""Strict, the base class of settings, and shared bounded types. Torch-free."""
 
 from typing import Annotated
 

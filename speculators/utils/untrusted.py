@@ -1,4 +1,4 @@
-"""Reads files that somebody else wrote, within limits, so that none takes more memory or time than it may. Torch-free."""
+"""Reads untrusted files with limits on size and nesting, which bound memory and time. Torch-free."""
 
 import json
 from pathlib import Path
@@ -7,19 +7,19 @@ from typing import Any
 MOST_BYTES = 2**20  # of a JSON file: configs of published models have some 10 kB
 MOST_DEPTH = 50
 MOST_DIGITS = 30  # a 64-bit number has 20
-# Any size of a model; published ones have context lengths of 10 million.
+# Upper bound of any size in a model's config; published models have context lengths of up to 10 million.
 MOST_SIZE = 2**24
 
 
 def read_json(file: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Args:
-        file: is not opened where it is no regular file.
-        most_bytes: size up to which it is read.
+        file: opened only if it is a regular file.
+        most_bytes: maximum size.
 
     Raises:
-        ValueError: it holds none, or is larger or nested deeper than any that is meant; the message names the file.
+        ValueError: it holds no JSON object, or is too large or too deeply nested; the message names the file.
     """
     try:
         return parse_json(read_bytes(file, most_bytes))
@@ -28,11 +28,11 @@ def read_json(file: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def read_bytes(file: Path, most_bytes: int) -> bytes:
-    """Contents of a regular file.
+    """Read the contents of a regular file.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no regular file, or larger.
+        ValueError: it is not a regular file, or is larger than `most_bytes`.
     """
     if file.exists() and not file.is_file():
         raise ValueError("it is no regular file")
@@ -44,13 +44,13 @@ def read_bytes(file: Path, most_bytes: int) -> bytes:
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
-    """A JSON object.
+    """Parse a JSON object.
 
     Args:
         text: UTF-8.
 
     Raises:
-        ValueError: it is none, is nested deeper than MOST_DEPTH, or has a number of more than MOST_DIGITS digits.
+        ValueError: it is not one, is nested deeper than MOST_DEPTH, or has a number of more than MOST_DIGITS digits.
     """
     try:
         value = json.loads(text.decode(), parse_int=_integer)
@@ -68,14 +68,14 @@ def parse_json(text: bytes) -> dict[str, Any]:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """A file of somebody else's folder.
+    """The path of a file in an untrusted folder.
 
     Args:
-        folder: theirs.
-        name: as their files say it.
+        folder: the untrusted folder.
+        name: a name from its files.
 
     Raises:
-        ValueError: it leads out of the folder, by its name or by a link. The links of the Hub's cache are no way out.
+        ValueError: the path is outside the folder, by its name or by a link. Links within the Hub's cache are allowed.
     """
     root, path = folder.resolve(), (folder / name).resolve()
     # A snapshot's files are links: models--org--name/snapshots/COMMIT/config.json -> models--org--name/blobs/HASH.
@@ -86,7 +86,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def printable(text: str) -> str:
-    """Text in which characters that a terminal would act on are written as escapes."""
+    """Escape the characters of a text that are not printable, such as terminal control characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -1,4 +1,4 @@
-"""YAML as it is read and written here, and the line of each key of a file. Torch-free, and free of Hydra."""
+"""YAML loader and dumper, and the line numbers of a file's keys. Imports no torch or Hydra."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ except ImportError:
 
 
 class _Loader(_Safe):  # pyright: ignore[reportGeneralTypeIssues]  one of two classes, known when it is imported
-    """Reads what OmegaConf reads: 1e-4 is a number, and no key stands twice."""
+    """A loader that agrees with OmegaConf: 1e-4 is a number, and duplicate keys are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -27,7 +27,7 @@ class _Loader(_Safe):  # pyright: ignore[reportGeneralTypeIssues]  one of two cl
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the strings that `_Loader` would take for numbers: a commit may be called 1234567e8."""
+    """A dumper that quotes strings that `_Loader` would read as numbers, e.g. a commit 1234567e8."""
 
 
 for _both in (_Loader, _Dumper):
@@ -36,19 +36,19 @@ for _both in (_Loader, _Dumper):
 
 
 def dump(tree: Any) -> str:
-    """YAML that reads back as the same values, keys in their order."""
+    """Format a tree as YAML that loads as the same values, with keys in their order."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a walk along a dotted key came to in a file.
+    """The deepest node of a file on the path of a dotted key.
 
     Attributes:
-        depth: how many parts of the key the file names.
-        line: of the last of them, from 1.
-        text: what stands there if it is a single value, else None.
-        ends: nothing can be below: a single value, or a list without that item.
+        depth: number of parts of the key that the file contains.
+        line: line of the last of them, from 1.
+        text: the node's text if it is a scalar, else None.
+        ends: whether the node is not a mapping: a scalar, or a list without that item.
     """
 
     depth: int
@@ -58,13 +58,13 @@ class Place:
 
 
 class Lines:
-    """One file's keys.
+    """The keys of one file with their lines.
 
     Args:
         text: of the file.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or a key stands twice.
+        yaml.YAMLError: it is not valid YAML, or has a duplicate key.
     """
 
     def __init__(self, text: str) -> None:
@@ -76,7 +76,7 @@ class Lines:
         return yaml.load(self._text, Loader=_Loader)
 
     def find(self, parts: Sequence[str]) -> Place:
-        """Follow the parts of a key as far as the file names them; a list's items are numbered from 0."""
+        """Follow the parts of a key as far as the file contains them; a list's items are numbered from 0."""
         node, line, depth = self._root, 1, 0
         for part in parts:
             below = _below(node, part)
