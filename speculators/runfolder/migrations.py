@@ -85,7 +85,7 @@ def carry(pin: dict[str, Any], steps: Mapping[int, Step] = STEPS) -> list[str]:
     for schema in range(first + 1, max(steps) + 1):
         lines += list(_step(pin, steps[schema]))
         pin["schema_version"] = schema
-    return [f"schema {first} carried forward to {max(steps)}: {line}" for line in lines]
+    return [f"schema {first} migrated to {max(steps)}: {line}" for line in lines]
 
 
 def _step(pin: dict[str, Any], step: Step) -> Iterator[str]:

@@ -151,7 +151,7 @@ def test_missing_values_and_doubles_are_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_schema_1_is_carried_forward(tmp_path: Path) -> None:
+def test_schema_1_is_migrated(tmp_path: Path) -> None:
     """A pin of the first schema is the run that it was; what it lacks is said. If not, carry.STEPS lacks an entry."""
     shutil.copyfile(OLD, tmp_path / "run.yaml")
     pin, notes = load_again(tmp_path)
@@ -159,12 +159,12 @@ def test_schema_1_is_carried_forward(tmp_path: Path) -> None:
     assert now["verifier_states.source"] == "in_process"
     assert were == {key: now[key] for key in were}
     assert pin.schema_version == SCHEMA_VERSION and pin.threads is None and pin.read == {}
-    said = {note.rpartition(f"forward to {SCHEMA_VERSION}: ")[2].split()[0] for note in notes}
+    said = {note.rpartition(f"migrated to {SCHEMA_VERSION}: ")[2].split()[0] for note in notes}
     assert said >= {"git", "overrides", "searchpath", "sources"}
     assert moved(pin) == ["the overrides were not recorded: defaults that moved since are not looked for"]
 
 
-def test_schema_2_is_carried_forward(tmp_path: Path) -> None:
+def test_schema_2_is_migrated(tmp_path: Path) -> None:
     """As for schema 1; a value that is called otherwise now means the same."""
     shutil.copyfile(PINS / "schema_2.yaml", tmp_path / "run.yaml")
     pin, notes = load_again(tmp_path)
@@ -194,11 +194,11 @@ def test_the_table_renames_and_fills_in() -> None:
     run["data"] = {"states": "cache"}
     pin: dict[str, Any] = {"schema_version": 1, "run": run}
     assert carry(pin, steps) == [
-        "schema 1 carried forward to 3: trainer.clip is now trainer.max_norm",
-        "schema 1 carried forward to 3: lr is now optimizer.lr",
-        "schema 1 carried forward to 3: trainer.max_norm is now trainer.max_grad_norm",
-        "schema 1 carried forward to 3: data.states is now states.source",
-        "schema 1 carried forward to 3: algorithm.fc_norm is new since; False is what was before",
+        "schema 1 migrated to 3: trainer.clip is now trainer.max_norm",
+        "schema 1 migrated to 3: lr is now optimizer.lr",
+        "schema 1 migrated to 3: trainer.max_norm is now trainer.max_grad_norm",
+        "schema 1 migrated to 3: data.states is now states.source",
+        "schema 1 migrated to 3: algorithm.fc_norm is new since; False is what was before",
     ]
     assert pin == {
         "schema_version": 3,

@@ -193,7 +193,7 @@ def test_a_pin_of_schema_1_still_runs(tmp_path: Path) -> None:
     command += ["--output", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert "schema 1 carried forward to" in done.stdout
+    assert "schema 1 migrated to" in done.stdout
     assert json.loads((tmp_path / "run" / "result.json").read_text())["matches_plain_decoding"] is True
     assert load(tmp_path / "run").read.keys() == {"data", "verifier", "tokenizer", "chat_template"}
 
