@@ -1,11 +1,11 @@
-"""What vLLM says of good and broken drafts, written to tests/golden/vllm_verdicts.json.
+"""Asks vLLM to load and run valid and broken drafts, and writes its verdicts to tests/golden/vllm_verdicts/ALGORITHM.json.
 
-    python tools/vllm_verdicts.py --vllm-python ENV/bin/python --scratch FOLDER
+    python tools/vllm_verdicts.py --vllm-python ENV/bin/python --scratch FOLDER [--algorithm NAME]
 
-vLLM lives in an environment of its own, which this script uses and does not make. Each case is a base, as this project
-publishes it, with a few changes; the golden file holds both and vLLM's verdict, so that tests/export/test_verdicts.py
-can rebuild every folder and ask this project's own check without vLLM. A folder with the verdicts of an earlier call is
-gone on with: only new cases are asked.
+vLLM is installed in an environment of its own, which this script uses and does not make. The cases of an algorithm are in
+`vllm_cases/NAME.py`: each is a base, as this project publishes it, with a few changes. The golden file holds both and
+vLLM's verdict, so that tests/export/test_verdicts.py can rebuild every folder and compare this project's own check without
+vLLM. Verdicts that an earlier call left in the scratch folder are reused: only new cases are run.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vllm_verdict_cases import BASES, CASES
+from vllm_cases import discovered
 
 ROOT = Path(__file__).resolve().parents[1]
-GOLDEN = ROOT / "tests" / "golden" / "vllm_verdicts.json"
+GOLDEN = ROOT / "tests" / "golden" / "vllm_verdicts"
 VERIFIER = ROOT / "speculators" / "assets" / "tiny"
 PLACE = "$verifier"  # stands in the golden file for the embedded verifier's folder
 BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "BOOL": 1}
@@ -140,18 +140,32 @@ def job(case: Mapping[str, Any], kind: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Build every folder, ask vLLM, write the golden file."""
+    """Build the folders of every chosen algorithm, run vLLM on them, write the golden files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm-python", required=True, type=Path, help="interpreter of an environment with vLLM")
     parser.add_argument("--scratch", required=True, type=Path, help="folder for drafts, logs and verdicts so far")
+    algorithms = discovered()
+    parser.add_argument("--algorithm", choices=algorithms, help="run the cases of this algorithm alone")
     options = parser.parse_args()
-    scratch = options.scratch.resolve()
-    bases = {name: base(overrides, scratch / "bases" / name) for name, overrides in BASES.items()}
-    names = [case["name"] for case in CASES]
+    for name in [options.algorithm] if options.algorithm else algorithms:
+        ask(name, options.vllm_python, options.scratch.resolve() / name)
+
+
+def ask(algorithm: str, python: Path, scratch: Path) -> None:
+    """Write one algorithm's golden file.
+
+    Args:
+        algorithm: a module of `vllm_cases`.
+        python: interpreter of an environment with vLLM.
+        scratch: folder for drafts, logs and verdicts.
+    """
+    cases = discovered()[algorithm]
+    bases = {name: base(overrides, scratch / "bases" / name) for name, overrides in cases.bases.items()}
+    names = [case["name"] for case in cases.listed]
     if len(set(names)) < len(names):
-        sys.exit(f"two cases have one name: {sorted({n for n in names if names.count(n) > 1})}")
+        sys.exit(f"{algorithm}: cases with the same name: {sorted({n for n in names if names.count(n) > 1})}")
     jobs = []
-    for i, case in enumerate(CASES):
+    for i, case in enumerate(cases.listed):
         write_folder(bases, case, scratch / "drafts" / str(i))
         kind = bases[case["base"]]["config"]["speculators_model_type"]
         jobs.append(job(case, kind, scratch / "drafts" / str(i)))
@@ -159,20 +173,39 @@ def main() -> None:
     (scratch / "logs").mkdir(exist_ok=True)
     worker = Path(__file__).with_name("vllm_verdicts_worker.py")
     files = [str(scratch / name) for name in ("jobs.json", "answers.json", "logs")]
-    subprocess.run([str(options.vllm_python), str(worker), *files], check=True, cwd=scratch)
+    subprocess.run([str(python), str(worker), *files], check=True, cwd=scratch)
     answers = json.loads((scratch / "answers.json").read_text())
-    for i, case in enumerate(CASES):
+    judged = []
+    for i, case in enumerate(cases.listed):
         answer = json.dumps(answers[case["name"]])
         answer = answer.replace(str(scratch / "drafts" / str(i)), "$checkpoint").replace(str(VERIFIER), PLACE)
-        case |= json.loads(answer)
-    dump(answers["vllm"], bases)
+        judged.append(case | json.loads(answer))
+    GOLDEN.mkdir(exist_ok=True)
+    (GOLDEN / f"{algorithm}.json").write_text(golden_text(answers["vllm"], bases, judged))
 
 
-def dump(version: str, bases: Mapping[str, Any]) -> None:
-    """The golden file, one line a case."""
-    cases = ",\n".join(f"    {json.dumps(case)}" for case in CASES)
+def golden_text(version: str, bases: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> str:
+    """A golden file with one line a base and a case."""
+    lines = ",\n".join(f"    {json.dumps(case)}" for case in cases)
     each = ",\n".join(f'    "{name}": {json.dumps(one)}' for name, one in bases.items())
-    GOLDEN.write_text(f'{{\n  "vllm": "{version}",\n  "bases": {{\n{each}\n  }},\n  "cases": [\n{cases}\n  ]\n}}\n')
+    return f'{{\n  "vllm": "{version}",\n  "bases": {{\n{each}\n  }},\n  "cases": [\n{lines}\n  ]\n}}\n'
+
+
+def read_golden() -> dict[str, Any]:
+    """The golden files of all algorithms together.
+
+    Returns:
+        `vllm`, the one version that all were asked of; `bases` by their names; `cases` by their names.
+
+    Raises:
+        ValueError: the files have verdicts of different vLLM versions.
+    """
+    files = [json.loads(path.read_text()) for path in sorted(GOLDEN.glob("*.json"))]
+    versions = {file["vllm"] for file in files}
+    if len(versions) != 1:
+        raise ValueError(f"{GOLDEN}: verdicts of vLLM {sorted(versions)}; run all algorithms with one version")
+    bases = {name: base for file in files for name, base in file["bases"].items()}
+    return {"vllm": versions.pop(), "bases": bases, "cases": {c["name"]: c for file in files for c in file["cases"]}}
 
 
 if __name__ == "__main__":

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
-from vllm_verdicts import GOLDEN as FILE
 from vllm_verdicts import VERIFIER as TINY
-from vllm_verdicts import write_folder
+from vllm_verdicts import read_golden, write_folder
 
 from speculators.cli.main import app
 from speculators.evaluate.checkpoint import with_its_own
 from speculators.export.checklist import judge
 from speculators.settings.run_config import ExportSettings
 
-BASES = json.loads(FILE.read_text())["bases"]
+GOLDEN = read_golden()
+BASES = GOLDEN["bases"]
 EXPORT = ExportSettings(target="vllm", engine_version="0.32.0", dtype="float32")
 LAYER, USAGE, IDS = "transformer_layer_config", "speculators_config", "eagle_aux_hidden_state_layer_ids"
 VERIFIER = f"{USAGE}.verifier.name_or_path"
@@ -51,7 +51,7 @@ def check(*arguments: str | Path) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize("base", [name for name in BASES if name != "medusa shared"])
+@pytest.mark.parametrize("base", [name for name in BASES if GOLDEN["cases"][name]["verdict"] == "loads"])
 @pytest.mark.parametrize("target", ["auto", "vllm", "none"])
 def test_good_folders(base: str, target: str, draft: Callable[..., Path]) -> None:
     folder = draft(base)

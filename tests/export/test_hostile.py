@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from typer.testing import CliRunner
-from vllm_verdicts import GOLDEN as FILE
 from vllm_verdicts import VERIFIER as TINY
-from vllm_verdicts import write_folder
+from vllm_verdicts import read_golden, write_folder
 
 from speculators.cli.main import app
 from speculators.export.checklist import judge
@@ -24,7 +23,7 @@ from speculators.format.tensors import read_header
 from speculators.settings.run_config import ExportSettings
 from speculators.utils.untrusted import parse_json
 
-BASES = json.loads(FILE.read_text())["bases"]
+BASES = read_golden()["bases"]
 LAYER, K = "transformer_layer_config", "speculators_config.proposal_methods.0.speculative_tokens"
 HUGE = 10**12
 

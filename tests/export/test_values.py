@@ -1,6 +1,5 @@
 """Numbers in a published folder that are wrong although names, shapes and dtypes are right: `check` and `evaluate` refuse."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
-from vllm_verdicts import GOLDEN, write_folder
+from vllm_verdicts import read_golden, write_folder
 
 from speculators.cli.main import app
 from speculators.format import tensors as reader
 
-BASES = json.loads(GOLDEN.read_text())["bases"]
+BASES = read_golden()["bases"]
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[Tensors], Any]
 

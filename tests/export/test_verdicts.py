@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from vllm_verdict_cases import BASES
-from vllm_verdicts import GOLDEN as FILE
-from vllm_verdicts import write_folder
+from vllm_cases import discovered
+from vllm_verdicts import read_golden, write_folder
 
 from speculators.composition.compose import compose
 from speculators.config import SpeculatorModelConfig
@@ -15,62 +14,14 @@ from speculators.export.checklist import judge
 from speculators.settings.run_config import ExportSettings
 from speculators.utils.messages import WrongInput
 
-GOLDEN = json.loads(FILE.read_text())
-CASES = {case["name"]: case for case in GOLDEN["cases"]}
-EXPORT = ExportSettings(target="vllm", engine_version=GOLDEN["vllm"], dtype="float32")
-
-# What vLLM loads without a word, and then computes something else than was trained.
-SILENT = {
-    # keys that it reads otherwise
-    "eagle3: no norm_before_residual": "vLLM takes true, the format false",
-    "eagle3: eagle_aux_hidden_state_layer_ids=[5, 3, 1]": "sorted before the states are joined",
-    "eagle3: transformer_layer_config.vocab_size=4000": "not the verifier's vocabulary",
-    "eagle3: transformer_layer_config.vocab_size=5000": "not the verifier's vocabulary",
-    "eagle3: transformer_layer_config.eagle_config={'use_aux_hidden_state': False}": "reads the last state, and no fc",
-    "eagle: layernorms=True": "no such norms",
-    "eagle: fusion_bias=True": "no such bias",
-    "eagle: transformer_layer_architecture='Qwen3DecoderLayer'": "llama's layer instead",
-    "eagle: transformer_layer_config.model_type='qwen3'": "llama's layer instead",
-    "eagle: transformer_layer_config.vocab_size=5000": "not the verifier's vocabulary",
-    "eagle: no vllm/vocab_size": "32000, LlamaConfig's default, is not the verifier's vocabulary",
-    "eagle: vllm/rms_norm_eps=1e-06": "the published config, which was trained, says otherwise",
-    # tensors that stay as memory was, or norms at one
-    "eagle3: norm_before_fc=True": "no input_norm",
-    "eagle3: fc_norm=True": "no fc_norm",
-    "eagle3 fc_norm: norm_before_fc=True": "no input_norm",
-    "eagle3: embed_requires_grad=True": "its own embedding is missing",
-    "eagle3: transformer_layer_config.model_type='qwen3'": "no norms of queries and keys",
-    "eagle3: transformer_layer_config.num_hidden_layers=2": "no second layer",
-    "eagle3: transformer_layer_config.attention_bias=True": "no biases",
-    "eagle3: transformer_layer_config.attention_bias='x'": "is true: no biases",
-    "eagle3: transformer_layer_config.attention_bias=1": "no biases",
-    "eagle3: transformer_layer_config.mlp_bias=True": "no biases",
-    "eagle3: no fc.weight": "missing",
-    "eagle3: no norm.weight": "missing",
-    "eagle3: no lm_head.weight": "missing",
-    "eagle3: no d2t": "offsets of zero",
-    "eagle: transformer_layer_config.num_hidden_layers=2": "no second layer",
-    "eagle: no transformer_layer_config.num_hidden_layers": "32, LlamaConfig's default",
-    "eagle: no fc.weight": "missing",
-    "medusa: original_lm_head=True": "no shared head",
-    "medusa: no lm_heads.2.weight": "missing",
-    # tensors that are dropped or cut
-    "eagle3 norm_before_fc: norm_before_fc=False": "input_norm dropped",
-    "eagle3: input_norm.weight": "input_norm dropped",
-    "eagle3: fc.bias": "bias dropped",
-    "eagle: fc.bias": "bias dropped",
-    "medusa: a bias": "bias dropped",
-    "medusa: lm_head.weight": "head dropped",
-    "medusa: num_hidden_layers=0": "blocks dropped",
-    "eagle3: transformer_layer_config.intermediate_size=512": "the MLP is cut",
-    "eagle3: transformer_layer_config.num_key_value_heads=1": "keys and values are cut",
-    "eagle3: transformer_layer_config.head_dim=48": "the heads are cut",
-}
+ALGORITHMS = discovered()
+GOLDEN = read_golden()
+CASES = GOLDEN["cases"]
+# What vLLM loads without an error, and then computes otherwise than the draft was trained.
+SILENT = {name: why for cases in ALGORITHMS.values() for name, why in cases.silent.items()}
 # Where this project is stricter than vLLM: never the other way.
-STRICTER = {
-    "eagle3: transformer_layer_config.head_dim=0": "vLLM takes 0 for null; transformers' layers of this size are empty",
-    "eagle: no vllm/head_dim": "vLLM derives the same number; export always writes it",
-}
+STRICTER = {name: why for cases in ALGORITHMS.values() for name, why in cases.stricter.items()}
+EXPORT = ExportSettings(target="vllm", engine_version=GOLDEN["vllm"], dtype="float32")
 
 
 @pytest.fixture(autouse=True)
@@ -116,11 +67,20 @@ def test_what_obeys_the_format_can_be_read(name: str, tmp_path: Path) -> None:
         SpeculatorModelConfig.from_dict(json.loads((tmp_path / "config.json").read_text()))
 
 
-@pytest.mark.parametrize("name", GOLDEN["bases"])
-def test_a_composed_run_gets_the_verdict_of_its_export(name: str) -> None:
+def test_the_golden_files_hold_the_listed_cases() -> None:
+    """A case that was added or changed without asking vLLM again."""
+    listed = {case["name"]: case for cases in ALGORITHMS.values() for case in cases.listed}
+    assert {name: case.keys() & {"base", "set", "delete", "tensors"} for name, case in CASES.items()} == {
+        name: case.keys() - {"name"} for name, case in listed.items()
+    }
+    assert all(CASES[name] | case == CASES[name] for name, case in listed.items())
+
+
+@pytest.mark.parametrize(("name", "overrides"), [base for cases in ALGORITHMS.values() for base in cases.bases.items()])
+def test_a_composed_run_gets_the_verdict_of_its_export(name: str, overrides: list[str]) -> None:
     """What vLLM refuses after training is refused before."""
     if CASES[name]["verdict"] == "loads":
-        compose([*BASES[name], "export=vllm"])
+        compose([*overrides, "export=vllm"])
     else:
         with pytest.raises(WrongInput, match="vllm 0.32.0 cannot serve this"):
-            compose([*BASES[name], "export=vllm"])
+            compose([*overrides, "export=vllm"])

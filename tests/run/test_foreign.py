@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from vllm_verdicts import GOLDEN, write_folder
+from vllm_verdicts import read_golden, write_folder
 
 from speculators.cli.main import app
 from speculators.composition.compose import compose, pinned
@@ -69,7 +69,7 @@ def verifier(tmp_path: Path, executed: Path) -> Path:
 def draft(tmp_path: Path, verifier: Path) -> Path:
     """A published draft for it, whose run.yaml says that its Python is to be trusted."""
     folder = tmp_path / "draft"
-    bases = json.loads(GOLDEN.read_text())["bases"]
+    bases = read_golden()["bases"]
     named = {"speculators_config.verifier.name_or_path": str(verifier)}
     write_folder(bases, {"base": "eagle3", "set": named}, folder)
     pinned([*QUICK, f"verifier.name_or_path={verifier}", "verifier.trust_remote_code=true"], folder)
