@@ -173,14 +173,20 @@ def evaluate(
     outputs = [o.removeprefix("output=") for o in given if o.startswith("output=")]
     given = [o for o in given if not o.startswith("output=")]
     try:
-        chosen = compose(with_its_own(checkpoint, given))
+        chosen = compose(*with_its_own(checkpoint, given))
         if not chosen.evaluation.num_prompts:
             stop(["evaluation.num_prompts=0: there is nothing to evaluate; it must be at least 1"])
-        heldout = is_trained(checkpoint, given) or chosen.data.source == "chat"
+        trained = is_trained(checkpoint, given)
+        heldout = trained or chosen.data.source == "chat"
 
         from speculators.evaluate.evaluate import evaluate_checkpoint
         from speculators.evaluate.printout import report
+        from speculators.execution.input_hashes import check_data
+        from speculators.runfolder.folder import RUN_YAML
+        from speculators.runfolder.run_yaml import load
 
+        if trained:
+            check_data(chosen, load(checkpoint), checkpoint / RUN_YAML)
         result = evaluate_checkpoint(checkpoint, chosen, heldout)
     except WrongInput as error:
         stop(error.messages)

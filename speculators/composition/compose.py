@@ -5,19 +5,20 @@ Commands that only print (--help, --cfg, completion) do not import pydantic.
 """
 
 import hashlib
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from speculators.composition.hydra_errors import explain
 from speculators.composition.provenance import CONF, NAME, Blame
@@ -54,17 +55,38 @@ class EntryPointGroups(SearchPathPlugin):
             search_path.append(entry.name, f"pkg://{entry.value}")
 
 
-def compose(overrides: Sequence[str] = ()) -> "RunConfig":
+def compose(overrides: Sequence[str] = (), taken_over: Mapping[Path, Mapping[str, Any]] = {}) -> "RunConfig":
     """Compose and validate the run that `python train.py OVERRIDES` would start.
 
     Args:
         overrides: as on the command line, e.g. `["algorithm=eagle", "optimizer.lr=1e-4"]`.
+        taken_over: by file, values by key (`group.key`, or `key`) that replace those of conf/, where no override sets the
+            key; of several files the last one counts. They may be untrusted: nothing in them is interpolated.
 
     Raises:
         WrongInput: with every problem.
     """
     with composed(overrides) as config:
-        return validate(config)
+        blame, places = Blame(config.hydra), dict[str, str]()
+        for file, values in taken_over.items():
+            for key, value in values.items():
+                if blame.is_typed(key):
+                    continue
+                group, _, name = key.rpartition(".")
+                node = config[group] if group else config
+                with open_dict(node):
+                    node[name] = _inert(value)
+                places[key] = str(file)
+        return validate(config, places)
+
+
+def _inert(value: Any) -> Any:
+    """A value with the `${` of its texts escaped, so that OmegaConf resolves them to the texts themselves."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, Mapping):
+        return {key: _inert(v) for key, v in value.items()}
+    return [_inert(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def pinned(overrides: Sequence[str], folder: Path) -> "RunConfig":

@@ -110,6 +110,10 @@ class Blame:
         rule = place.text if place.text and RULE.fullmatch(place.text) else None
         return Source(f"{_shown(file.path)}:{place.line}", rule=rule)
 
+    def is_typed(self, key: str) -> bool:
+        """Whether an override sets a key, and not only the option of its group."""
+        return any(_sets(override, key.split(".")) for override in self._overrides)
+
     @property
     def overrides(self) -> list[str]:
         """The overrides as they were typed, interpolations in them unresolved."""

@@ -1,5 +1,6 @@
 """Validation of a composed config: values, rules, the published config, and whether the chosen engine can serve it."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
 
 
-def validate(config: DictConfig) -> "RunConfig":
+def validate(config: DictConfig, places: Mapping[str, str] = {}) -> "RunConfig":
     """Validate a composed config: values, rules, published config, and whether the chosen engine can serve it.
+
+    Args:
+        config: as Hydra composed it.
+        places: provenance by key, of values that were set afterwards.
 
     Raises:
         WrongInput: with every problem, each with the provenance of the value.
@@ -31,7 +36,11 @@ def validate(config: DictConfig) -> "RunConfig":
     from speculators.utils.messages import complaints, key_of, set_by
 
     # Inside a job the `hydra` node is in HydraConfig, not in the config.
-    blame = Blame(config.hydra if "hydra" in config else HydraConfig.get())
+    composed_by = Blame(config.hydra if "hydra" in config else HydraConfig.get())
+
+    def blame(key: str) -> str | None:
+        return places.get(key) or composed_by(key)
+
     own = without_hydra(config)
     unresolved = [f"{m}{set_by(blame(key))}" for key, m in _unresolved(own)]
     if unresolved:

@@ -1,7 +1,6 @@
 """Evaluation settings taken from a published folder. Torch-free."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,15 @@ def read_strictly(checkpoint: Path) -> dict[str, Any]:
     return config
 
 
-def with_its_own(checkpoint: Path, given: Sequence[str]) -> list[str]:
-    """Overrides from a checkpoint and the run that made it, for the keys that the given overrides leave open.
+def with_its_own(checkpoint: Path, given: Sequence[str]) -> tuple[list[str], dict[Path, dict[str, Any]]]:
+    """What to compose an evaluation from: a checkpoint and the run that made it decide what the overrides leave open.
 
     Args:
         checkpoint: its folder.
-        given: from the command line; if they choose an option of a group, nothing else of that group is added.
+        given: overrides from the command line; if they choose an option of a group, nothing of that group is taken over.
+
+    Returns:
+        Overrides, and by file the values by key that `compose` takes over as they are, for keys that are not overridden.
 
     Raises:
         ValueError: it is no valid published folder; one line per problem.
@@ -42,36 +44,43 @@ def with_its_own(checkpoint: Path, given: Sequence[str]) -> list[str]:
     name, speculators = config["speculators_model_type"], config["speculators_config"]
     fields = AlgorithmSettings.named(name).published_fields.model_fields
     proposal = speculators["proposal_methods"][0]
-    verifier = {"name_or_path": speculators["verifier"]["name_or_path"]}
-    own = {
-        "algorithm": _choice("algorithm", name, {key: config[key] for key in fields if key in config}),
-        "proposal": _choice("proposal", proposal["proposal_type"], proposal, aside="proposal_type"),
-        "verifier": _choice("verifier", "hf", verifier),
+    options = {"algorithm": name, "proposal": proposal["proposal_type"], "verifier": "hf"}
+    groups: dict[str, Any] = {
+        "algorithm": {key: config[key] for key in fields if key in config},
+        "proposal": proposal,
+        "verifier": {"name_or_path": speculators["verifier"]["name_or_path"]},
     }
-    if not (checkpoint / RUN_YAML).is_file() and verifier["name_or_path"] != EMBEDDED:
-        own["data"] = _choice("data", "jsonl", {"path": PROMPTS})
-    if (checkpoint / RUN_YAML).is_file():
+    pinned: dict[str, Any] = {}
+    file = checkpoint / RUN_YAML
+    if file.is_file():
         run = read_pin(checkpoint)
         key = "verifier.trust_remote_code"
         if key in claimed(run) and not any(o.startswith(("verifier=", f"{key}=")) for o in given):
-            raise WrongInput([claim(key, True, checkpoint / RUN_YAML)])
-        own["verifier"] = _choice("verifier", "hf", run.verifier.model_dump() | verifier)
-        own["data"] = _choice("data", run.data.source, run.data.model_dump(), aside="source")
-        own["seed"] = [f"seed={run.seed}"]
-    chosen = {override.partition("=")[0] for override in given}
-    return [o for group, overrides in own.items() if group not in chosen for o in overrides] + list(given)
+            raise WrongInput([claim(key, True, file)])
+        options["data"] = run.data.source
+        values = {"seed": run.seed, "data": run.data.model_dump(), "verifier": run.verifier.model_dump()}
+        pinned = _by_key(values, _chosen(given))
+    elif groups["verifier"]["name_or_path"] != EMBEDDED:
+        options["data"] = "jsonl"
+        groups["data"] = {"path": PROMPTS}
+    chosen = _chosen(given)
+    overrides = [f"{group}={option}" for group, option in options.items() if group not in chosen]
+    # The verifier that config.json names is the one that engines load, so it counts.
+    return [*overrides, *given], {file: pinned, checkpoint / "config.json": _by_key(groups, chosen)}
 
 
-def _choice(group: str, option: str, values: Mapping[str, Any], aside: str = "") -> list[str]:
-    keys = [f"{group}.{key}={_written(value)}" for key, value in values.items() if key != aside]
-    return [f"{group}={option}", *keys]
+def _chosen(given: Sequence[str]) -> set[str]:
+    """The keys and groups that overrides set."""
+    return {override.partition("=")[0] for override in given}
 
 
-def _written(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides: JSON, but keys have no quotes."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_written(v)}" for key, v in value.items()) + "}"
-    return f"[{', '.join(map(_written, value))}]" if isinstance(value, list) else json.dumps(value)
+def _by_key(groups: Mapping[str, Any], chosen: Collection[str]) -> dict[str, Any]:
+    """The values of the groups that are not chosen, by dotted key."""
+    found: dict[str, Any] = {}
+    for group, values in groups.items():
+        if group not in chosen:
+            found |= {f"{group}.{key}": v for key, v in values.items()} if isinstance(values, dict) else {group: values}
+    return found
 
 
 def is_trained(checkpoint: Path, given: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ from speculators.runfolder.folder import run_yaml_of
 from speculators.runfolder.run_yaml import Pin
 from speculators.settings.run_config import DataSettings, JsonlData, RunConfig
 from speculators.utils.messages import WrongInput
-from speculators.verifier.location import config_file, local_path
+from speculators.verifier.location import SCHEME, config_file, local_path
 from speculators.verifier.settings import VerifierSettings
 from speculators.verifier.tokenizer import load_tokenizer
 
@@ -72,6 +72,31 @@ def check(pin: Pin, path: Path) -> None:
         _compare(pin, now, path)
 
 
+def check_data(run: RunConfig, pin: Pin, file: Path) -> None:
+    """Check that an evaluation decodes prompts of the data that a published draft was trained on.
+
+    Args:
+        run: of the evaluation.
+        pin: of the run that trained the draft.
+        file: its run.yaml, for the message.
+
+    Raises:
+        WrongInput: it is other data or is missing, or run.yaml has no hash of a file that it names.
+    """
+    other = "bring that back (data.path=...), or name other prompts: data=jsonl data.path=FILE"
+    named = [s.path for s in sources_of(run.data) if s.path is not None and not s.path.startswith(SCHEME)]
+    if "data" not in pin.read:
+        if named:
+            raise WrongInput([f"data.path={named[0]}: {file} has no hash of the data; {other}"])
+        return
+    try:
+        now = _data(run.data)
+    except (OSError, ValueError) as error:
+        raise WrongInput([f"{error}; {other}"]) from error
+    if now != pin.read["data"]:
+        raise WrongInput([f"{_data_key(run)}: {_not_pinned('data', pin.read['data'], now)}; {other}"])
+
+
 def check_vocabulary(pin: Pin, model: SpeculatorModel, folder: Path) -> None:
     """Check that a new draft has the vocabulary that run.yaml recorded; WrongInput if not."""
     # If one of these was removed from run.yaml, a changed input is accepted, and so is a changed vocabulary.
@@ -87,13 +112,20 @@ def _compare(pin: Pin, now: Mapping[str, str], path: Path) -> None:
 
 
 def _changed(name: str, was: str, now: str, run: RunConfig, file: Path) -> str:
-    data = f"data.path={run.data.path}" if isinstance(run.data, JsonlData) else f"data.source={run.data.source}"
-    key = data if name in ("data", "vocabulary_map") else f"verifier.name_or_path={run.verifier.name_or_path}"
+    key = _data_key(run) if name in ("data", "vocabulary_map") else f"verifier.name_or_path={run.verifier.name_or_path}"
     revision = f" with verifier.revision={was.removeprefix('commit ')}" if was.startswith("commit ") else ""
     return (
-        f"{key}: the {name.replace('_', ' ')} is not the one that the run was pinned with ({was[:19]}, now {now[:19]}); "
-        f"bring that back{revision}, compose a new run, or remove {name} under `read` in {file} to take what is there now"
+        f"{key}: {_not_pinned(name, was, now)}; bring that back{revision}, compose a new run, or remove {name} under "
+        f"`read` in {file} to take what is there now"
     )
+
+
+def _data_key(run: RunConfig) -> str:
+    return f"data.path={run.data.path}" if isinstance(run.data, JsonlData) else f"data.source={run.data.source}"
+
+
+def _not_pinned(name: str, was: str, now: str) -> str:
+    return f"the {name.replace('_', ' ')} is not the one that the run was pinned with ({was[:19]}, now {now[:19]})"
 
 
 def _hash(parts: Iterable[bytes]) -> str:

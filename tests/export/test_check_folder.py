@@ -303,4 +303,4 @@ def test_evaluating_reads_as_strictly(changes: dict[str, Any], part: str, draft:
 
 
 def test_a_good_folder_can_be_evaluated(draft: Callable[..., Path]) -> None:
-    assert "algorithm=eagle3" in with_its_own(draft(), [])
+    assert "algorithm=eagle3" in with_its_own(draft(), [])[0]

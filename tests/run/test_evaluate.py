@@ -1,6 +1,7 @@
 """`speculators evaluate` takes what it is not told from the checkpoint and from the run that made it."""
 
 import json
+import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
+from vllm_verdicts import GOLDEN, write_folder
 
 from speculators.cli.launch import launch
 from speculators.cli.main import app
 from speculators.composition.compose import compose, pinned
 from speculators.evaluate.checkpoint import is_trained, with_its_own
+from speculators.execution.input_hashes import check_data
+from speculators.runfolder.run_yaml import complete, load, write_pin
+from speculators.settings.run_config import RunConfig
+from speculators.utils import digest
 from speculators.utils.messages import WrongInput
 from speculators.verifier.in_process import Verifier
 
+TINY = Path(str(files("speculators.assets"))) / "tiny"
 FEW = ["evaluation.num_prompts=2", "evaluation.max_new_tokens=12", "launch.num_threads=1", "tracker=none"]
 
 
@@ -44,6 +51,63 @@ def data(tmp_path: Path) -> Path:
     return file
 
 
+def draft(folder: Path, verifier: str, **data: Any) -> Path:
+    """A published draft with weights of zero, and the run.yaml of a run that trained it on a file of data."""
+    set = {"speculators_config.verifier.name_or_path": verifier}
+    write_folder(json.loads(GOLDEN.read_text())["bases"], {"base": "eagle3", "set": set}, folder)
+    run = compose([*FEW, "data=jsonl", "data.path=x"]).model_dump(mode="json")
+    run["verifier"]["name_or_path"], run["data"] = verifier, run["data"] | data
+    write_pin(RunConfig.model_validate(run), folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["dätä", "a\\b", "it's", "${oc.env:TOKEN}", "\\${seed}", "a, b=[{c}]", 'q"uote'])
+def test_values_of_a_checkpoint_are_taken_as_they_are(name: str, tmp_path: Path) -> None:
+    """In whatever alphabet: they pass no grammar of overrides, and nothing in them is interpolated."""
+    verifier = tmp_path / "verifiers" / name
+    shutil.copytree(TINY, verifier)
+    values = {"path": f"{name}.jsonl", "chat_template_kwargs": {"a": [name, {"b": name}]}}
+    checkpoint = draft(tmp_path / "draft", str(verifier), **values)
+    run = compose(*with_its_own(checkpoint, ["data.max_conversations=7"]))
+    assert run.verifier.name_or_path == str(verifier)
+    assert run.data.model_dump(include=set(values)) == values and run.data.max_conversations == 7
+
+
+def test_a_checkpoint_cannot_ask_for_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a verifier that would be a variable's value is shown as it stands, with the file that has it."""
+    monkeypatch.setenv("TOKEN", "hf_0123456789")
+    checkpoint = draft(tmp_path, str(TINY))
+    config = checkpoint / "config.json"
+    config.write_text(config.read_text().replace(json.dumps(str(TINY)), '"org/${oc.env:TOKEN}"'))
+    for words in ([], ["evaluation.num_prompts=1"]):
+        result = CliRunner().invoke(app, ["evaluate", str(checkpoint), *words])
+        assert result.exit_code == 2 and "hf_0123456789" not in result.output
+        assert "the config.json of org/${oc.env:TOKEN} cannot be had" in result.output
+        assert f"set by {config}" in result.output
+
+
+def test_the_prompts_are_of_the_data_that_was_trained_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path does not lead to whatever file the current folder has; without a hash a file must be named."""
+    checkpoint, other = draft(tmp_path / "draft", str(TINY), path="data.jsonl"), tmp_path / "other"
+    other.mkdir()
+    (other / "data.jsonl").write_text("".join(data.read_text().splitlines(True)[:40]))
+
+    def said(folder: Path) -> str:
+        monkeypatch.chdir(folder)
+        result = CliRunner().invoke(app, ["evaluate", str(checkpoint), *FEW])
+        assert result.exit_code == 2, result.output
+        return result.output
+
+    remedy = "or name other prompts: data=jsonl data.path=FILE"
+    assert f"data.path=data.jsonl: {checkpoint / 'run.yaml'} has no hash of the data" in said(other)
+    complete(checkpoint, 1, {"data": digest.of_file(data)})
+    assert "data.path=data.jsonl: the data is not the one that the run was pinned with" in said(other)
+    assert "data.path: there is no file data.jsonl" in said(checkpoint) and remedy in said(checkpoint)
+    check_data(compose(*with_its_own(checkpoint, [f"data.path={data}"])), load(checkpoint), checkpoint)
+
+
 @pytest.mark.slow
 def test_the_checkpoints_own_settings_count(data: Path, tmp_path: Path) -> None:
     """More heads than the YAML has, a seed, data of its own: all without being said again; what is said wins."""
@@ -61,18 +125,18 @@ def test_the_checkpoints_own_settings_count(data: Path, tmp_path: Path) -> None:
     assert again["acceptance_length"] == before["acceptance_length"]
     assert again["accepted"] == before["accepted"]
 
-    run = compose(with_its_own(checkpoint, ["data.max_conversations=40", "seed=6"]))
+    run = compose(*with_its_own(checkpoint, ["data.max_conversations=40", "seed=6"]))
     assert (run.data.source, run.data.max_conversations, run.seed) == ("jsonl", 40, 6)
     assert run.data.chat_template_kwargs == {"a": ["x", {"b": True}]}
     assert run.verifier.dtype == "float32" and is_trained(checkpoint, ["data.max_conversations=40"])
-    assert compose(with_its_own(checkpoint, ["data=chat"])).data == compose([]).data
+    assert compose(*with_its_own(checkpoint, ["data=chat"])).data == compose([]).data
     assert not is_trained(checkpoint, ["data=chat"])
     # Of the verifier that is named instead, nothing of the checkpoint's is left.
-    assert compose(with_its_own(checkpoint, ["verifier=tiny"])).verifier == compose([]).verifier
+    assert compose(*with_its_own(checkpoint, ["verifier=tiny"])).verifier == compose([]).verifier
     none = CliRunner().invoke(app, ["evaluate", str(checkpoint), "evaluation.num_prompts=0"])
     assert none.exit_code == 2 and "evaluation.num_prompts=0: there is nothing to evaluate" in none.output
     with pytest.raises(WrongInput, match="drafts at most 7"):
-        compose(with_its_own(checkpoint, ["proposal.speculative_tokens=8"]))
+        compose(*with_its_own(checkpoint, ["proposal.speculative_tokens=8"]))
 
 
 @pytest.mark.slow
