@@ -86,6 +86,12 @@ class Store:
         """Free bytes on the disk."""
         return shutil.disk_usage(self.folder).free
 
+    @property
+    def capacity(self) -> int:
+        """Bytes that entries can take if all others are removed."""
+        whole = self.free + sum(entry.size for entry in self.entries())
+        return whole if self.limit is None else min(whole, self.limit)
+
     def entries(self) -> list[Entry]:
         """All entries, least recently used first; folders that the cache did not create are excluded."""
         found = (entry for entry in self._folders() if entry.own)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from speculators.composition.validate import check_data, validate
+from speculators.composition.validate import check_data, check_machine, validate
 from speculators.utils.messages import WrongInput, stop
 
 OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
@@ -26,19 +26,23 @@ class Check(Callback):
     passed: ClassVar[bool] = False
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Validate the run; on a dry run print the plan and exit."""
+        """Validate the run and check the machine; on a dry run print the plan and exit."""
         from speculators.execution.again import check_free
 
         try:
             # Hydra turns exceptions of callbacks into warnings and continues; only SystemExit stops it.
             run = validate(config)
             check_data(config, run)
+            folder = Path(config.hydra.run.dir)
             if run.dry_run:
                 from speculators.execution.plan import print_plan
 
                 print_plan(run)
+            # After the plan of a dry run, which may be made on another machine than the run.
+            check_machine(config, run, folder)
+            if run.dry_run:
                 sys.exit(0)
-            check_free(run, Path(config.hydra.run.dir))
+            check_free(run, folder)
         except WrongInput as error:
             stop(error.messages)
         except Exception:

@@ -11,7 +11,7 @@ from speculators.cli import cache
 from speculators.cli.launch import launch
 
 if TYPE_CHECKING:
-    from speculators.settings.run_config import RunConfig
+    from speculators.runfolder.run_yaml import Pin
 
 log = logging.getLogger(__name__)
 app = typer.Typer(
@@ -67,8 +67,7 @@ def run(
     try:
         pin, notes = load_again(path, rights or [])
         input_hashes.check(pin, path)
-        if not pin.read:
-            _check_data(pin.run)
+        _check_start(pin, output or path)
         folder = place(path, output)
         rewrite(folder, pin)
         start_log(RunFolder(folder).log)
@@ -81,14 +80,20 @@ def run(
         sys.exit(1)
 
 
-def _check_data(pinned: "RunConfig") -> None:
+def _check_start(pin: "Pin", folder: Path) -> None:
+    """Check the data of a run that never started, and the machine; WrongInput if something is missing."""
     from speculators.data.check import check_run
+    from speculators.execution.machine import lacking
     from speculators.utils.messages import WrongInput
 
     try:
-        check_run(pinned)
+        if not pin.read:
+            check_run(pin.run)
+        messages = lacking(pin.run, folder)
     except ValueError as error:
         raise WrongInput([str(error)]) from error
+    if messages:
+        raise WrongInput(messages)
 
 
 @app.command()
@@ -100,9 +105,10 @@ def check(
 ) -> None:
     """Check a run without starting it, or a published draft: its config, and whether the engine can serve it.
 
-    Exits with 2 if the config is invalid, or the engine cannot serve the draft.
+    Exits with 2 if the config is invalid, the engine cannot serve the draft, the data of the run cannot be used, or this
+    machine lacks what the run needs.
     """
-    from speculators.composition.compose import compose
+    from speculators.composition.compose import checked
     from speculators.execution.rules import notes
     from speculators.export.preflight import plan
     from speculators.format.published import speculator_dict
@@ -114,12 +120,14 @@ def check(
         _check_published(Path(given[0]), given[1:])
         return
     try:
-        chosen = compose(given)
+        chosen, lacking = checked(given)
     except WrongInput as error:
         stop(error.messages)
     facts = VerifierFacts.read(chosen.verifier.name_or_path, chosen.verifier.revision)
     typer.echo(plan(chosen, speculator_dict(chosen, facts), facts).summary)
     typer.echo("\n".join(notes(chosen)), nl=bool(notes(chosen)))
+    if lacking:
+        stop(lacking)
 
 
 def _is_path(argument: str) -> bool:

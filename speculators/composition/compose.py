@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from speculators.composition.hydra_errors import explain
 from speculators.composition.provenance import CONF, NAME, Blame
-from speculators.composition.validate import COMPOSING, validate
+from speculators.composition.validate import COMPOSING, check_data, check_machine, validate
 from speculators.utils.messages import WrongInput, broken_yaml
 
 if TYPE_CHECKING:
@@ -87,6 +87,29 @@ def _inert(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _inert(v) for key, v in value.items()}
     return [_inert(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def checked(overrides: Sequence[str] = ()) -> "tuple[RunConfig, list[str]]":
+    """Compose and validate a run, and check its data and whether this machine has what it needs.
+
+    Args:
+        overrides: as on the command line.
+
+    Returns:
+        The run, and a message for each thing that this machine lacks.
+
+    Raises:
+        WrongInput: with every problem of the values or the data.
+    """
+    # A tokenizer that cannot be had is no error of a dry run.
+    with composed([*overrides, "dry_run=true"]) as config:
+        run = validate(config)
+        check_data(config, run)
+        try:
+            check_machine(config, run, Path(config.hydra.run.dir))
+        except WrongInput as error:
+            return run, error.messages
+        return run, []
 
 
 def pinned(overrides: Sequence[str], folder: Path) -> "RunConfig":

@@ -1,6 +1,7 @@
 """Validation of a composed config: values, rules, the published config, and whether the chosen engine can serve it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
@@ -76,6 +77,25 @@ def check_data(config: DictConfig, run: "RunConfig") -> None:
     except ValueError as error:
         blame = Blame(config.hydra if "hydra" in config else HydraConfig.get())
         raise WrongInput([str(error) + set_by(blame(key_of(error)))]) from error
+
+
+def check_machine(config: DictConfig, run: "RunConfig", folder: Path) -> None:
+    """Check that this machine has what a validated run with usable data needs: device, tracker's package, disk space.
+
+    Args:
+        config: as Hydra composed it.
+        run: the validated run.
+        folder: in which it will write.
+
+    Raises:
+        WrongInput: it lacks something; with the provenance of each setting.
+    """
+    from speculators.execution.machine import lacking
+    from speculators.utils.messages import key_of, set_by
+
+    if messages := lacking(run, folder):
+        blame = Blame(config.hydra if "hydra" in config else HydraConfig.get())
+        raise WrongInput([message + set_by(blame(key_of(message))) for message in messages])
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -11,13 +11,13 @@ from functools import partial
 from typing import Any
 
 import psutil
-import torch
 
 import speculators.execution.run  # noqa: F401  a run's libraries are a part of its memory
 from speculators.config import SpeculatorModelConfig
 from speculators.data.collate import collate
 from speculators.data.prepare import Prepared, prepare
 from speculators.data.template import ChatTemplate, Document
+from speculators.execution.machine import device_kind, running_dtype, states_bytes
 from speculators.execution.memory import Moment, rehearse
 from speculators.format.published import speculator_dict
 from speculators.model import SpeculatorModel
@@ -25,10 +25,8 @@ from speculators.protocols.batch import Batch
 from speculators.settings.run_config import RunConfig
 from speculators.train.build import on_meta
 from speculators.train.order import Order
-from speculators.utils.device import resolve
 from speculators.utils.yaml_lines import dump
 from speculators.verifier.facts import VerifierFacts
-from speculators.verifier.in_process import run_dtype
 
 # glibc's heap overhead relative to the bytes of the working tensors in it: 0.5 to 0.7 in benchmarks/results/plan.md.
 HEAP_SLACK = 0.6
@@ -131,30 +129,6 @@ def tokens_seen(prepared: Prepared, order: Order) -> int:
     """Tokens of all steps, with the last, partial epoch counted as a share of the sequences."""
     sequences = min(order.steps * order.per_step, order.sequences * order.trainer.epochs)
     return round(prepared.report.train_tokens * sequences / order.sequences)
-
-
-def states_bytes(run: RunConfig, facts: VerifierFacts, prepared: Prepared, layers: int) -> int:
-    """Bytes of the verifier's states of all training and held-out tokens.
-
-    Args:
-        run: gives dtype and device.
-        facts: gives the hidden size.
-        prepared: the data.
-        layers: states per token: those that the draft reads, and the last, which the loss reads.
-    """
-    tokens = sum(len(d.tokens) for side in (prepared.train, prepared.heldout) for sequence in side for d in sequence)
-    return tokens * layers * facts.hidden_size * getattr(torch, running_dtype(run, facts)).itemsize
-
-
-def running_dtype(run: RunConfig, facts: VerifierFacts) -> str:
-    """The dtype in which the verifier runs on the run's device."""
-    named = run_dtype(run.verifier, device_kind(run) == "cpu")
-    return (facts.dtype or "float32") if named == "auto" else named
-
-
-def device_kind(run: RunConfig) -> str:
-    """`cpu`, or the kind of accelerator of the run's `device`, whether this machine has it or not."""
-    return resolve("auto").type if run.device == "auto" else run.device.split(":")[0]
 
 
 def peak_memory(

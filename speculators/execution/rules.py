@@ -48,6 +48,7 @@ def broken(run: RunConfig) -> list[Broken]:
         *each_process_has_its_device(run),
         *follows_the_groups(run),
         *data_fits_verifier(run, facts),
+        *token_ids_exist(run, facts),
         *answers_are_the_verifiers(run, facts),
         *published_is_sound(run, facts),
     ]
@@ -132,6 +133,15 @@ def data_fits_verifier(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]
     if run.data.max_length > facts.max_position_embeddings:
         reason = f"the verifier goes no further than {facts.max_position_embeddings} tokens"
         yield Broken("data.max_length", run.data.max_length, reason)
+
+
+def token_ids_exist(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:
+    """A setting called `..._token_id` must be a token of the verifier's vocabulary."""
+    for key, value in run.algorithm.model_dump().items():
+        if key.endswith("_token_id") and value is not None and value >= facts.vocab_size:
+            yield Broken(
+                f"algorithm.{key}", value, f"the verifier's tokens are 0 to {facts.vocab_size - 1}; choose one"
+            )
 
 
 def answers_are_the_verifiers(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:

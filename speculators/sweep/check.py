@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from speculators.composition.hydra_errors import explain
 from speculators.composition.provenance import NAME, Blame
-from speculators.composition.validate import COMPOSING, check_data, validate
+from speculators.composition.validate import COMPOSING, check_data, check_machine, validate
 from speculators.report.runs import varying
 from speculators.runfolder.keys import result_key, weights_key
 from speculators.sweep.points import CAP, points
@@ -21,6 +22,11 @@ from speculators.utils.messages import WrongInput, stop
 
 if TYPE_CHECKING:
     from speculators.settings.run_config import RunConfig
+
+# Settings on which the check of the machine depends.
+OF_THE_MACHINE = {"device", "tracker", "cache", "export", "data", "verifier", "verifier_states", "algorithm"}
+# Hydra's launcher that runs trials on this machine; others may run them elsewhere.
+HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 def check(config: DictConfig) -> None:
@@ -42,10 +48,14 @@ def check(config: DictConfig) -> None:
         try:
             composed = loader.load_configuration(NAME, [*own, *trial], RunMode.RUN)
             run = validate(composed)
-            # The data is read once for all trials that use the same data.
+            # The data is read once for all trials that use the same data; the machine is checked once for each training.
             if (data := run.model_dump_json(include={"data", "verifier"})) not in read:
                 read.add(data)
                 check_data(composed, run)
+            machine = run.model_dump_json(include=OF_THE_MACHINE)
+            if config.hydra.launcher._target_ == HERE and machine not in read:
+                read.add(machine)
+                check_machine(composed, run, Path(config.hydra.sweep.dir))
             runs.append(run)
         except WrongInput as error:
             messages += [f"trial {i} ({' '.join(differing)}): {m}" for m in error.messages]

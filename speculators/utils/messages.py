@@ -74,8 +74,8 @@ def complaints(
     return list(dict.fromkeys(messages))
 
 
-def key_of(error: Exception) -> str:
-    """The dotted key at the beginning of an error's message."""
+def key_of(error: Exception | str) -> str:
+    """The dotted key at the beginning of an error's message, or of a message."""
     return re.split("[:=]", str(error), maxsplit=1)[0]
 
 

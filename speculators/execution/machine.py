@@ -1,0 +1,114 @@
+"""What a run needs of this machine: a device, its tracker's package, and disk space. No weights are read."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import disk_usage
+
+import torch
+
+from speculators.cache.store import Store, gb
+from speculators.config import SpeculatorModelConfig
+from speculators.data import saved
+from speculators.data.prepare import Prepared
+from speculators.format.published import speculator_dict
+from speculators.model import SpeculatorModel
+from speculators.settings.run_config import CachedStates, RunConfig
+from speculators.train.build import on_meta
+from speculators.utils.device import resolve
+from speculators.verifier.facts import VerifierFacts
+from speculators.verifier.in_process import run_dtype
+from speculators.verifier.loader import VerifierLoader
+
+# float32 bytes of a trained number in a resumable checkpoint: itself, and at least one moment of its optimizer.
+SAVED_BYTES = 8
+
+
+def lacking(run: RunConfig, folder: Path) -> list[str]:
+    """What this machine lacks for a run, each as a message that begins with the key to change.
+
+    Args:
+        run: valid, with data that can be used. With verifier_states=cached the data is tokenised, and kept for the run.
+        folder: in which the run will write; it need not exist.
+    """
+    found = [*tracker_is_installed(run), *device_is_there(run)]
+    return found if found else [*folder_has_room(run, folder), *states_have_room(run)]
+
+
+def tracker_is_installed(run: RunConfig) -> Iterator[str]:
+    """The package of a tracker has the tracker's name."""
+    name = run.tracker.name
+    if name != "none" and ((found := find_spec(name)) is None or found.origin is None):
+        yield f"tracker.name={name}: its package is not installed; run `pip install {name}`, or set tracker=none"
+
+
+def device_is_there(run: RunConfig) -> Iterator[str]:
+    """The device that is named must be one of this machine."""
+    try:
+        resolve(run.device)
+    except ValueError as error:
+        yield str(error)
+
+
+def folder_has_room(run: RunConfig, folder: Path) -> Iterator[str]:
+    """One resumable checkpoint and the published draft, the least that a run writes, must fit on the disk."""
+    model = draft(run)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    need = trained * (SAVED_BYTES + getattr(torch, run.export.dtype).itemsize)
+    if need > (free := disk_usage(_existing(folder)).free):
+        yield (
+            f"hydra.run.dir={folder}: a checkpoint and the published draft take {gb(need)}, and the disk has {gb(free)} free; "
+            "choose a folder on a larger disk"
+        )
+
+
+def states_have_room(run: RunConfig) -> Iterator[str]:
+    """Cached states must fit into the cache, whatever is removed from it."""
+    # The lengths of regenerated answers are unknown before the verifier is loaded.
+    if not isinstance(run.verifier_states, CachedStates) or run.data.regenerate:
+        return
+    facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
+    store = Store.of(run.cache)
+    data = saved.prepared(run, store, VerifierLoader(run.verifier, resolve(run.device)), facts.vocab_size)
+    need = states_bytes(run, facts, data, len(draft(run).layer_ids) + 1)
+    if need > store.capacity:
+        yield (
+            f"verifier_states.source={run.verifier_states.source}: the states take {gb(need)}, and {store.folder} can hold "
+            f"{gb(store.capacity)}; raise cache.limit_gb, set cache.dir to a larger disk, or compute the states in every "
+            "step with verifier_states=in_process"
+        )
+
+
+def draft(run: RunConfig) -> SpeculatorModel:
+    """The run's draft without memory for its weights."""
+    facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
+    return on_meta(SpeculatorModelConfig.from_dict(speculator_dict(run, facts)))
+
+
+def states_bytes(run: RunConfig, facts: VerifierFacts, prepared: Prepared, layers: int) -> int:
+    """Bytes of the verifier's states of all training and held-out tokens.
+
+    Args:
+        run: gives dtype and device.
+        facts: gives the hidden size.
+        prepared: the data.
+        layers: states per token: those that the draft reads, and the last, which the loss reads.
+    """
+    tokens = sum(len(d.tokens) for side in (prepared.train, prepared.heldout) for sequence in side for d in sequence)
+    return tokens * layers * facts.hidden_size * getattr(torch, running_dtype(run, facts)).itemsize
+
+
+def running_dtype(run: RunConfig, facts: VerifierFacts) -> str:
+    """The dtype in which the verifier runs on the run's device."""
+    named = run_dtype(run.verifier, device_kind(run) == "cpu")
+    return (facts.dtype or "float32") if named == "auto" else named
+
+
+def device_kind(run: RunConfig) -> str:
+    """`cpu`, or the kind of accelerator of the run's `device`, whether this machine has it or not."""
+    return resolve("auto").type if run.device == "auto" else run.device.split(":")[0]
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
