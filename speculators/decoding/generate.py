@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,24 +22,32 @@ class Decoded:
 
     Attributes:
         tokens: generated token ids of each prompt, cut at the end of text and at the token limit.
-        margins: beside each token, the verifier's top-2 margin, beyond the rounding of the logits' dtype.
-        accepted_K: how often a draft's k-th level was accepted.
-        drafts: verifier passes that verified a draft, over all sequences.
+        rounds: of each prompt, how many drafted tokens each pass that verified a draft accepted, before any cut.
+        levels: the most levels of a draft.
         drafted: drafted tokens verified.
         seconds: wall-clock time.
     """
 
-    tokens: list[list[int]]
-    margins: list[list[float]]
-    accepted_K: list[int]
-    drafts: int = 0
+    tokens: list[list[int]] = field(default_factory=list)
+    rounds: list[list[int]] = field(default_factory=list)
+    levels: int = 0
     drafted: int = 0
     seconds: float = 0.0
 
     @property
+    def drafts(self) -> int:
+        """Verifier passes that verified a draft, over all sequences."""
+        return sum(map(len, self.rounds))
+
+    @property
     def accepted(self) -> int:
-        """Drafted tokens accepted, before any cut."""
-        return sum(self.accepted_K)
+        """Drafted tokens accepted."""
+        return sum(map(sum, self.rounds))
+
+    @property
+    def accepted_K(self) -> list[int]:
+        """How often a draft's k-th level was accepted."""
+        return [sum(n > k for own in self.rounds for n in own) for k in range(self.levels)]
 
     @property
     def generated(self) -> int:
@@ -85,7 +93,7 @@ class Decoder:
         Args:
             prompts: token ids, at least one prompt and one token each.
         """
-        decoded = Decoded([[] for _ in prompts], [[] for _ in prompts], [])
+        decoded = Decoded([[] for _ in prompts], [[] for _ in prompts])
         started, speculation = time.perf_counter(), self.speculation
         with_states = speculation is not None and speculation.layer_ids is not None
         drafter = speculation.drafter(len(prompts)) if speculation else None
@@ -97,7 +105,7 @@ class Decoder:
         context = _prompt(read, valid_BT, next_B, with_states)
         alive = list(range(len(prompts)))
         nothing = Draft(next_B.new_empty(len(prompts), 0))
-        done = self._write(decoded, alive, nothing, Verdict(nothing.token_BM, next_B), read.logits_BPV)
+        done = self._write(decoded, alive, nothing, Verdict(nothing.token_BM, next_B))
 
         while True:
             # 2. finished sequences leave
@@ -124,40 +132,29 @@ class Decoder:
             # 5. keep what was accepted
             verification.keep(verdict, read.token_BP.shape[1])
             context, next_B = read.context(verdict, with_states), verdict.token_B
-            done = self._write(decoded, alive, draft, verdict, read.logits_BPV)
+            done = self._write(decoded, alive, draft, verdict)
         decoded.seconds = time.perf_counter() - started
         return decoded
 
-    def _write(
-        self, decoded: Decoded, alive: Sequence[int], draft: Draft, verdict: Verdict, logits_BPV: Tensor
-    ) -> list[bool]:
+    def _write(self, decoded: Decoded, alive: Sequence[int], draft: Draft, verdict: Verdict) -> list[bool]:
         """Record a round's tokens and counts, on the host; returns whether each sequence is finished."""
-        margin_BP = margin(logits_BPV).tolist()
         tokens_BM, paths, nexts = draft.token_BM.tolist(), verdict.node_BD.tolist(), verdict.token_B.tolist()
-        if draft.token_BM.shape[1]:
-            decoded.drafts += len(alive)
+        drafted = draft.token_BM.shape[1] > 0
+        if drafted:
             decoded.drafted += draft.token_BM.numel() if draft.valid_BM is None else int(draft.valid_BM.sum())
-        decoded.accepted_K += [0] * (verdict.node_BD.shape[1] - len(decoded.accepted_K))
+        decoded.levels = max(decoded.levels, verdict.node_BD.shape[1])
         done = []
         for row, sequence in enumerate(alive):
             path = [node for node in paths[row] if node >= 0]
-            tokens, margins = decoded.tokens[sequence], decoded.margins[sequence]
-            for k in range(len(path)):
-                decoded.accepted_K[k] += 1
+            if drafted:
+                decoded.rounds[sequence].append(len(path))
+            tokens = decoded.tokens[sequence]
             tokens += [*(tokens_BM[row][node] for node in path), nexts[row]]
-            margins += [margin_BP[row][place] for place in (0, *(node + 1 for node in path))]
             end = next((i + 1 for i, t in enumerate(tokens) if t in self.verifier.eos_ids), len(tokens))
             end = min(end, self.max_new_tokens)
             done.append(end < len(tokens) or tokens[-1] in self.verifier.eos_ids or end == self.max_new_tokens)
-            del tokens[end:], margins[end:]
+            del tokens[end:]
         return done
-
-
-def margin(logits: Tensor) -> Tensor:
-    """Top-2 margin over the last dimension, beyond the rounding of the logits' dtype; float32, >= 0."""
-    first, second = logits.topk(2, dim=-1).values.float().unbind(-1)
-    # In half precision, different kernels may differ in the last bit of a logit, 0.06 for a logit of 10.
-    return (first - second - 2 * torch.finfo(logits.dtype).eps * first.abs()).clamp_min(0)
 
 
 def _prompt(read: Pass, valid_BT: Tensor, next_B: Tensor, with_states: bool) -> Context:

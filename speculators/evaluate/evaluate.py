@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ from transformers.utils.logging import set_verbosity_error
 from speculators.data.prepare import prompts
 from speculators.data.template import ChatTemplate
 from speculators.decoding.generate import Decoded, Decoder, Speculation
+from speculators.decoding.same_text import same_text
 from speculators.evaluate.checkpoint import read_strictly
+from speculators.evaluate.interval import acceptance_interval
 from speculators.model import SpeculatorModel
 from speculators.proposals import TokenProposalConfig
 from speculators.proposals.method import ProposalMethod
@@ -61,7 +62,7 @@ def evaluate(
     )
     with_draft = Decoder(verifier, sampler, evaluation.max_new_tokens, speculation)
     plainly = Decoder(verifier, sampler, evaluation.max_new_tokens)
-    drafted, plain = Decoded([], [], [0] * proposal.levels), Decoded([], [], [])
+    drafted, plain = Decoded(levels=proposal.levels), Decoded()
     # Warm-up on few tokens, so that one-time costs are not measured.
     for decoder in (with_draft, plainly):
         replace(decoder, max_new_tokens=2)(chosen[:1])
@@ -70,9 +71,11 @@ def evaluate(
         _add(drafted, with_draft(batch))
         _add(plain, plainly(batch))
     model.train(training)
-    same, ties = compare(drafted.tokens, plain.tokens, plain.margins, evaluation.tie_epsilon)
     lossy = proposal.lossy(evaluation.temperature)
-    lossless = sampler.is_greedy and lossy is None
+    same = None
+    if sampler.is_greedy and lossy is None:
+        sizes = evaluation.max_new_tokens, evaluation.tie_epsilon, evaluation.batch_size
+        same = same_text(verifier, chosen, drafted.tokens, *sizes)
     acceptance_length = 1 + drafted.accepted / max(1, drafted.drafts)
     tokens_per_second = drafted.generated / drafted.seconds
     objectives = {
@@ -92,44 +95,21 @@ def evaluate(
         drafted=drafted.drafted,
         accepted=drafted.accepted,
         generated=drafted.generated,
-        matches_plain_decoding=same if lossless else None,
-        ties=ties if lossless else 0,
+        matches_plain_decoding=None if same is None else not same.wrong,
+        ties=same.ties if same else 0,
         lossy=lossy,
         tokens_per_second=tokens_per_second,
         plain_tokens_per_second=plain.generated / plain.seconds,
         prompts=chosen,
         tokens=drafted.tokens,
+        rounds=drafted.rounds,
+        acceptance_length_interval=acceptance_interval(drafted.rounds),
     )
-
-
-def compare(
-    texts: Sequence[Sequence[int]], own: Sequence[Sequence[int]], margins: Sequence[Sequence[float]], epsilon: float
-) -> tuple[bool, int]:
-    """Whether texts equal the verifier's own up to ties, and how many diverge at a tie.
-
-    Args:
-        texts: token ids, decoded with a draft.
-        own: token ids of plain decoding.
-        margins: beside each token of `own`, the verifier's top-2 margin.
-        epsilon: a margin up to this is a tie: rounding may pick either. What follows it is not compared.
-    """
-    same, ties = True, 0
-    for text, right, margin in zip(texts, own, margins, strict=True):
-        if list(text) == list(right):
-            continue
-        first = next((i for i, (a, b) in enumerate(zip(text, right, strict=False)) if a != b), None)
-        if first is not None and margin[first] <= epsilon:
-            ties += 1
-        else:
-            same = False
-    return same, ties
 
 
 def _add(total: Decoded, part: Decoded) -> None:
     total.tokens += part.tokens
-    total.margins += part.margins
-    total.accepted_K = [a + b for a, b in zip_longest(total.accepted_K, part.accepted_K, fillvalue=0)]
-    total.drafts += part.drafts
+    total.rounds += part.rounds
     total.drafted += part.drafted
     total.seconds += part.seconds
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speculators.runfolder.folder import RunFolder
-from speculators.runfolder.result import EvaluationResult
+from speculators.runfolder.result import EvaluationResult, between
 from speculators.utils import files
 
 
@@ -19,14 +19,15 @@ def report(result: EvaluationResult, folder: Path) -> None:
 
     Args:
         result: of an evaluation.
-        folder: gets result.json, acceptance.png and generations.jsonl (token ids of each prompt and its text).
+        folder: gets result.json, acceptance.png and generations.jsonl: token ids of each prompt and its text, and how many
+            drafted tokens each of its drafts had accepted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = RunFolder(folder)
     values = asdict(result)
-    pairs = zip(values.pop("prompts"), values.pop("tokens"), strict=True)
+    texts = zip(values.pop("prompts"), values.pop("tokens"), values.pop("rounds"), strict=True)
     files.write(own.result, json.dumps(values, indent=2) + "\n")
-    lines = [json.dumps({"prompt": prompt, "tokens": tokens}) + "\n" for prompt, tokens in pairs]
+    lines = [json.dumps({"prompt": p, "tokens": t, "accepted": accepted}) + "\n" for p, t, accepted in texts]
     files.write(own.generations, "".join(lines))
     plot(result, own.acceptance_plot)
     Console().print(table(result))
@@ -36,13 +37,15 @@ def table(result: EvaluationResult) -> Table:
     """A result as a table."""
     sampled = "not compared: sampled" if result.lossy is None else f"not compared, lossy: {result.lossy}"
     same = {True: "yes", False: "no", None: sampled}[result.matches_plain_decoding]
-    ties = f", with {result.ties} ties" if result.ties else ""
+    ties = f", with {result.ties} tied tokens" if result.ties else ""
     ratio = result.tokens_per_second / result.plain_tokens_per_second
     shown = Table(title="Evaluation by decoding", show_header=False, title_justify="left")
     shown.add_column(style="bold")
     shown.add_column()
     shown.add_row(
-        "acceptance length", f"{result.acceptance_length:.2f} of at most {len(result.acceptance_per_position) + 1}"
+        "acceptance length",
+        f"{result.acceptance_length:.2f} of at most {len(result.acceptance_per_position) + 1}"
+        f"{between(result.acceptance_length_interval)}",
     )
     shown.add_row("accepted at position", "  ".join(f"{k:.2f}" for k in result.acceptance_per_position))
     shown.add_row("same text as plain decoding", f"{same}{ties}")
@@ -67,7 +70,7 @@ def plot(result: EvaluationResult, file: Path) -> None:
         xlabel="position in the draft",
         ylabel="share of drafts accepted so far",
         ylim=(0, 1.08),
-        title=f"acceptance length {result.acceptance_length:.2f}",
+        title=f"acceptance length {result.acceptance_length:.2f}{between(result.acceptance_length_interval)}",
     )
     axes.set_xticks(list(positions))
     axes.spines[["top", "right"]].set_visible(False)

@@ -8,7 +8,7 @@ import yaml
 
 from speculators.export.preflight import ExportPlan
 from speculators.format.layout import Layout
-from speculators.runfolder.result import EvaluationResult
+from speculators.runfolder.result import EvaluationResult, between
 from speculators.settings.run_config import RunConfig
 from speculators.utils import files
 
@@ -82,6 +82,7 @@ def _result(result: EvaluationResult, run: RunConfig) -> str:
     chances = ", ".join(f"{share:.2f}" for share in result.acceptance_per_position)
     sampled = "not compared" if result.lossy is None else f"not compared: lossy, for {_text(result.lossy)}"
     text = {True: "the same", False: "**not** the same", None: sampled}[result.matches_plain_decoding]
+    text += f", with {result.ties} tied tokens" if result.ties else ""
     speed, plain = result.tokens_per_second, result.plain_tokens_per_second
     evaluation = run.evaluation
     sampling = f"temperature {evaluation.temperature:g}"
@@ -91,12 +92,13 @@ def _result(result: EvaluationResult, run: RunConfig) -> str:
 
 | | |
 |---|---|
-| acceptance length | **{result.acceptance_length:.2f}** |
+| acceptance length | **{result.acceptance_length:.2f}**{between(result.acceptance_length_interval)} |
 | accepted at position 1, 2, ... | {chances} |
 | text, compared with plain decoding | {text} |
 | tokens per second | {speed:.0f}; without the draft {plain:.0f} |
 
-Acceptance length is the mean number of tokens that one pass of the verifier yields: 1 + accepted / drafts.
+Acceptance length is the mean number of tokens that one pass of the verifier yields: 1 + accepted / drafts; in brackets a
+bootstrap interval over prompts.
 Measured on {result.num_prompts} prompts held out of the training, up to {evaluation.max_new_tokens} tokens each at {sampling},
 with {result.speculative_tokens} tokens drafted a pass."""
 

@@ -18,6 +18,7 @@ from speculators.report import figures
 from speculators.report.rows import COLOURS, OTHERS, Row, Training, ranked, short, trainings
 from speculators.report.runs import Trial, serve_command
 from speculators.runfolder.folder import RunFolder
+from speculators.runfolder.result import between
 from speculators.utils import files
 
 PAGE = "report.html"
@@ -129,7 +130,8 @@ def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, An
     sampled = f"not compared, lossy: {result['lossy']}" if result.get("lossy") else "not compared"
     same = {True: "yes", False: "no", None: sampled}[result["matches_plain_decoding"]]
     limit = len(result["acceptance_per_position"]) + 1
-    tiles = [(ACCEPTANCE, f"{result['acceptance_length']:.2f} of at most {limit}")]
+    interval = between(result.get("acceptance_length_interval"))
+    tiles = [(ACCEPTANCE, f"{result['acceptance_length']:.2f} of at most {limit}{interval}")]
     if objective != ACCEPTANCE:
         tiles.insert(0, (objective, f"{result['objective']:.4g}"))
     tiles += settings.items()
@@ -165,6 +167,7 @@ def _columns(row: Row, objective: str) -> list[Column]:
         Column("#", right=False),
         *measured,
         Column(ACCEPTANCE),
+        Column("95 % interval"),
         *settings,
         Column("status", right=False),
         *map(Column, rest),
@@ -175,6 +178,7 @@ def _columns(row: Row, objective: str) -> list[Column]:
 def _cells(row: Row, objective: str) -> list[Cell]:
     """The cells of `_columns`."""
     trial, result = row.trial, row.trial.result
+    interval = result.get("acceptance_length_interval")
     same = {True: "yes", False: "no", None: "lossy" if result.get("lossy") else "–"}[
         result.get("matches_plain_decoding")
     ]
@@ -182,6 +186,7 @@ def _cells(row: Row, objective: str) -> list[Cell]:
         Cell(str(row.number), row.number, ""),
         *([] if objective == ACCEPTANCE else [_number(trial.objective, ".4g")]),
         _number(result.get("acceptance_length"), ".3f"),
+        Cell(f"{interval[0]:.2f} – {interval[1]:.2f}" if interval else "–", interval[0] if interval else ""),
         *(Cell(short(value, 28) or "–", value, "") for value in row.settings.values()),
         Cell(trial.status, trial.status, trial.status.split()[0]),
         _number(result.get("tokens_per_second"), ".0f"),

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,12 @@ from speculators.runfolder.folder import RUN_YAML, RunFolder, read_object
 from speculators.runfolder.result import EvaluationResult
 from speculators.settings.algorithm import AlgorithmSettings
 
-NEEDED = {field.name for field in fields(EvaluationResult)} - {"prompts", "tokens"}
+# result.json has all but the texts, and that of an earlier version not what has a default.
+NEEDED = {field.name for field in fields(EvaluationResult) if field.default is MISSING} - {
+    "prompts",
+    "tokens",
+    "rounds",
+}
 
 
 @dataclass(frozen=True)

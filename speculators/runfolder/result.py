@@ -1,5 +1,6 @@
 """EvaluationResult: the measurements of one evaluation. Torch-free."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -18,12 +19,16 @@ class EvaluationResult:
         drafted: drafted tokens that were verified.
         accepted: drafted tokens accepted.
         generated: tokens of all texts.
-        matches_plain_decoding: every text equals the verifier's own, apart from ties; None if sampled or `lossy`.
-        ties: texts that diverge from the verifier's own where its top-2 margin is within evaluation.tie_epsilon.
+        matches_plain_decoding: every token of every text is the verifier's own choice, apart from ties; None if sampled
+            or `lossy`.
+        ties: tokens that are not the verifier's most likely one, but within evaluation.tie_epsilon of it.
         lossy: the setting of the proposal that makes decoding lossy; None if it is lossless.
         tokens_per_second: generated tokens a second with the draft.
         plain_tokens_per_second: without it, in the same loop.
         prompts, tokens: token ids of each prompt and of the text decoded with the draft.
+        rounds: of each prompt, the drafted tokens that each draft had accepted.
+        acceptance_length_interval: 95 % bootstrap interval over prompts; None with one prompt, and in files of earlier
+            versions.
     """
 
     objective: float
@@ -43,3 +48,10 @@ class EvaluationResult:
     plain_tokens_per_second: float
     prompts: list[list[int]]
     tokens: list[list[int]]
+    rounds: list[list[int]]
+    acceptance_length_interval: tuple[float, float] | None = None
+
+
+def between(interval: Sequence[float] | None) -> str:
+    """An interval of an acceptance length in words, to be appended to the number; empty if there is none."""
+    return "" if interval is None else f" (95 %: {interval[0]:.2f} to {interval[1]:.2f})"

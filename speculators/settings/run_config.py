@@ -202,7 +202,8 @@ class EvaluationSettings(Strict):
         gt=0, le=1, description="the verifier samples among the fewest likeliest tokens that have this probability"
     )
     tie_epsilon: float = Field(
-        ge=0, description="a divergence from plain decoding is a tie if the top two logits lie so close"
+        ge=0,
+        description="a token that is not the verifier's likeliest is a tie if its logit lies so close to the largest",
     )
 
 

@@ -111,12 +111,13 @@ several in one pass: the same greedy text, sooner.
 
 | | |
 |---|---|
-| acceptance length | **2.61** |
+| acceptance length | **2.61** (95 %: 2.40 to 2.82) |
 | accepted at position 1, 2, ... | 0.80, 0.50, 0.31 |
-| text, compared with plain decoding | the same |
+| text, compared with plain decoding | the same, with 2 tied tokens |
 | tokens per second | 300; without the draft 120 |
 
-Acceptance length is the mean number of tokens that one pass of the verifier yields: 1 + accepted / drafts.
+Acceptance length is the mean number of tokens that one pass of the verifier yields: 1 + accepted / drafts; in brackets a
+bootstrap interval over prompts.
 Measured on 4 prompts held out of the training, up to 16 tokens each at temperature 0,
 with 3 tokens drafted a pass.
 
@@ -149,10 +150,12 @@ def test_model_card(
     """First without a result, as a draft is published; then the result that was measured."""
     result = SimpleNamespace(
         acceptance_length=2.61,
+        acceptance_length_interval=(2.4, 2.823),
         acceptance_per_position=[0.8, 0.5, 0.31],
         speculative_tokens=3,
         num_prompts=4,
         matches_plain_decoding=True,
+        ties=2,
         lossy=None,
         tokens_per_second=300.2,
         plain_tokens_per_second=120.0,

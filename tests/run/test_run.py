@@ -30,6 +30,7 @@ SHORT = [
 ]
 KEYS = {
     "acceptance_length",
+    "acceptance_length_interval",
     "acceptance_per_position",
     "speculative_tokens",
     "num_prompts",
