@@ -15,17 +15,19 @@ from speculators.cli.callbacks import Check
 from speculators.cli.launch import launch, work
 from speculators.composition.compose import EntryPointGroups, origin
 from speculators.composition.hydra_errors import explain
-from speculators.composition.provenance import CONF, NAME, Blame
+from speculators.composition.provenance import NAME, Blame
 from speculators.composition.validate import COMPOSING, validate
 from speculators.runfolder.folder import RunFolder
+from speculators.utils.discovery import CONF
 from speculators.utils.messages import RunFailed, WrongInput, broken_yaml, stop
-from speculators.utils.process import STOPPED_BY_SIGNAL
+from speculators.utils.process import STOPPED_BY_SIGNAL, keep_the_path_safe
 
 
 def main() -> None:
     """The command line: `python train.py`, `speculators train`. Exits with 2 on wrong input, 1 if the run failed."""
     # Otherwise Hydra prints its errors itself, with advice (`use +key`) that is wrong for a closed set of settings.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    keep_the_path_safe()
     Plugins.instance().register(EntryPointGroups)
     try:
         _entry()

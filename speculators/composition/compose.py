@@ -21,8 +21,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from speculators.composition.hydra_errors import explain
-from speculators.composition.provenance import CONF, NAME, Blame
+from speculators.composition.provenance import NAME, Blame
 from speculators.composition.validate import COMPOSING, check_data, check_machine, validate
+from speculators.utils.discovery import CONF
 from speculators.utils.messages import WrongInput, broken_yaml
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class EntryPointGroups(SearchPathPlugin):
     """Adds the conf packages that installed distributions name as `speculators.conf` entry points."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for entry in entry_points(group="speculators.conf"):
+        for entry in entry_points(group=CONF):
             search_path.append(entry.name, f"pkg://{entry.value}")
 
 
@@ -75,18 +76,18 @@ def compose(overrides: Sequence[str] = (), taken_over: Mapping[Path, Mapping[str
                 group, _, name = key.rpartition(".")
                 node = config[group] if group else config
                 with open_dict(node):
-                    node[name] = _inert(value)
+                    node[name] = inert(value)
                 places[key] = str(file)
         return validate(config, places)
 
 
-def _inert(value: Any) -> Any:
+def inert(value: Any) -> Any:
     """A value with the `${` of its texts escaped, so that OmegaConf resolves them to the texts themselves."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     if isinstance(value, Mapping):
-        return {key: _inert(v) for key, v in value.items()}
-    return [_inert(v) for v in value] if isinstance(value, list | tuple) else value
+        return {key: inert(v) for key, v in value.items()}
+    return [inert(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def checked(overrides: Sequence[str] = ()) -> "tuple[RunConfig, list[str]]":

@@ -15,7 +15,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from speculators.composition.provenance import CONF, NAME, folder
+from speculators.composition.provenance import NAME, folder
+from speculators.utils.discovery import CONF
 from speculators.utils.messages import nearest
 
 

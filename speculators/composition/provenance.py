@@ -18,9 +18,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from speculators.composition.by_verifier import RULE
+from speculators.utils.discovery import CONF
 from speculators.utils.yaml_lines import Lines, Place
 
-CONF, NAME = "speculators.conf", "train"
+NAME = "train"
 # A value that consists of one reference to another key only.
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 

@@ -13,7 +13,7 @@ from speculators.runfolder.folder import RunFolder, read_object
 from speculators.runfolder.rights import as_typed, claimed
 from speculators.runfolder.run_yaml import read_pin
 from speculators.utils.messages import RunFailed
-from speculators.utils.process import STOPPED_BY_SIGNAL
+from speculators.utils.process import STOPPED_BY_SIGNAL, keep_the_path_safe
 
 
 def run_in_processes(folder: Path) -> float:
@@ -30,6 +30,7 @@ def run_in_processes(folder: Path) -> float:
         SystemExit: a signal stopped all of them; the state is saved.
     """
     run, own = read_pin(folder), RunFolder(folder)
+    keep_the_path_safe()
     # The rights that this run.yaml needs were given to the parent command, and are passed on.
     allowed = as_typed(claimed(run))
     command = ["--standalone", f"--nproc-per-node={run.launch.num_processes or 'auto'}", "-m", "speculators", "run"]

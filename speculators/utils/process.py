@@ -13,6 +13,11 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def keep_the_path_safe() -> None:
+    """Have processes that this one starts import nothing from the current folder, as `python -m` and `-c` otherwise do."""
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
 def start_log(log_file: Path) -> None:
     """Log to stdout, and with timestamps to a log file, as Hydra does for a run that it starts."""
     file = logging.FileHandler(log_file, encoding="utf-8")

@@ -8,6 +8,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from speculators.utils import digest
+from speculators.utils.discovery import is_known
 
 SCHEME = "pkg://"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
@@ -17,14 +18,19 @@ def local_path(name_or_path: str) -> str:
     """A real path for `pkg://package/folder` and for `~/folder`; anything else unchanged.
 
     Raises:
-        FileNotFoundError: the package has no such folder.
+        FileNotFoundError: the package has no such folder, or is neither this one nor one that adds to it.
     """
     if not name_or_path.startswith(SCHEME):
         return os.path.expanduser(name_or_path)
     package, _, inside = name_or_path.removeprefix(SCHEME).partition("/")
+    if not is_known(package):
+        raise FileNotFoundError(
+            f"{name_or_path}: {package} is neither a package of speculators nor one that adds to it by an entry point; give "
+            "the path of the file or folder"
+        )
     try:
         path = Path(str(files(package))) / inside
-    except ModuleNotFoundError:
+    except (ImportError, ValueError):
         raise FileNotFoundError(f"{name_or_path}: there is no installed package {package}") from None
     if not path.exists():
         raise FileNotFoundError(f"{name_or_path}: {path} does not exist")

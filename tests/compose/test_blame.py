@@ -132,6 +132,31 @@ def test_defaults_that_moved_are_named(mine: Path, tmp_path: Path) -> None:
     assert said == f"defaults that moved since cannot be looked for: file://{mine} is not there"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "searchpath", "lines"),
+    [
+        (["+attack=it"], ["pkg://attack"], ["pkg://attack is not there"]),
+        (["hydra.searchpath=[pkg://attack]"], [], ["hydra.searchpath=[pkg://attack] is not composed again"]),
+        (["algorithm=${oc.env:TOKEN}"], [], ["algorithm=${oc.env:TOKEN} is not composed again"]),
+        (["tracker.project=${oc.env:TOKEN}", "seed=1"], [], ["seed: pinned 0, now 1"]),
+        (["optimizer.lr=${nothing}"], [], ["Interpolation key 'nothing' not found"]),
+    ],
+)
+def test_a_strangers_overrides_are_harmless(
+    overrides: list[str], searchpath: list[str], lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They import no package, and no variable of the environment is shown."""
+    monkeypatch.setenv("TOKEN", "hf_0123456789")
+    (tmp_path / "attack").mkdir()
+    (tmp_path / "attack" / "__init__.py").write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    pinned([], tmp_path / "run")
+    pin = load(tmp_path / "run").model_copy(update={"overrides": overrides, "searchpath": searchpath})
+    said = moved(pin)
+    assert len(said) == len(lines) and all(part in line for part, line in zip(lines, said, strict=True)), said
+    assert "hf_0123456789" not in "".join(said)
+
+
 def test_sources_cost_little(tmp_path: Path) -> None:
     """Writing the pin of a run with all sources takes no more than 0.3 s of this process."""
     start = time.process_time()

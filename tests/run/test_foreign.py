@@ -1,6 +1,7 @@
 """Folders and run.yaml files that somebody else made: nothing that they say runs their code or reaches beyond them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -207,3 +208,37 @@ def test_a_sweep_s_training_is_no_link(tmp_path: Path) -> None:
     (trial / where).parent.symlink_to(victim)
     with pytest.raises(WrongInput, match="is a link"):
         training_folder(trial)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["train", *QUICK, *OWN, "launch=torchrun", "launch.num_processes=1", "hydra.run.dir=run"],
+        ["train", "-m", *QUICK, *OWN, "hydra.sweep.dir=sweep"],
+    ],
+    ids=["command", "torchrun", "sweep"],
+)
+def test_the_current_folder_is_not_imported(words: list[str], tmp_path: Path, executed: Path) -> None:
+    """Neither by `python -m` nor by any process that it starts: a cloned repository may hold anything."""
+    names = (
+        "typer",
+        "yaml",
+        "socket",
+        "selectors",
+        "torch",
+        "hydra",
+        "numpy",
+        "accelerate",
+        "tempfile",
+        "json",
+        "signal",
+    )
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(f"open({str(executed)!r}, 'a').write({name!r})\nraise SystemExit(9)\n")
+    command = [sys.executable, "-m", "speculators", *words]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=200)
+    assert not executed.exists(), executed.read_text()
+    assert done.returncode == 0, done.stderr
