@@ -74,7 +74,7 @@ class Serving:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class EngineDraft(ClassRegistryMixin, ABC):
+class EngineDraft(ClassRegistryMixin):
     """How one engine version reads and serves the drafts of one algorithm; registered under the algorithm's name."""
 
     registry: ClassVar[dict[str, type["EngineDraft"]] | None] = None
@@ -90,7 +90,6 @@ class EngineDraft(ClassRegistryMixin, ABC):
     misreads: ClassVar[tuple[str, ...]] = ()
     tensors: ClassVar[TensorRules]
 
-    @abstractmethod
     def as_read(self, config: Config, facts: VerifierFacts | None) -> dict[str, Any]:
         """A published config with the values that the engine takes for keys that are missing.
 
@@ -98,8 +97,8 @@ class EngineDraft(ClassRegistryMixin, ABC):
             config: of any types.
             facts: the verifier's; None leaves out what depends on them.
         """
+        return dict(config)
 
-    @abstractmethod
     def problems(self, config: Config, read: Config, facts: VerifierFacts | None) -> Iterator[Finding]:
         """What keeps the engine from serving a config as it was trained, beside what breaks the format.
 
@@ -108,6 +107,7 @@ class EngineDraft(ClassRegistryMixin, ABC):
             read: what `as_read` makes of it.
             facts: the verifier's; None leaves out what depends on them.
         """
+        return iter(())
 
     def native_problems(self, native: Config) -> Iterator[Finding]:
         """What is wrong with the config.json of the engine's own format, beside differences from the published config.

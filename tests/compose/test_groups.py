@@ -9,6 +9,7 @@ import yaml
 
 from speculators.composition.compose import compose
 from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.messages import WrongInput
 from speculators.verifier.facts import VerifierFacts
 
 CONF = Path(str(files("speculators.conf")))
@@ -43,6 +44,12 @@ def test_every_option_composes_with_every_algorithm(option: str, algorithm: str)
     group = option.partition("=")[0]
     chosen = [] if group in ("algorithm", "recipe") else [f"algorithm={algorithm}"]
     needs = ["verifier.name_or_path=some/model"] if option == "verifier=hf" else NEEDS.get(option, [])
+    if group == "export" and option not in ("export=auto", "export=none"):
+        engine = option.partition("=")[2]
+        if engine not in AlgorithmSettings.named(algorithm).engines:
+            with pytest.raises(WrongInput, match=f"{engine} .* cannot serve this"):
+                compose([*chosen, option])
+            return
     run = compose([*chosen, option, *needs])
     assert group in ("recipe", "search") or getattr(run, group) is not None
 
