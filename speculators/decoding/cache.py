@@ -71,8 +71,7 @@ class RaggedCache:
         width = int(valid_BL.sum(1).max())
         order_BL = order_BL[:, -width:]
         for layer in self._attention():
-            index = order_BL[:, None, :, None].expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])
-            layer.keys, layer.values = layer.keys.gather(2, index), layer.values.gather(2, index)
+            layer.keys, layer.values = _columns(layer.keys, order_BL), _columns(layer.values, order_BL)
         self.valid_BL = valid_BL.gather(1, order_BL)
 
     def _go_back(self, place_B: Tensor) -> None:
@@ -91,3 +90,8 @@ class RaggedCache:
             if isinstance(layer, LinearAttentionCacheLayerMixin):
                 for states in (layer.conv_states, layer.recurrent_states):
                     yield from ((states, i) for i in states if states[i] is not None)
+
+
+def _columns(x_BKLd: Tensor, index_BM: Tensor) -> Tensor:
+    """[B, K, M, d] columns of keys or of values, whose widths may differ."""
+    return x_BKLd.gather(2, index_BM[:, None, :, None].expand(-1, x_BKLd.shape[1], -1, x_BKLd.shape[3]))
