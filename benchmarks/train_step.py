@@ -51,7 +51,7 @@ def ours(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
     from speculators.models.eagle3.config import Eagle3SpeculatorConfig
     from speculators.models.eagle3.model import Eagle3Speculator
     from speculators.proposals import GreedyTokenProposalConfig
-    from speculators.protocols.batch import Batch
+    from speculators.protocols.batch import Batch, spans_of
     from speculators.protocols.head import VerifierHead
     from speculators.protocols.hidden_states import VerifierStates
     from speculators.protocols.initialisation import Initialisation
@@ -77,7 +77,7 @@ def ours(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
     document_BT = torch.zeros_like(inputs["token"])
     targets = PackedTargets(inputs["position"][0], document_BT[0], torch.arange(args.tokens - 1))
     rows = put_together([dense_rows(targets, args.ttt_steps)], [args.tokens], [0])
-    batch = Batch(inputs["token"], inputs["position"], document_BT, rows)
+    batch = Batch(inputs["token"], inputs["position"], document_BT, rows, spans_of(document_BT))
     states = VerifierStates(last_BTH=inputs["last"], aux_BTA=inputs["aux"])
     context = TrainingContext[Any](None, 0.0)
 

@@ -6,7 +6,7 @@ import torch
 
 from speculators.data.pack import Packed
 from speculators.data.row_plan import RowPlanner, dense_rows, put_together
-from speculators.protocols.batch import Batch
+from speculators.protocols.batch import Batch, spans_of
 from speculators.protocols.rows import PackedTargets
 
 
@@ -34,7 +34,7 @@ def collate(sequences: Sequence[Packed], plan: RowPlanner | int, seeds: Sequence
         number += len(sequence)
         lengths.append(len(tokens))
         rows.append(planner(targets, torch.Generator().manual_seed(seed)))
-    return Batch(token_BT, position_BT, document_BT, put_together(rows, lengths, seeds))
+    return Batch(token_BT, position_BT, document_BT, put_together(rows, lengths, seeds), spans_of(document_BT))
 
 
 def packed_targets(sequence: Packed) -> PackedTargets:

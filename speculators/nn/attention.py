@@ -1,5 +1,6 @@
-"""Attention over earlier keys and values, the same in training and in drafting."""
+"""Attention over earlier keys and values, the same layer in training and in drafting."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,9 +18,35 @@ class KeyValue(NamedTuple):
     key: Tensor
     value: Tensor
 
-    def append(self, other: "KeyValue") -> "KeyValue":
-        """Both, `other` last."""
-        return KeyValue(torch.cat((self.key, other.key), dim=2), torch.cat((self.value, other.value), dim=2))
+
+# Keys and values of one layer: those of earlier passes in order, each as its pass made it, then a pass's own.
+Seen = tuple[KeyValue, ...]
+# [B, heads, T, head_dim] attention of queries of that shape over what they see of `Seen`.
+Attend = Callable[[Tensor, Seen], Tensor]
+
+
+def joined(seen: Seen) -> KeyValue:
+    """All keys and values along their length."""
+    if len(seen) == 1:
+        return seen[0]
+    return KeyValue(torch.cat([k for k, _ in seen], dim=2), torch.cat([v for _, v in seen], dim=2))
+
+
+def masked(mask_B1TL: Tensor) -> Attend:
+    """Attention with a mask: True where a query may see a key, or what is added to its score; L counts all keys."""
+
+    def attend(query_BHTd: Tensor, seen: Seen) -> Tensor:
+        key, value = joined(seen)
+        groups = query_BHTd.shape[1] // key.shape[1]
+        # Repeated by hand: with enable_gqa the CPU falls back to an attention that materialises all scores.
+        return F.scaled_dot_product_attention(
+            query_BHTd,
+            key.repeat_interleave(groups, dim=1),
+            value.repeat_interleave(groups, dim=1),
+            attn_mask=mask_B1TL,
+        )
+
+    return attend
 
 
 class Attention(nn.Module):
@@ -33,7 +60,6 @@ class Attention(nn.Module):
     def __init__(self, config: PretrainedConfig, input_size: int) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        self.groups = config.num_attention_heads // config.num_key_value_heads
         queries, keys = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
         bias = config.attention_bias
         self.q_proj = nn.Linear(input_size, queries, bias=bias)
@@ -45,30 +71,20 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if qk_norm else nn.Identity()
 
-    def forward(
-        self, x_BTI: Tensor, rotation: Rotation, past: KeyValue | None, mask_B1TL: Tensor
-    ) -> tuple[Tensor, KeyValue]:
+    def forward(self, x_BTI: Tensor, rotation: Rotation, past: Seen, attend: Attend) -> tuple[Tensor, Seen]:
         """Attend to `past` and to x itself.
 
         Args:
             x_BTI: input of width `input_size`.
             rotation: of x's positions.
-            past: earlier keys and values; None if there are none.
-            mask_B1TL: True where a query may see a key, or what is added to its score; L counts past keys, then x's own.
+            past: earlier keys and values; empty if there are none.
+            attend: computes what x's queries get from `past` and x's own keys and values.
 
         Returns:
-            The output [B, T, H] and all keys and values, x's own last.
+            The output [B, T, H], and `past` with x's own keys and values.
         """
         heads = (*x_BTI.shape[:2], -1, self.head_dim)
         query = rotate(self.q_norm(self.q_proj(x_BTI).view(heads)).transpose(1, 2), rotation)
         key = rotate(self.k_norm(self.k_proj(x_BTI).view(heads)).transpose(1, 2), rotation)
-        own = KeyValue(key, self.v_proj(x_BTI).view(heads).transpose(1, 2))
-        seen = own if past is None else past.append(own)
-        # Repeated by hand: with enable_gqa the CPU falls back to an attention that materialises all scores.
-        out_BHTd = F.scaled_dot_product_attention(
-            query,
-            seen.key.repeat_interleave(self.groups, dim=1),
-            seen.value.repeat_interleave(self.groups, dim=1),
-            attn_mask=mask_B1TL,
-        )
-        return self.o_proj(out_BHTd.transpose(1, 2).flatten(2)), seen
+        seen = (*past, KeyValue(key, self.v_proj(x_BTI).view(heads).transpose(1, 2)))
+        return self.o_proj(attend(query, seen).transpose(1, 2).flatten(2)), seen

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
-from speculators.nn.attention import Attention, KeyValue
+from speculators.nn.attention import Attend, Attention, Seen
 from speculators.nn.norm import RMSNorm
 from speculators.nn.rotary import Rotation
 
@@ -46,10 +46,8 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GatedMLP(config)
 
-    def forward(
-        self, x_BTH: Tensor, rotation: Rotation, past: KeyValue | None, mask_B1TL: Tensor
-    ) -> tuple[Tensor, KeyValue]:
+    def forward(self, x_BTH: Tensor, rotation: Rotation, past: Seen, attend: Attend) -> tuple[Tensor, Seen]:
         """The layer's residual stream and its keys and values; arguments as in `Attention`."""
-        attended_BTH, seen = self.self_attn(self.input_layernorm(x_BTH), rotation, past, mask_B1TL)
+        attended_BTH, seen = self.self_attn(self.input_layernorm(x_BTH), rotation, past, attend)
         x_BTH = x_BTH + attended_BTH
         return x_BTH + self.mlp(self.post_attention_layernorm(x_BTH)), seen

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speculators.nn.attention import KeyValue
+from speculators.nn.attention import KeyValue, Seen, joined, masked
 from speculators.nn.unroll import Recurrent, Step
 from speculators.protocols.drafter import Context, Predictions
 from speculators.protocols.head import VerifierHead
@@ -25,7 +25,7 @@ class _Level:
     fed_BNH: Tensor
     position_BN: Tensor
     visible_BNL: Tensor
-    seen: list[KeyValue]
+    seen: list[Seen]
 
 
 class RecurrentDrafter:
@@ -38,14 +38,13 @@ class RecurrentDrafter:
     def __init__(self, draft: Recurrent, verifier: VerifierHead, batch_size: int) -> None:
         self.draft, self.verifier = draft, verifier
         self.valid_BL = torch.zeros(batch_size, 0, dtype=torch.bool, device=verifier.embed_VH.device)
-        self.verified: list[KeyValue] | None = None
+        self.verified: list[Seen] = [() for _ in draft.layers]
         self.level: _Level | None = None
 
     def select(self, rows: Tensor) -> None:
         """Keep only the sequences `rows`."""
         self.valid_BL = self.valid_BL[rows]
-        if self.verified is not None:
-            self.verified = [KeyValue(k[rows], v[rows]) for k, v in self.verified]
+        self.verified = [tuple(KeyValue(k[rows], v[rows]) for k, v in seen) for seen in self.verified]
 
     def extend(self, context: Context, depth: int) -> Predictions:
         """Take in the verified positions with the verifier's states, each beside the token after it."""
@@ -60,11 +59,13 @@ class RecurrentDrafter:
             self.draft.features(context.states),
             context.position_BT,
             self.verified,
-            torch.cat((old_BTL, own_BTT), dim=2).unsqueeze(1),
+            masked(torch.cat((old_BTL, own_BTT), dim=2).unsqueeze(1)),
         )
-        self.verified, self.valid_BL = step.seen, torch.cat((self.valid_BL, context.valid_BT), dim=1)
+        # One piece, so that a pass over the next nodes copies it once.
+        self.verified = [(joined(seen),) for seen in step.seen]
+        self.valid_BL = torch.cat((self.valid_BL, context.valid_BT), dim=1)
         # The last place is the root: it stands for the token just sampled.
-        root = Step(step.feedback_BTH[:, -1:], step.output_BTH[:, -1:], step.seen)
+        root = Step(step.feedback_BTH[:, -1:], step.output_BTH[:, -1:], self.verified)
         return self._predict(root, context.position_BT[:, -1:], self.valid_BL.unsqueeze(1))
 
     def expand(self, token_BN: Tensor, parent_BN: Tensor) -> Predictions:
@@ -79,7 +80,7 @@ class RecurrentDrafter:
             _pick(before.fed_BNH, parent_BN),
             position_BN,
             before.seen,
-            visible_BNL.unsqueeze(1),
+            masked(visible_BNL.unsqueeze(1)),
         )
         return self._predict(step, position_BN, visible_BNL)
 

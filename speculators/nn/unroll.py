@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from speculators.nn.attention import KeyValue
+from speculators.nn.attention import Attend, Seen
 from speculators.nn.precision import product_dtype
+from speculators.nn.unrolled_attention import unrolled
 from speculators.protocols.batch import Batch
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
@@ -18,11 +19,13 @@ class Step(NamedTuple):
 
     feedback_BTH: Tensor
     output_BTH: Tensor
-    seen: list[KeyValue]
+    seen: list[Seen]
 
 
 class Recurrent(Protocol):
     """Interface of a draft that `unroll` trains."""
+
+    layers: nn.ModuleList
 
     def features(self, states: VerifierStates) -> Tensor:
         """[B, T, H] what the first step is fed at each verified position."""
@@ -33,10 +36,10 @@ class Recurrent(Protocol):
         embed_BTH: Tensor,
         fed_BTH: Tensor,
         position_BT: Tensor,
-        past: Sequence[KeyValue] | None,
-        mask_B1TL: Tensor,
+        past: Sequence[Seen],
+        attend: Attend,
     ) -> Step:
-        """One pass through the draft's layers; `mask_B1TL` as in `Attention`."""
+        """One pass through the draft's layers, each with its part of `past`; `attend` as in `Attention`."""
         ...
 
     def embed(self, token_BT: Tensor, verifier: VerifierHead) -> Tensor:
@@ -57,20 +60,15 @@ def unroll(draft: Recurrent, batch: Batch, states: VerifierStates, verifier: Ver
     Returns:
         output_RH: what the head reads, for every row of `batch.rows`.
     """
-    B, T = batch.token_BT.shape
-    same_BTT = batch.document_BT.unsqueeze(2) == batch.document_BT.unsqueeze(1)
     slots, anchor_R = batch.rows.slots, batch.rows.anchor_R.clamp_min(0)
-    own_BTL = torch.eye(T, dtype=torch.bool, device=same_BTT.device).repeat(B, 1, slots - 1)
-    sees_BTL = torch.cat((same_BTT & torch.ones_like(same_BTT[0]).tril(), own_BTL), dim=-1)
-    fed_BTH, past = draft.features(states), None
-    # One additive mask for all slots: from a bool mask, attention would create and keep an additive one at every slot.
-    sum_B1TL = torch.zeros_like(sees_BTL, dtype=product_dtype(fed_BTH)).masked_fill_(~sees_BTL, -torch.inf).unsqueeze(1)
+    fed_BTH, past = draft.features(states), [() for _ in draft.layers]
+    attend = unrolled(batch, slots, product_dtype(fed_BTH))
     outputs = []
     for slot in range(1, slots + 1):
         # Past the end of a row the input is token 0: no target has such an anchor.
         token_BT = torch.nn.functional.pad(batch.token_BT[:, slot:], (0, slot))
         fed_BTH, output_BTH, past = draft.step(
-            draft.embed(token_BT, verifier), fed_BTH, batch.position_BT + slot - 1, past, sum_B1TL[..., : slot * T]
+            draft.embed(token_BT, verifier), fed_BTH, batch.position_BT + slot - 1, past, attend
         )
         outputs.append(output_BTH.flatten(0, 1)[batch.rows.of_slot(anchor_R, slot)])
     return torch.cat(outputs)

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from speculators.data.row_plan import put_together
 from speculators.model import SpeculatorModel, TrainingContext
-from speculators.protocols.batch import Batch
+from speculators.protocols.batch import Batch, spans_of
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
 from speculators.protocols.rows import SequenceRows
@@ -41,7 +41,9 @@ def rows(model: SpeculatorModel, folder: Path, golden: dict[str, Tensor]) -> tup
     target_R, slot_R = torch.arange(length).repeat(slots), torch.arange(1, slots + 1).repeat_interleave(length)
     own_R = document_BT[0][(target_R - slot_R).clamp_min(0)] == document_BT[0][target_R]
     planned = SequenceRows(target_R - slot_R, slot_R, target_R, own_R & (target_R >= slot_R), slots)
-    batch = Batch(token_BT, golden["position_ids"] - 1, document_BT, put_together([planned], [length], [0]))
+    batch = Batch(
+        token_BT, golden["position_ids"] - 1, document_BT, put_together([planned], [length], [0]), spans_of(document_BT)
+    )
     tensors = load_file(folder / "model.safetensors")
     embed_VH = tensors.get("embed_tokens.weight", torch.zeros(0))
     width = golden["hidden_states"].shape[-1] // 3

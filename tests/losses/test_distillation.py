@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from speculators.data.row_plan import anchor_blocks, dense_rows, put_together
 from speculators.losses import chunked
 from speculators.losses.distillation import distill, row_count
-from speculators.protocols.batch import Batch
+from speculators.protocols.batch import Batch, spans_of
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
 from speculators.protocols.rows import GroupFacts, LogitTerm, PackedTargets, RowPlan, Rows, SequenceRows
@@ -85,7 +85,7 @@ def make(
 
     rows = put_together([plan, second or plan], [LENGTH] * 2, [0, 0])
     tokens = torch.zeros(2, LENGTH, dtype=torch.int64)
-    batch = Batch(tokens, tokens, tokens, rows)
+    batch = Batch(tokens, tokens, tokens, rows, spans_of(tokens))
     R = len(rows.slot_R)
     terms = [LogitTerm(randn(R, HIDDEN), tuple(randn(kept, HIDDEN) for _ in range(SLOTS if own_heads else 1)))]
     if rank:
@@ -245,7 +245,8 @@ def test_batches_add_up(plan: str) -> None:
         in_part = case.batch.rows.group_R // groups == b
         terms = tuple(LogitTerm(t.input_RI[in_part], t.weights) for t in rows.terms)
         states = VerifierStates(case.states.last_BTH[b : b + 1], None)
-        batch = Batch(*[torch.zeros(1, LENGTH, dtype=torch.int64)] * 3, own)
+        tokens = torch.zeros(1, LENGTH, dtype=torch.int64)
+        batch = Batch(tokens, tokens, tokens, own, spans_of(tokens))
         loss = distill(replace(rows, terms=terms), batch, states, case.verifier, {"kl": 1.0}, 0.8).loss
         total, weight = total + row_count(own.layout, 0.8) * loss.item(), weight + row_count(own.layout, 0.8)
     assert total / weight == pytest.approx(together.item(), rel=1e-5)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from speculators.model import SpeculatorModel, TrainingContext
 from speculators.models.eagle.config import EagleSpeculatorConfig
 from speculators.models.eagle.loss import state_distance
-from speculators.nn.attention import KeyValue
+from speculators.nn.attention import Attend, Seen
 from speculators.nn.decoder_layer import DecoderLayer
 from speculators.nn.recurrent_drafter import RecurrentDrafter
 from speculators.nn.rotary import Rotary
@@ -61,15 +61,15 @@ class EagleSpeculator(SpeculatorModel):
         embed_BTH: Tensor,
         fed_BTH: Tensor,
         position_BT: Tensor,
-        past: Sequence[KeyValue] | None,
-        mask_B1TL: Tensor,
+        past: Sequence[Seen],
+        attend: Attend,
     ) -> Step:
         """One pass; the residual stream, without a final norm, is both what the head reads and what is fed back."""
         rotation = self.rotary(position_BT, embed_BTH.dtype)
         x_BTH = self.fc(torch.cat((embed_BTH, fed_BTH), dim=-1))
         seen = []
         for i, layer in enumerate(self.layers):
-            x_BTH, own = layer(x_BTH, rotation, past[i] if past else None, mask_B1TL)
+            x_BTH, own = layer(x_BTH, rotation, past[i], attend)
             seen.append(own)
         return Step(x_BTH, x_BTH, seen)
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from speculators.model import SpeculatorModel, TrainingContext
 from speculators.models.eagle3.config import Eagle3SpeculatorConfig
-from speculators.nn.attention import Attention, KeyValue
+from speculators.nn.attention import Attend, Attention, Seen
 from speculators.nn.decoder_layer import DecoderLayer, GatedMLP
 from speculators.nn.norm import RMSNorm
 from speculators.nn.recurrent_drafter import RecurrentDrafter
@@ -38,12 +38,12 @@ class FirstLayer(nn.Module):
         self.mlp = GatedMLP(layer)
 
     def forward(
-        self, embed_BTH: Tensor, fed_BTH: Tensor, rotation: Rotation, past: KeyValue | None, mask_B1TL: Tensor
-    ) -> tuple[Tensor, KeyValue]:
+        self, embed_BTH: Tensor, fed_BTH: Tensor, rotation: Rotation, past: Seen, attend: Attend
+    ) -> tuple[Tensor, Seen]:
         normed_BTH = self.hidden_norm(fed_BTH)
         residual_BTH = normed_BTH if self.norm_before_residual else fed_BTH
         both_BTI = torch.cat((self.input_layernorm(embed_BTH), normed_BTH), dim=-1)
-        attended_BTH, seen = self.self_attn(both_BTI, rotation, past, mask_B1TL)
+        attended_BTH, seen = self.self_attn(both_BTI, rotation, past, attend)
         x_BTH = residual_BTH + attended_BTH
         return x_BTH + self.mlp(self.post_attention_layernorm(x_BTH)), seen
 
@@ -145,15 +145,15 @@ class Eagle3Speculator(SpeculatorModel):
         embed_BTH: Tensor,
         fed_BTH: Tensor,
         position_BT: Tensor,
-        past: Sequence[KeyValue] | None,
-        mask_B1TL: Tensor,
+        past: Sequence[Seen],
+        attend: Attend,
     ) -> Step:
         """One pass; the next step is fed the residual stream, or the normalised one with `norm_output`."""
         rotation = self.rotary(position_BT, embed_BTH.dtype)
-        x_BTH, own = self.layers[0](embed_BTH, fed_BTH, rotation, past[0] if past else None, mask_B1TL)
+        x_BTH, own = self.layers[0](embed_BTH, fed_BTH, rotation, past[0], attend)
         seen = [own]
         for i, layer in enumerate(self.layers[1:], start=1):
-            x_BTH, own = layer(x_BTH, rotation, past[i] if past else None, mask_B1TL)
+            x_BTH, own = layer(x_BTH, rotation, past[i], attend)
             seen.append(own)
         output_BTH = self.norm(x_BTH)
         return Step(output_BTH if self.config.norm_output else x_BTH, output_BTH, seen)

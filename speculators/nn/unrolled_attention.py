@@ -1,0 +1,117 @@
+"""Attention of an unrolled draft without a dense mask: its memory is linear in tokens.
+
+At slot s a query sees the first slot's keys, causal inside its document, and one key of each later slot, its own. So
+that a slot is a causal attention over each document, and s - 1 scores a query, merged by their log-sum-exp.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from speculators.nn.attention import Attend, Seen, masked
+from speculators.protocols.batch import Batch, Span
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def unrolled(batch: Batch, slots: int, dtype: torch.dtype) -> Attend:
+    """Attention of all slots of an unrolled draft; `dtype` is that of products.
+
+    On an accelerator it is attention with a dense mask, for the kernels that return the log-sum-exp are the CPU's here.
+    """
+    if batch.token_BT.device.type == "cpu":
+        return lambda query_BHTd, seen: _merged(batch.spans, query_BHTd.to(dtype), seen)
+    sum_B1TL = dense_mask(batch, slots, dtype)
+    return lambda query_BHTd, seen: masked(sum_B1TL[..., : query_BHTd.shape[2] * len(seen)])(query_BHTd, seen)
+
+
+def dense_mask(batch: Batch, slots: int, dtype: torch.dtype) -> Tensor:
+    """[B, 1, T, slots * T] what is added to the score of each slot's keys, slot after slot: 0 or -inf."""
+    same_BTT = batch.document_BT.unsqueeze(2) == batch.document_BT.unsqueeze(1)
+    T = same_BTT.shape[1]
+    own_BTL = torch.eye(T, dtype=torch.bool, device=same_BTT.device).repeat(len(same_BTT), 1, slots - 1)
+    sees_BTL = torch.cat((same_BTT & torch.ones_like(same_BTT[0]).tril(), own_BTL), dim=-1)
+    # Additive: from a bool mask, attention would create and keep an additive one at every slot.
+    return torch.zeros_like(sees_BTL, dtype=dtype).masked_fill_(~sees_BTL, -torch.inf).unsqueeze(1)
+
+
+def _merged(spans: Sequence[Span], query_BHTd: Tensor, seen: Seen) -> Tensor:
+    both = [part.to(query_BHTd.dtype) for own in seen for part in own]
+    return _Merged.apply(spans, query_BHTd, *both)  # type: ignore[return-value]
+
+
+class _Merged(torch.autograd.Function):
+    """One slot; inputs are its queries [B, H, T, d], then keys and values [B, K, T, d] of each slot up to it.
+
+    The backward pass of a flash kernel recomputes probabilities as exp(score - log-sum-exp). Given the merged output and
+    the merged log-sum-exp, it returns the first slot's part of the gradients of the whole.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, spans: Sequence[Span], query: Tensor, *both: Tensor) -> Tensor:
+        output, scale = torch.empty_like(query), query.shape[-1] ** -0.5
+        # The kernels return sums in float32 for half precision.
+        lse_BHT = torch.empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+        for span in spans:
+            part, sums = _flash(*_of_document(span, query, *both[:2]), 0.0, True, scale=scale)
+            span.of(output).copy_(part)
+            span.of(lse_BHT).copy_(sums)
+        if scores := [_dot(query, key).to(lse_BHT.dtype) * scale for key in both[2::2]]:
+            first_BHT, lse_BHT = lse_BHT, torch.logsumexp(torch.stack((lse_BHT, *scores)), dim=0)
+            output *= (first_BHT - lse_BHT).exp_().unsqueeze(-1)
+            for score_BHT, value in zip(scores, both[3::2], strict=True):
+                _add_product(output, (score_BHT - lse_BHT).exp_(), value)
+        ctx.spans, ctx.scale = spans, scale
+        ctx.save_for_backward(query, output, lse_BHT, *both)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's is untyped
+        query, output, lse_BHT, *both = ctx.saved_tensors
+        grad_query, *grads = (torch.empty_like(x) for x in (query, *both[:2]))
+        for span in ctx.spans:
+            cut = _of_document(span, query, *both[:2])
+            parts = _flash_backward(span.of(grad), *cut, span.of(output), span.of(lse_BHT), 0.0, True, scale=ctx.scale)
+            span.of(grad_query).copy_(parts[0])
+            for whole, part in zip(grads, parts[1:], strict=True):
+                span.of(whole).copy_(_by_key_head(part, whole).sum(2))
+        # d loss / d score = probability * (grad . value - grad . output), of the softmax over all that a query sees.
+        delta_BHT = (grad * output).sum(-1)
+        for key, value in zip(both[2::2], both[3::2], strict=True):
+            weight_BHT = (_dot(query, key) * ctx.scale - lse_BHT).exp_()
+            slope_BHT = weight_BHT * (_dot(grad, value) - delta_BHT) * ctx.scale
+            _add_product(grad_query, slope_BHT, key)
+            grads += [_dot_heads(slope_BHT, query, key), _dot_heads(weight_BHT, grad, value)]
+        return None, grad_query, *grads
+
+
+def _of_document(span: Span, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    """Queries, keys and values of one document, with a key head for each query head."""
+    groups = query.shape[1] // key.shape[1]
+    return [span.of(query), *(span.of(x).repeat_interleave(groups, dim=1) for x in (key, value))]
+
+
+def _by_key_head(x_BHT: Tensor, own_BKTd: Tensor) -> Tensor:
+    """The view [B, K, groups, T, ...] of what every query head has."""
+    return x_BHT.unflatten(1, (own_BKTd.shape[1], -1))
+
+
+def _dot(x_BHTd: Tensor, own_BKTd: Tensor) -> Tensor:
+    """[B, H, T] product of every query's vector with its position's own."""
+    return (_by_key_head(x_BHTd, own_BKTd) * own_BKTd.unsqueeze(2)).sum(-1).flatten(1, 2)
+
+
+def _dot_heads(weight_BHT: Tensor, x_BHTd: Tensor, own_BKTd: Tensor) -> Tensor:
+    """[B, K, T, d] sum over a key head's query heads of weight times vector."""
+    return (_by_key_head(weight_BHT.to(x_BHTd.dtype), own_BKTd).unsqueeze(-1) * _by_key_head(x_BHTd, own_BKTd)).sum(2)
+
+
+def _add_product(to_BHTd: Tensor, weight_BHT: Tensor, own_BKTd: Tensor) -> None:
+    """Add every weight times its position's own vector."""
+    weight = _by_key_head(weight_BHT.to(to_BHTd.dtype), own_BKTd).unsqueeze(-1)
+    _by_key_head(to_BHTd, own_BKTd).addcmul_(weight, own_BKTd.unsqueeze(2))
