@@ -14,6 +14,8 @@ from speculators.format.layout import Layout, TensorSpec
 from speculators.format.tensors import INDEX, WHOLE, Tensors, read_tensors
 from speculators.settings.algorithm import AlgorithmSettings
 from speculators.settings.run_config import ExportSettings
+from speculators.utils import manifest
+from speculators.utils.manifest import MANIFEST
 from speculators.utils.untrusted import inside, read_json
 from speculators.verifier.facts import VerifierFacts
 
@@ -84,7 +86,7 @@ def check_folder(path: Path, facts: VerifierFacts | None, engine: Engine | None)
     except FileNotFoundError:
         return gravest([*found, _no_tensors(path, engine)])
     layout, draft = Layout.named(name), engine.draft(name) if engine else None
-    found += [*_other_files(path, tensors), *_described(config, layout, tensors)]
+    found += [*_damaged(path), *_other_files(path, tensors), *_described(config, layout, tensors)]
     if engine is not None and draft is not None and draft.refusal is None:
         found += _engine(path, config, layout, tensors, engine, draft, facts)
     found += _not_finite(tensors)
@@ -128,6 +130,13 @@ def _no_tensors(folder: Path, engine: Engine | None) -> Finding:
     if others := sorted(file.name for file in folder.glob("*.safetensors")):
         return Finding("invalid", WHOLE, None, f"is missing, and there is no {INDEX} that names {', '.join(others)}")
     return Finding("refused" if engine else "invalid", WHOLE, None, "is missing; copy or export the folder again")
+
+
+def _damaged(folder: Path) -> Iterator[Finding]:
+    """Check the tensors against the hashes with which the folder was published; other projects' folders have none."""
+    if (folder / MANIFEST).exists() and (damage := manifest.damage(folder)) is not None:
+        reason = f"{damage}; copy or export the folder again, or remove {MANIFEST} if it was changed on purpose"
+        yield Finding("wrong", MANIFEST, None, reason)
 
 
 def _other_files(folder: Path, tensors: Tensors) -> Iterator[Finding]:

@@ -16,6 +16,8 @@ from speculators.export.preflight import CannotServe, ExportPlan, plan
 from speculators.format.layout import Layout
 from speculators.model import SpeculatorModel
 from speculators.settings.run_config import RunConfig
+from speculators.utils import manifest
+from speculators.utils.manifest import MANIFEST
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.location import SCHEME, local_path
 
@@ -44,6 +46,7 @@ def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder
     verifier = real_name(run.verifier.name_or_path)
     config = _config(model, run, verifier)
     export = plan(run, config.to_diff_dict(), facts)
+    (checkpoint / MANIFEST).unlink(missing_ok=True)  # of an earlier export
     config.save_pretrained(checkpoint)
     save_weights(model, DTYPES[run.export.dtype], checkpoint / "model.safetensors")
     if export.engine is not None:
@@ -52,6 +55,7 @@ def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder
         shutil.copyfile(folder / "run.yaml", checkpoint / "run.yaml")
     export = _checked(checkpoint, run, facts, export)
     (checkpoint / "README.md").write_text(model_card(checkpoint, run, verifier, export), encoding="utf-8")
+    manifest.write(checkpoint, [checkpoint / "model.safetensors"])
     return checkpoint
 
 

@@ -132,7 +132,7 @@ class Checkpoints:
             save_file(moments(self._model, self._optimizers), partial / OPTIMIZER)
             saved = replace(state, processes=self._accelerator.num_processes, identity=self._identity)
             (partial / STATE).write_text(json.dumps(asdict(saved), indent=1))
-            manifest.write(partial)
+            manifest.write(partial, partial.iterdir())
             if whole.exists():
                 shutil.rmtree(whole)
             partial.rename(whole)

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from speculators.runfolder.folder import RunFolder
 from speculators.settings.run_config import RunConfig
 from speculators.train.metrics import Readings
+from speculators.utils import files
 
 
 class Tracking:
@@ -30,7 +31,7 @@ class Tracking:
             # A crash may have truncated the last line.
             text = self._file.read_text(encoding="utf-8", errors="replace") if self._file.exists() else ""
             kept = [line for line in text.rpartition("\n")[0].splitlines() if _step(line) <= first]
-            self._file.write_text("".join(line + "\n" for line in kept))
+            files.write(self._file, "".join(line + "\n" for line in kept))
         if run.tracker.name != "none":
             config = flatten(run.model_dump(mode="json"))
             accelerator.init_trackers(run.tracker.project, config, {"wandb": {"dir": str(folder)}})
@@ -58,7 +59,7 @@ def _step(line: str) -> float:
     """Step of a reading; infinity if the line is not a reading."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return math.inf
 
 

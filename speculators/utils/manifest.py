@@ -1,41 +1,40 @@
-"""The manifest of a folder: the SHA-256 of each of its files, for detecting damage when they are read. Torch-free."""
+"""A manifest: the SHA-256 of files of a folder, for detecting damage when they are read. Torch-free."""
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from speculators.utils import digest
+from speculators.utils import digest, files
+from speculators.utils.untrusted import inside, read_json
 
 MANIFEST = "manifest.json"
 
 
-def write(folder: Path) -> None:
-    """Sync a folder's files to disk, then write their hashes to `manifest.json`, the last file written."""
+def write(folder: Path, covered: Iterable[Path]) -> None:
+    """Sync files of a folder to disk, then write their hashes to its `manifest.json`, the last file written."""
     hashes = {}
-    for file in sorted(folder.iterdir()):
+    for file in sorted(covered):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
         hashes[file.name] = digest.of_file(file)
-    with (folder / MANIFEST).open("x", encoding="utf-8") as opened:
-        json.dump(hashes, opened, indent=1)
-        opened.flush()
-        os.fsync(opened.fileno())
+    files.write(folder / MANIFEST, json.dumps(hashes, indent=1))
 
 
 def damage(folder: Path) -> str | None:
-    """Compare all files of a folder with its manifest; None if they match.
+    """Compare the files that a folder's manifest names with their hashes; None if they match.
 
     Returns:
         A message with the path of the first file that does not match and what is wrong with it, or None.
     """
     try:
-        hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        hashes = read_json(inside(folder, MANIFEST))
         for name, written in hashes.items():
             file = folder / name
-            if file.parent != folder or file.is_symlink() or not file.is_file():
+            if file.parent != folder or not inside(folder, name).is_file():
                 return f"{file} is missing"
             if digest.of_file(file) != written:
                 return f"{file} is not as it was written: its SHA-256 is not that in {MANIFEST}"
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         return f"{folder / MANIFEST} cannot be read: {error}"
     return None

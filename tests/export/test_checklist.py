@@ -1,6 +1,7 @@
 """The checklist: one thing broken in a good folder, one finding that names it."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def folder(
 
 
 def change_tensors(folder: Path, change: Callable[[Tensors], Any]) -> None:
+    (folder / "manifest.json").unlink()  # as somebody does who means it
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -50,6 +52,31 @@ def only_message(folder: Path, facts: VerifierFacts) -> str:
 def test_good_folders(folder: Callable[[dict[str, Any]], Path], facts: VerifierFacts) -> None:
     assert check_folder(folder(EAGLE3), facts, ENGINE) == []
     assert check_folder(folder(EAGLE), facts, ENGINE) == []
+
+
+@pytest.mark.parametrize("algorithm", [EAGLE, EAGLE3], ids=["eagle", "eagle3"])
+def test_every_flipped_bit_and_cut_of_published_weights_is_found(
+    algorithm: dict[str, Any], folder: Callable[[dict[str, Any]], Path], facts: VerifierFacts
+) -> None:
+    """At random places: the file is named with the remedy. Engines would serve most of them."""
+    written, draw = folder(algorithm), random.Random(0)
+    file = written / "model.safetensors"
+    good = file.read_bytes()
+    damaged = [bytearray(good) for _ in range(30)]
+    for copy in damaged:
+        copy[draw.randrange(len(good))] ^= 1 << draw.randrange(8)
+    for content in [*damaged, *(good[: draw.randrange(len(good))] for _ in range(10))]:
+        file.write_bytes(content)
+        try:
+            text = "\n".join(map(str, check_folder(written, facts, ENGINE)))
+        except ValueError as error:
+            text = str(error)
+        assert str(file) in text and "copy or export" in text, text
+    file.write_bytes(good)
+    assert check_folder(written, facts, ENGINE) == []
+    for content in (b"", b"{", b"[]", b'{"model.safetensors": 1}', b'{"../run.yaml": ""}', b"{" * 10**4):
+        (written / "manifest.json").write_bytes(content)
+        assert only_message(written, facts).startswith(f"wrong: manifest.json: {written}")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
-from vllm_verdicts import GOLDEN, write_folder
+from vllm_verdicts import read_golden, write_folder
 
 from speculators.cli.launch import launch
 from speculators.cli.main import app
@@ -54,7 +54,7 @@ def data(tmp_path: Path) -> Path:
 def draft(folder: Path, verifier: str, **data: Any) -> Path:
     """A published draft with weights of zero, and the run.yaml of a run that trained it on a file of data."""
     set = {"speculators_config.verifier.name_or_path": verifier}
-    write_folder(json.loads(GOLDEN.read_text())["bases"], {"base": "eagle3", "set": set}, folder)
+    write_folder(read_golden()["bases"], {"base": "eagle3", "set": set}, folder)
     run = compose([*FEW, "data=jsonl", "data.path=x"]).model_dump(mode="json")
     run["verifier"]["name_or_path"], run["data"] = verifier, run["data"] | data
     write_pin(RunConfig.model_validate(run), folder)
@@ -146,6 +146,7 @@ def test_a_head_that_is_left_out_is_the_verifiers(tmp_path: Path, capfd: pytest.
     file = checkpoint / "model.safetensors"
     tensors = load_file(file)
     verifier = Verifier.load(compose([]).verifier, torch.device("cpu"))
+    (checkpoint / "manifest.json").unlink()
     tensors["lm_head.weight"] = verifier.head.head_VH.float().contiguous()
     save_file(tensors, file)
     there = evaluated(checkpoint)
