@@ -2,7 +2,6 @@
 
 import atexit
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from omegaconf import DictConfig
 
 from speculators.composition.validate import check_data, check_machine, validate
 from speculators.utils.messages import WrongInput, stop
+from speculators.utils.secrets import masked
 
 OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
 
@@ -46,7 +46,7 @@ class Check(Callback):
         except WrongInput as error:
             stop(error.messages)
         except Exception:
-            traceback.print_exc()
+            print(masked(traceback.format_exc()), file=sys.stderr)
             sys.exit(1)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -62,7 +62,7 @@ class Check(Callback):
 
                 settle(config)
         except Exception:
-            traceback.print_exc()
+            print(masked(traceback.format_exc()), file=sys.stderr)
             sys.exit(1)
         Check.passed = True
 
@@ -75,7 +75,8 @@ class Results(Callback):
         from speculators.sweep.live import start
         from speculators.sweep.trial import STOPPED
 
-        self.sweep, self.started = Path(config.hydra.sweep.dir), time.time()
+        self.sweep = Path(config.hydra.sweep.dir)
+        self.failed_before = self._failed()
         (self.sweep / STOPPED).unlink(missing_ok=True)
         atexit.register(_show, self.sweep)
         if sys.stdout.isatty():
@@ -92,12 +93,15 @@ class Results(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """After the last trial, exit with 1 if one failed: some sweepers count a failed trial as a result."""
-        from speculators.report.runs import read
+        if self._failed() - self.failed_before:
+            sys.exit(1)
+
+    def _failed(self) -> set[tuple[Path, int]]:
+        """The trials' FAILED files with their times, which are not ordered: the clock may go back during a sweep."""
         from speculators.runfolder.folder import RunFolder
 
-        failed = [RunFolder(trial.folder).failed for trial in read(self.sweep) if trial.status == "failed"]
-        if any(file.stat().st_mtime >= self.started for file in failed):
-            sys.exit(1)
+        files = self.sweep.glob(f"*/{RunFolder(self.sweep).failed.name}")
+        return {(file, file.stat().st_mtime_ns) for file in files}
 
 
 def _show(sweep: Path) -> None:

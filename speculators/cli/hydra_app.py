@@ -19,8 +19,9 @@ from speculators.composition.provenance import NAME, Blame
 from speculators.composition.validate import COMPOSING, validate
 from speculators.runfolder.folder import RunFolder
 from speculators.utils.discovery import CONF
-from speculators.utils.messages import RunFailed, WrongInput, broken_yaml, stop
+from speculators.utils.messages import RunFailed, WrongInput, broken_yaml, refused, stop
 from speculators.utils.process import STOPPED_BY_SIGNAL, keep_the_path_safe
+from speculators.utils.secrets import masked
 
 
 def main() -> None:
@@ -38,11 +39,13 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         sys.exit(STOPPED_BY_SIGNAL)
+    except OSError as error:
+        refused(error)
     except yaml.YAMLError as error:
         stop([broken_yaml(error)])
     except COMPOSING as error:
         if Check.passed:
-            print(f"the sweep ended: {error}", file=sys.stderr)
+            print(f"the sweep ended: {masked(str(error))}", file=sys.stderr)
             sys.exit(1)
         stop([explain(error, sys.argv[1:])])
 

@@ -34,8 +34,13 @@ def main() -> None:
 
         sys.argv = ["speculators train", *sys.argv[2:]]
         hydra_app.main()
-    else:
+        return
+    try:
         app()
+    except OSError as error:
+        from speculators.utils.messages import refused
+
+        refused(error)
 
 
 @app.command(add_help_option=False, context_settings=HYDRA)
@@ -174,7 +179,7 @@ def evaluate(
     the seed; with any other `data=...` all of that data.
     """
     from speculators.composition.compose import compose
-    from speculators.evaluate.checkpoint import is_trained, with_its_own
+    from speculators.evaluate.checkpoint import is_trained, run_yaml_of_draft, with_its_own
     from speculators.utils.messages import WrongInput, stop
 
     given = list(overrides or [])
@@ -190,11 +195,11 @@ def evaluate(
         from speculators.evaluate.evaluate import evaluate_checkpoint
         from speculators.evaluate.printout import report
         from speculators.execution.input_hashes import check_data
-        from speculators.runfolder.folder import RUN_YAML
         from speculators.runfolder.run_yaml import load
 
         if trained:
-            check_data(chosen, load(checkpoint), checkpoint / RUN_YAML)
+            file = run_yaml_of_draft(checkpoint)
+            check_data(chosen, load(file), file)
         result = evaluate_checkpoint(checkpoint, chosen, heldout)
     except WrongInput as error:
         stop(error.messages)

@@ -121,6 +121,11 @@ class Blame:
         return cast(list[str], OmegaConf.to_container(self._node.overrides.task, resolve=False))
 
     @property
+    def hydra_overrides(self) -> list[str]:
+        """The overrides of Hydra's own settings, as they were typed."""
+        return cast(list[str], OmegaConf.to_container(self._node.overrides.hydra, resolve=False))
+
+    @property
     def searchpath(self) -> list[str]:
         """Search-path entries given on the command line: --config-dir, hydra.searchpath."""
         typed = ("command-line", "hydra.searchpath in command-line")
@@ -132,11 +137,12 @@ class Blame:
 
     @cached_property
     def _files(self) -> list[_File]:
-        hydra = cast(list[str], OmegaConf.to_container(self._node.overrides.hydra, resolve=False))
         loader = GlobalHydra.instance().config_loader()
         roots = [root for s in self._node.runtime.config_sources if (root := folder(s.schema, s.path)) is not None]
         found = []
-        for default in loader.compute_defaults_list(NAME, [*hydra, *self.overrides], RunMode.RUN).defaults:
+        for default in loader.compute_defaults_list(
+            NAME, [*self.hydra_overrides, *self.overrides], RunMode.RUN
+        ).defaults:
             package = (default.package or "").removeprefix("_global_")
             if package.startswith("hydra") or default.config_path is None:
                 continue

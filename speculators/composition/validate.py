@@ -12,6 +12,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from speculators.composition.by_verifier import RULE, verifier_known
 from speculators.composition.provenance import Blame
 from speculators.utils.messages import WrongInput
+from speculators.utils.secrets import NO_SECRETS, masked
 
 if TYPE_CHECKING:
     from speculators.settings.run_config import RunConfig
@@ -42,6 +43,9 @@ def validate(config: DictConfig, places: Mapping[str, str] = {}) -> "RunConfig":
     def blame(key: str) -> str | None:
         return places.get(key) or composed_by(key)
 
+    typed = (*composed_by.overrides, *composed_by.hydra_overrides)
+    if shown := [hidden for override in typed if (hidden := masked(override)) != override]:
+        raise WrongInput([f"the override {override}: {NO_SECRETS}" for override in shown])
     own = without_hydra(config)
     unresolved = [f"{m}{set_by(blame(key))}" for key, m in _unresolved(own)]
     if unresolved:

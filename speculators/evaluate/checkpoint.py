@@ -7,9 +7,9 @@ from typing import Any
 from speculators.data.files import EMBEDDED, PROMPTS
 from speculators.export.checklist import check_folder
 from speculators.format.strict import read_config
-from speculators.runfolder.folder import RUN_YAML
+from speculators.runfolder.folder import RUN_YAML, RunFolder
 from speculators.runfolder.rights import claim, claimed
-from speculators.runfolder.run_yaml import read_pin
+from speculators.runfolder.run_yaml import load, read_pin
 from speculators.settings.algorithm import AlgorithmSettings
 from speculators.utils.messages import WrongInput
 
@@ -51,9 +51,9 @@ def with_its_own(checkpoint: Path, given: Sequence[str]) -> tuple[list[str], dic
         "verifier": {"name_or_path": speculators["verifier"]["name_or_path"]},
     }
     pinned: dict[str, Any] = {}
-    file = checkpoint / RUN_YAML
+    file = run_yaml_of_draft(checkpoint)
     if file.is_file():
-        run = read_pin(checkpoint)
+        run = read_pin(file)
         key = "verifier.trust_remote_code"
         if key in claimed(run) and not any(o.startswith(("verifier=", f"{key}=")) for o in given):
             raise WrongInput([claim(key, True, file)])
@@ -67,6 +67,15 @@ def with_its_own(checkpoint: Path, given: Sequence[str]) -> tuple[list[str], dic
     overrides = [f"{group}={option}" for group, option in options.items() if group not in chosen]
     # The verifier that config.json names is the one that engines load, so it counts.
     return [*overrides, *given], {file: pinned, checkpoint / "config.json": _by_key(groups, chosen)}
+
+
+def run_yaml_of_draft(checkpoint: Path) -> Path:
+    """The run.yaml that made a published draft: in the folder of its run the run's own, which has the paths in full."""
+    published, own = checkpoint / RUN_YAML, RunFolder(checkpoint.parent)
+    if not published.is_file() or not own.run_yaml.is_file() or own.checkpoint != checkpoint:
+        return published
+    read = load(published).read
+    return own.run_yaml if read and load(own.run_yaml).read == read else published
 
 
 def _chosen(given: Sequence[str]) -> set[str]:

@@ -9,7 +9,7 @@ from speculators.execution.rules import broken
 from speculators.runfolder.folder import RUN_YAML, RunFolder, run_yaml_of
 from speculators.runfolder.identity import check_same, identity, trained
 from speculators.runfolder.keys import WEIGHTS, weights_key
-from speculators.runfolder.rights import allow, command
+from speculators.runfolder.rights import allow, command, elsewhere
 from speculators.runfolder.run_yaml import Pin, load, read
 from speculators.settings.run_config import RunConfig, flat
 from speculators.utils.messages import WrongInput, key_of, set_by
@@ -93,7 +93,7 @@ def load_again(path: Path, typed: Sequence[str] = ()) -> tuple[Pin, list[str]]:
     try:
         problems = [f"{problem}{set_by(blame(f'run.{problem.key}'))}" for problem in broken(pin.run)]
     except ValueError as error:
-        problems = [f"{error}{set_by(blame(f'run.{key_of(error)}'))}"]
+        problems = [f"{error}{elsewhere(error)}{set_by(blame(f'run.{key_of(error)}'))}"]
     if problems:
         raise WrongInput(problems)
     return pin, notes

@@ -12,6 +12,7 @@ from speculators.data.files import key_of, sources_of
 from speculators.data.sources import content, from_hub
 from speculators.model import SpeculatorModel
 from speculators.runfolder.folder import run_yaml_of
+from speculators.runfolder.rights import elsewhere
 from speculators.runfolder.run_yaml import Pin
 from speculators.settings.run_config import DataSettings, JsonlData, RunConfig
 from speculators.utils.messages import WrongInput
@@ -68,7 +69,7 @@ def check(pin: Pin, path: Path) -> None:
         try:
             now = hashes(pin.run)
         except (OSError, ValueError) as error:
-            raise WrongInput([str(error)]) from error
+            raise WrongInput([f"{error}{elsewhere(error)}"]) from error
         _compare(pin, now, path)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from speculators.runfolder.folder import Done, RunFolder
 from speculators.utils.messages import RunFailed, WrongInput
+from speculators.utils.resources import remedy
+from speculators.utils.secrets import masked
 
 if sys.platform == "win32":
     import psutil
@@ -55,7 +57,9 @@ def guarded(folder: Path, run: Callable[[Path], float]) -> float:
     except Exception as error:
         log.debug("the run failed", exc_info=True)
         own.mark_failed(traceback.format_exc())
-        print(f"the run failed: {error}\n  the traceback is in {own.failed}", file=sys.stderr)
+        lines = [f"the run failed: {masked(str(error))}", remedy(error)]
+        lines += [f"the traceback is in {own.failed}"] if own.failed.exists() else []
+        print("\n  ".join(line for line in lines if line), file=sys.stderr)
         raise RunFailed(str(error)) from error
 
 

@@ -9,6 +9,7 @@ from speculators.export.preflight import CannotServe, plan
 from speculators.format import strict
 from speculators.format.published import speculator_dict
 from speculators.settings.run_config import ChatData, RunConfig, flat
+from speculators.utils.secrets import NO_SECRETS, exposed
 from speculators.verifier.facts import VerifierFacts
 
 
@@ -46,6 +47,7 @@ def broken(run: RunConfig) -> list[Broken]:
         *sampling_is_read(run),
         *best_step_is_measured(run),
         *each_process_has_its_device(run),
+        *secrets_stay_out(run),
         *follows_the_groups(run),
         *data_fits_verifier(run, facts),
         *token_ids_exist(run, facts),
@@ -107,6 +109,12 @@ def each_process_has_its_device(run: RunConfig) -> Iterator[Broken]:
             f"launch=torchrun would have all processes share it; with {run.device.split(':')[0]} each takes its own"
         )
         yield Broken("device", run.device, reason)
+
+
+def secrets_stay_out(run: RunConfig) -> Iterator[Broken]:
+    """No value is a password or token: run.yaml, logs, trackers and the published draft show all values."""
+    for key, hidden in exposed(flat(run.model_dump(mode="json", exclude={"speculator"}))).items():
+        yield Broken(key, hidden, NO_SECRETS)
 
 
 def follows_the_groups(run: RunConfig) -> Iterator[Broken]:

@@ -15,11 +15,12 @@ from speculators.export.model_card import model_card
 from speculators.export.preflight import CannotServe, ExportPlan, plan
 from speculators.format.layout import Layout
 from speculators.model import SpeculatorModel
+from speculators.runfolder.public import public
 from speculators.settings.run_config import RunConfig
-from speculators.utils import manifest
+from speculators.utils import files, manifest
 from speculators.utils.manifest import MANIFEST
 from speculators.verifier.facts import VerifierFacts
-from speculators.verifier.location import SCHEME, local_path
+from speculators.verifier.location import SCHEME, local_path, public_name
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder
         model: the trained draft, not wrapped for distribution.
         run: the run's config.
         facts: the verifier's.
-        folder: the run's folder; its run.yaml is copied.
+        folder: the run's folder; its run.yaml is copied, without private paths.
 
     Returns:
         The written folder.
@@ -52,9 +53,9 @@ def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder
     if export.engine is not None:
         _write_native(checkpoint, config, export.engine.name)
     if (folder / "run.yaml").is_file():
-        shutil.copyfile(folder / "run.yaml", checkpoint / "run.yaml")
+        files.write(checkpoint / "run.yaml", public((folder / "run.yaml").read_text(encoding="utf-8")))
     export = _checked(checkpoint, run, facts, export)
-    (checkpoint / "README.md").write_text(model_card(checkpoint, run, verifier, export), encoding="utf-8")
+    files.write(checkpoint / "README.md", model_card(run, public_name(verifier), export))
     manifest.write(checkpoint, [checkpoint / "model.safetensors"])
     return checkpoint
 
@@ -106,8 +107,8 @@ def _checked(checkpoint: Path, run: RunConfig, facts: VerifierFacts, export: Exp
     bad = "\n".join(f"  {finding}" for finding in findings if finding.bad)
     if not bad:
         return ExportPlan(export.engine, findings, export.summary)
-    message = f"{checkpoint} was written, but could not be loaded as it was trained:\n{bad}"
+    problem = f"was written, but could not be loaded as it was trained:\n{bad}"
     if run.export.target not in ("auto", "none"):
-        raise CannotServe(f"export.target={run.export.target}: {message}", findings)
-    log.warning(message)
-    return ExportPlan(None, findings, message)
+        raise CannotServe(f"export.target={run.export.target}: {checkpoint} {problem}", findings)
+    log.warning("%s %s", checkpoint, problem)
+    return ExportPlan(None, findings, f"it {problem}")

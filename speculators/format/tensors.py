@@ -141,11 +141,13 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     for name, tensor in sorted(found.items(), key=lambda item: (item[1].begin, item[1].end)):
         if tensor.begin != end:
             raise ValueError(
-                f"{file}: cannot be read as safetensors: {name!r} does not begin where the one before it ends"
+                f"{file}: cannot be read as safetensors: {name!r} does not begin where the one before it ends; "
+                "copy or export it again"
             )
         end = tensor.end
     if end != size:
-        raise ValueError(f"{file}: cannot be read as safetensors: it has {size} bytes where its header needs {end}")
+        reason = f"it has {size} bytes where its header needs {end}; copy or export it again"
+        raise ValueError(f"{file}: cannot be read as safetensors: {reason}")
     return found
 
 

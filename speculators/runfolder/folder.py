@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from speculators.utils import files
 from speculators.utils.messages import WrongInput
+from speculators.utils.secrets import masked
 
 # A published draft holds a copy under the same name.
 RUN_YAML = "run.yaml"
@@ -119,9 +121,14 @@ class RunFolder:
         files.write(self.done, json.dumps(values) + "\n")
 
     def mark_failed(self, reason: str) -> None:
-        """Write FAILED unless it exists: of several processes, the first to fail has the cause."""
-        if not self.failed.exists():
-            files.write(self.failed, reason.rstrip("\n") + "\n")
+        """Write FAILED, secrets masked, unless it exists: of several processes, the first to fail has the cause.
+
+        Where nothing can be written, such as on a full disk, there is none.
+        """
+        if self.failed.exists():
+            return
+        with suppress(OSError):
+            files.write(self.failed, masked(reason).rstrip("\n") + "\n")
 
     def read_done(self) -> Done | None:
         """Read DONE; None if there is none.

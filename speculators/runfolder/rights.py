@@ -10,9 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from speculators.runfolder.identity import PLACES
 from speculators.settings.run_config import RunConfig, flat
-from speculators.utils.messages import WrongInput, complaints
+from speculators.utils.messages import WrongInput, complaints, key_of
 from speculators.utils.yaml_lines import Lines
+
+NAME = "verifier.name_or_path"
 
 
 @cache
@@ -43,16 +46,18 @@ def allow(run: RunConfig, typed: Sequence[str], file: Path) -> RunConfig:
 
     Args:
         run: as run.yaml has it.
-        typed: `KEY=VALUE`, only keys of `harmless`; the value may differ from that of run.yaml.
+        typed: `KEY=VALUE`, of keys of `harmless`, whose value may differ from that of run.yaml, and of places of inputs,
+            whose contents have hashes.
         file: the `run.yaml`, for messages.
 
     Raises:
         WrongInput: the run needs a right that was not given, or `typed` is invalid.
     """
     pairs = {key: text for key, _, text in (word.partition("=") for word in typed)}
-    if others := [key for key in pairs if key not in harmless()]:
+    settable = (*harmless(), *PLACES)
+    if others := [key for key in pairs if key not in settable]:
         raise WrongInput(
-            [f"{key}: of a run.yaml only {', '.join(harmless())} can be set; compose a new run" for key in others]
+            [f"{key}: of a run.yaml only {', '.join(settable)} can be set; compose a new run" for key in others]
         )
     missing = {key: value for key, value in claimed(run).items() if key not in pairs}
     if missing:
@@ -60,11 +65,19 @@ def allow(run: RunConfig, typed: Sequence[str], file: Path) -> RunConfig:
     values = run.model_dump(mode="json")
     for key, text in pairs.items():
         group, _, name = key.rpartition(".")
-        (values[group] if group else values)[name] = _value(text)
+        (values[group] if group else values)[name] = text if key in PLACES else _value(text)
+    if NAME in pairs:
+        values["speculator"]["speculators_config"]["verifier"]["name_or_path"] = pairs[NAME]  # follows it
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise WrongInput(complaints(error, values, lambda key: None)) from error
+
+
+def elsewhere(error: Exception) -> str:
+    """What to add to a message about a missing input: that its place can be given on the command line."""
+    key = key_of(error)
+    return f"; if it lies elsewhere, add {key}=... to the command" if key in PLACES else ""
 
 
 def claim(key: str, value: Any, file: Path) -> str:

@@ -215,13 +215,20 @@ class ExportSettings(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(description="dtype of the published weights")
 
 
+def _project(name: str) -> str:
+    # Some trackers write into a folder of this name.
+    if name in (".", "..") or any(character in name for character in "/\\\0"):
+        raise ValueError("must be a name without slashes, no path")
+    return name
+
+
 class TrackerSettings(Strict):
     """Where metrics go besides metrics.jsonl; the names are accelerate's."""
 
     name: Literal[
         "none", "tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "aim", "dvclive", "swanlab", "trackio"
     ]
-    project: str = Field(min_length=1)
+    project: Annotated[str, AfterValidator(_project)] = Field(min_length=1)
 
 
 class LaunchSettings(Strict):

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from speculators.utils.resources import remedy
+from speculators.utils.secrets import masked
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -28,8 +31,16 @@ class RunFailed(Exception):
 def stop(messages: Sequence[str]) -> NoReturn:
     """Print the problems and exit with 2."""
     problems = "1 problem" if len(messages) == 1 else f"{len(messages)} problems"
-    print(f"{problems}; nothing was started:", *(f"  {m}" for m in messages), sep="\n", file=sys.stderr)
+    print(f"{problems}; nothing was started:", *(f"  {masked(m)}" for m in messages), sep="\n", file=sys.stderr)
     sys.exit(2)
+
+
+def refused(error: OSError) -> NoReturn:
+    """Print what the operating system refused, with the remedy, and exit with 1; an error without one is raised."""
+    if (advice := remedy(error)) is None:
+        raise error
+    print(masked(f"{error.strerror}: {error.filename or ''}\n  {advice}"), file=sys.stderr)
+    sys.exit(1)
 
 
 def broken_yaml(error: Exception, file: object = "") -> str:

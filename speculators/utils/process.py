@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from speculators.utils.secrets import Mask
+
 STOPPED_BY_SIGNAL = 130  # exit code
 
 
@@ -28,7 +30,9 @@ def start_log(log_file: Path) -> None:
 
 
 def log_to(*handlers: logging.Handler) -> None:
-    """Send log records to handlers; from noisy packages and ranks other than 0 only warnings and above."""
+    """Send log records to handlers, secrets masked; from noisy packages and ranks other than 0 only warnings and above."""
+    for handler in handlers:
+        handler.addFilter(Mask())
     level = logging.INFO if first_process() else logging.WARNING
     logging.basicConfig(level=level, handlers=handlers, force=True)
     for noisy in ("accelerate", "matplotlib", "httpx"):

@@ -1,6 +1,7 @@
 """Location of a verifier (Hub, folder or installed package) and identifier of its content. Torch-free."""
 
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from speculators.utils import digest
 from speculators.utils.discovery import is_known
+from speculators.utils.untrusted import read_json
 
 SCHEME = "pkg://"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
@@ -35,6 +38,18 @@ def local_path(name_or_path: str) -> str:
     if not path.exists():
         raise FileNotFoundError(f"{name_or_path}: {path} does not exist")
     return str(path)
+
+
+def public_name(name_or_path: str) -> str:
+    """A name to publish: of an absolute path the Hub id in its config.json, or else its last part; others unchanged."""
+    if not Path(name_or_path).expanduser().is_absolute():
+        return name_or_path
+    folder = Path(name_or_path).expanduser()
+    try:
+        known = read_json(folder / "config.json").get("_name_or_path")
+    except ValueError:
+        known = None
+    return known if isinstance(known, str) and HUB_ID.fullmatch(known) else folder.name
 
 
 def config_file(name_or_path: str, revision: str | None) -> Path:

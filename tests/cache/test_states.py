@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -117,6 +118,20 @@ def test_a_flipped_bit_is_found_before_it_is_read(verifier: Verifier, folder: Pa
                 ):
                     states(batch, [2])
         entry.path(shard).write_bytes(payload)
+
+
+def test_every_flipped_bit_and_cut_of_a_shard_is_found(verifier: Verifier, folder: Path, tmp_path: Path) -> None:
+    """At random places of every file."""
+    entry, draw = fill(at(tmp_path), verifier, folder, [2], count=20), random.Random(0)
+    for shard, payload in content(entry).items():
+        damaged = [bytearray(payload) for _ in range(10)]
+        for copy in damaged:
+            copy[draw.randrange(len(payload))] ^= 1 << draw.randrange(8)
+        for harmed in [*damaged, *(payload[: draw.randrange(len(payload))] for _ in range(5))]:
+            entry.path(shard).write_bytes(harmed)
+            assert not entry.sound(shard)
+        entry.path(shard).write_bytes(payload)
+    assert entry.damaged() == []
 
 
 def test_they_are_computed_once_and_other_layers_are_added(counting: Counting, folder: Path, tmp_path: Path) -> None:

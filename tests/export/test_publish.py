@@ -20,7 +20,8 @@ from speculators.export.model_card import add_result, model_card
 from speculators.export.preflight import CannotServe, plan
 from speculators.export.publish import publish, real_name
 from speculators.model import SpeculatorModel
-from speculators.settings.run_config import RunConfig
+from speculators.runfolder.run_yaml import Origin, load, write_pin
+from speculators.settings.run_config import JsonlData, RunConfig
 from speculators.verifier.facts import VerifierFacts
 
 from .conftest import EAGLE, EAGLE3
@@ -123,8 +124,10 @@ with 3 tokens drafted a pass.
 
 ## Serve it
 
+In this folder:
+
 ```bash
-vllm serve /drafts/one
+vllm serve .
 ```
 
 Checked against vllm 0.32.0.
@@ -161,21 +164,53 @@ def test_model_card(
         plain_tokens_per_second=120.0,
     )
     run = make_run(EAGLE3)
-    card = model_card(Path("/drafts/one"), run, str(verifier), plan(run, published(run), facts))
+    card = model_card(run, verifier.name, plan(run, published(run), facts))
     (tmp_path / "README.md").write_text(card)
     assert "## Result\n\nIt was not measured.\n\n## Serve it" in card
     add_result(tmp_path, result, run)  # pyright: ignore[reportArgumentType]
     assert (tmp_path / "README.md").read_text() == CARD
 
 
+def test_published_pins_and_cards_have_no_private_paths(
+    make_run: Make, make_draft: Draft, facts: VerifierFacts, verifier: Path, tmp_path: Path
+) -> None:
+    """Of the paths the last names are left, of a verifier that its config.json names the Hub id; the rest is as it was."""
+    run, home = make_run(EAGLE), str(tmp_path)
+    data = run.data.model_dump() | {"source": "jsonl", "path": f"{home}/my data/d.jsonl"}
+    changed = {"data": data, "cache": {"dir": f"{home}/cache", "limit_gb": None}}
+    run = RunConfig.model_validate(run.model_dump(mode="json") | changed)
+    overrides = [f"data.path='{home}/my data/d.jsonl'", "seed=0", f"data.sources=[{{path:{home}/a.jsonl}}]"]
+    sources = {"seed": f"{home}/conf/recipe/mine.yaml:3", "data.path": f"override data.path='{home}/my data/d.jsonl'"}
+    write_pin(run, tmp_path, Origin(overrides, [f"file://{home}/conf"], sources))
+    own = load(tmp_path)
+    for known, name in ((None, verifier.name), ("org/model", "org/model"), ("/home/me/model", verifier.name)):
+        config = json.loads((verifier / "config.json").read_text()) | {"_name_or_path": known}
+        (verifier / "config.json").write_text(json.dumps(config))
+        folder = publish(make_draft(run), run, facts, tmp_path)
+        card, pin = (folder / "README.md").read_text(), load(folder)
+        assert home not in card and home not in (folder / "run.yaml").read_text()
+        assert f"base_model: {name}\n" in card and f"vllm serve {name} --spec" in card and "./vllm" in card
+        assert pin.run.verifier.name_or_path == name
+    assert pin.overrides == ["data.path='d.jsonl'", "seed=0", "data.sources=[{path:a.jsonl}]"]
+    assert pin.searchpath == ["file://conf"]
+    assert pin.sources == {"seed": "mine.yaml:3", "data.path": "override data.path='d.jsonl'"}
+    assert pin.run.cache.dir is None and isinstance(pin.run.data, JsonlData) and pin.run.data.path == "d.jsonl"
+    changed = ("data", "cache", "verifier", "speculator")
+    assert pin.run.model_copy(update={key: dict(own.run)[key] for key in changed}) == own.run
+
+    (tmp_path / "run.yaml").write_text("# as it was\nschema_version: 3\n")
+    folder = publish(make_draft(run), run, facts, tmp_path)
+    assert (folder / "run.yaml").read_text() == "# as it was\nschema_version: 3\n"
+
+
 @pytest.mark.parametrize("name", ["<b>it's<i>", "a`b``c", "[x](y)", "# *head* _line_", "x\n---\ntags: [evil]", "&lt;"])
 def test_names_stay_text_in_the_card(
     name: str, make_run: Make, published: Callable[[RunConfig], dict[str, Any]], facts: VerifierFacts
 ) -> None:
-    """A Markdown reader shows the verifier's name, the data's and the folder's as they are, and nothing comes of them."""
+    """A Markdown reader shows the verifier's name and the data's as they are, and nothing comes of them."""
     run = make_run(EAGLE3)
     run = run.model_copy(update={"data": run.data.model_copy(update={"source": name})})
-    card = model_card(Path(f"/drafts/{name}"), run, f"/verifiers/{name}", plan(run, published(run), facts))
+    card = model_card(run, name, plan(run, published(run), facts))
     read = ModelCard(card)
     assert read.data.to_dict() == {
         "base_model": name,
@@ -191,7 +226,7 @@ def test_names_stay_text_in_the_card(
     assert [t.attrs["href"] for t in parts if t.type == "link_open"] == ["https://arxiv.org/abs/2503.01840"]
     assert line in [t.content for t in parts if t.type == "code_inline"]
     (command,) = [t.content for t in parts if t.type == "fence"]
-    assert shlex.split(command) == ["vllm", "serve", f"/drafts/{name}"]
+    assert shlex.split(command) == ["vllm", "serve", "."]
 
 
 @pytest.mark.slow
