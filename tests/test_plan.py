@@ -73,7 +73,7 @@ def test_parameters_are_those_of_the_layout(algorithm: str) -> None:
     own = [s for name, s in specs.items() if s.kind == "float" and (s.required or "lm_head" in name)]
     count = sum(prod(s.shape) for s in own)
     found = plan(f"algorithm={algorithm}", "optimizer=adamw")
-    assert found["parameters of the draft"] == f"{count:,}, {count:,} of them trained"
+    assert found["parameters of the draft"] == f"{count:,}, {count:,} of them trainable"
     assert gigabytes(found["draft's weights"]) == pytest.approx(4 * count / 1e9, abs=0.006)
     assert gigabytes(found["optimizer state"]) == pytest.approx(8 * count / 1e9, abs=0.006)
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_known_is_said() -> None:
     assert missing["data, steps, states"] == "unknown: data.path: there is no file nowhere.jsonl"
     assert gigabytes(missing["peak memory (cpu)"]) > 0
     regenerated = plan("data.regenerate=true")
-    assert "as long as they may be" in regenerated["estimated"]
+    assert "of maximum length" in regenerated["estimated"]
 
 
 def test_an_accelerator_that_is_not_here() -> None:
@@ -124,7 +124,7 @@ def test_dry_run_prints_the_dict_alone(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     run = compose(["algorithm=eagle", *FEW])
     assert yaml.safe_load(done.stdout) == speculator_dict(run, VerifierFacts.read(run.verifier.name_or_path))
-    composed, _, figures_ = done.stderr.partition("\n# what it would take\n")
+    composed, _, figures_ = done.stderr.partition("\n# estimates\n")
     assert yaml.safe_load(composed) == run.model_copy(update={"dry_run": True}).model_dump(mode="json")
     assert "peak memory" in figures_
     assert list(tmp_path.iterdir()) == []

@@ -31,6 +31,6 @@ def test_eagle3_8b_is_planned_without_weights_and_without_a_gpu(tmp_path: Path) 
     assert found["verifier's weights"] == f"{2 * verifier / 1e9:.2f} GB"
     # fc over three states, attention over two, and norms: one over the three states, four more.
     draft = 3 * h * h + attention + h * (h + 2 * kv) + 3 * h * mlp + 32000 * h + 3 * h + 4 * h
-    assert found["parameters of the draft"] == f"{draft:,}, {draft:,} of them trained"
+    assert found["parameters of the draft"] == f"{draft:,}, {draft:,} of them trainable"
     assert float(found["peak memory (cuda)"].split()[0]) < 75
     assert found["data, steps, states"].startswith("unknown: verifier.name_or_path: the tokenizer of")

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Look at what runs share on disk, check it, make room in it.", no_args_is_help=True)
+app = typer.Typer(help="List, verify and prune the cache on disk that runs share.", no_args_is_help=True)
 Dir = Annotated[
     Path | None,
     typer.Option(
-        exists=True, file_okay=False, help="the cache's folder; else $SPECULATORS_CACHE, or ~/.cache/speculators"
+        exists=True, file_okay=False, help="the cache's folder; default: $SPECULATORS_CACHE, or ~/.cache/speculators"
     ),
 ]
 
@@ -39,7 +39,7 @@ def list_(dir: Dir = None) -> None:
 def verify(
     dir: Dir = None,
     remove: Annotated[
-        bool, typer.Option("--remove", help="remove what is damaged: the next run makes it again")
+        bool, typer.Option("--remove", help="remove damaged shards; the next run that needs them computes them again")
     ] = False,
 ) -> None:
     """Read all entries and compare checksums; exits with 1 if a shard is damaged or a folder has no valid manifest."""
@@ -53,19 +53,21 @@ def verify(
             with entry.writing():
                 entry.forget(shards)
     for folder in (strangers := store.strangers()):
-        typer.echo(f"left alone: {folder} has no manifest that fits its name; remove it yourself if nobody needs it")
+        typer.echo(
+            f"unknown: {folder} has no manifest that matches its name; it is not an entry of the cache and is not removed"
+        )
     if damaged and not remove:
-        typer.echo("--remove removes them; the next run that needs them makes them again")
+        typer.echo("--remove removes them; the next run that needs them computes them again")
     if not damaged and not strangers:
-        typer.echo(f"all is as it was written in {store.folder}")
+        typer.echo(f"no damage: all checksums match in {store.folder}")
     raise typer.Exit(1 if damaged or strangers else 0)
 
 
 @app.command()
 def prune(
     dir: Dir = None,
-    limit_gb: Annotated[float | None, typer.Option(min=0, help="what may stay, in gigabytes")] = None,
-    all: Annotated[bool, typer.Option("--all", help="nothing stays")] = False,
+    limit_gb: Annotated[float | None, typer.Option(min=0, help="gigabytes that the remaining entries may take")] = None,
+    all: Annotated[bool, typer.Option("--all", help="remove all entries")] = False,
 ) -> None:
     """Remove entries that no run uses, least recently used first, until the cache is within a limit."""
     from speculators.cache.store import Store, folder_of, gb
@@ -76,4 +78,4 @@ def prune(
     for name in store.make_room(0):
         typer.echo(f"removed {name}")
     left = store.entries()
-    typer.echo(f"{len(left)} entries, {gb(sum(entry.size for entry in left))} stay in {store.folder}")
+    typer.echo(f"{len(left)} entries, {gb(sum(entry.size for entry in left))} remain in {store.folder}")

@@ -37,7 +37,7 @@ def main() -> None:
     except RunFailed:
         sys.exit(1)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; repeat the same command to resume", file=sys.stderr)
         sys.exit(STOPPED_BY_SIGNAL)
     except OSError as error:
         refused(error)
@@ -45,7 +45,7 @@ def main() -> None:
         stop([broken_yaml(error)])
     except COMPOSING as error:
         if Check.passed:
-            print(f"the sweep ended: {masked(str(error))}", file=sys.stderr)
+            print(f"the sweep failed: {masked(str(error))}", file=sys.stderr)
             sys.exit(1)
         stop([explain(error, sys.argv[1:])])
 

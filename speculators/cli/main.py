@@ -50,11 +50,12 @@ def train() -> None:
 
 @app.command()
 def run(
-    path: Annotated[Path, typer.Argument(help="a run's folder, or its run.yaml; also a copy of one")],
+    path: Annotated[Path, typer.Argument(help="a run's folder, its run.yaml, or a copy of that file")],
     rights: Annotated[
-        list[str] | None, typer.Argument(help="key=value of what a file cannot allow by itself", show_default=False)
+        list[str] | None,
+        typer.Argument(help="key=value of a setting that a run.yaml cannot grant itself", show_default=False),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="run it anew in this folder")] = None,
+    output: Annotated[Path | None, typer.Option(help="repeat the run in this new folder")] = None,
 ) -> None:
     """Execute the run of a run.yaml: resume it in its own folder, or repeat it in another.
 
@@ -151,7 +152,7 @@ def _check_published(path: Path, overrides: list[str]) -> None:
 
     others = [o for o in overrides if not o.lstrip("+").startswith(("export=", "export."))]
     if others:
-        stop([f"{o}: of a published draft, only export.target and export.engine_version are asked" for o in others])
+        stop([f"{o}: with a published draft, only export.target and export.engine_version can be set" for o in others])
     try:
         claims = claimed(read_pin(path)) if (path / RUN_YAML).is_file() else {}
         verdict = judge(path, compose(overrides).export)
@@ -211,7 +212,7 @@ def evaluate(
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs or of sweeps")],
-    output: Annotated[Path | None, typer.Option(help="the page; report.html in the first DIR unless given")] = None,
+    output: Annotated[Path | None, typer.Option(help="file of the page; default: report.html in the first DIR")] = None,
 ) -> None:
     """Write one self-contained HTML page of runs and sweeps: settings, acceptance, cost, curves, failures."""
     from speculators.report.page import PAGE, write_page
@@ -219,7 +220,7 @@ def report(
     from speculators.utils.messages import stop
 
     if empty := [folder for folder in folders if not runs(folder)]:
-        stop([f"{folder}: there is no run in it; give the folder of a run, with its run.yaml, or of a sweep"
+        stop([f"{folder}: it contains no run; give the folder of a run, with its run.yaml, or of a sweep"
               for folder in empty])  # fmt: skip
     try:
         typer.echo(write_page(read(*folders), output or folders[0] / PAGE))

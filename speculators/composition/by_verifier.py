@@ -43,7 +43,7 @@ def if_above(size: str, limit: int, above: Any, otherwise: Any, *, _root_: DictC
 
 def _size(name: str, config: DictConfig) -> int:
     if name not in SIZES:
-        raise ValueError(f"{name} is no size that a rule can ask for; there are {', '.join(SIZES)}")
+        raise ValueError(f"{name} is not a size that a rule can use; use one of {', '.join(SIZES)}")
     return (_known.get(None) or _sizes(config))[name]
 
 

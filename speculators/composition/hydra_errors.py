@@ -42,9 +42,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
             options = _options_with(key, loader, searched)
             keys = _keys(loader, overrides, searched)
         # A key that another option of the group has is not a misspelling.
-        return f"{key} is not a setting{f' here; it is one with {options}' if options else nearest(key, keys)}"
+        return f"{key} is not a setting{f' of the chosen option; it is one of {options}' if options else nearest(key, keys)}"
     if text.startswith("Config group override must be"):
-        return f"a group takes the name of one of its options, and recipe and search also null: {' '.join(overrides)}"
+        return f"a group is set to the name of one of its options; recipe and search may also be null: {' '.join(overrides)}"
     return " ".join(text.split())
 
 
@@ -52,7 +52,7 @@ def _unreadable(override: str) -> str:
     """The message for an override that Hydra's grammar cannot parse."""
     key, equals, value = override.partition("=")
     if not equals:
-        return f"{override} is no override; write it as key=value"
+        return f"{override} is not an override; write it as key=value"
     brackets = "close its brackets, or " if any(bracket in value for bracket in "([{") else ""
     return f"{override}: the value cannot be read; {brackets}quote it: '{key}=\"{value}\"'"
 

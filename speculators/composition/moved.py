@@ -29,7 +29,7 @@ def moved(pin: "Pin") -> list[str]:
     from speculators.settings.run_config import flat
 
     if pin.overrides is None:
-        return ["the overrides were not recorded: defaults that moved since are not looked for"]
+        return ["run.yaml does not record its overrides, so defaults that changed since cannot be reported"]
     try:
         _check_harmless(pin.overrides, pin.searchpath)
         searched = [f"hydra.searchpath={json.dumps(pin.searchpath)}"] if pin.searchpath else []
@@ -40,7 +40,7 @@ def moved(pin: "Pin") -> list[str]:
                 tree: Any = OmegaConf.to_container(own, resolve=True)
             return _moved(flat(pin.run.model_dump(mode="json")), flat(tree), Blame(config.hydra))
     except (WrongInput, *COMPOSING) as error:
-        return [f"defaults that moved since cannot be looked for: {' '.join(str(error).split())}"]
+        return [f"defaults that changed since cannot be reported: {' '.join(str(error).split())}"]
 
 
 def _check_harmless(overrides: list[str], searchpath: list[str]) -> None:
@@ -48,11 +48,11 @@ def _check_harmless(overrides: list[str], searchpath: list[str]) -> None:
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
         if key.split(".")[0].split("/")[0] == "hydra" or ("." not in key and READS in override):
-            raise WrongInput([f"{override} is not composed again"])
+            raise WrongInput([f"{override} is not composed again, since run.yaml may be untrusted"])
     for place in searchpath:
         scheme, _, where = place.partition("://")
         if not (is_known(where) if scheme == "pkg" else scheme != "file" or Path(where).is_dir()):
-            raise WrongInput([f"{place} is not there"])
+            raise WrongInput([f"{place} does not exist"])
 
 
 def _unread(value: Any) -> Any:
@@ -74,7 +74,7 @@ def _moved(pinned: dict[str, Any], now: dict[str, Any], blame: Blame) -> list[st
         if READS in str(now.get(key)):
             continue  # not known
         was, today = (_shown(values, key) for values in (pinned, now))
-        lines.append(f"{key}: pinned {was}, now {today}{f' ({source})' if source else ''}")
+        lines.append(f"{key}: run.yaml has {was}, the default is now {today}{f' ({source})' if source else ''}")
     return lines
 
 

@@ -40,8 +40,8 @@ def _check_settings(run: RunConfig, there: RunConfig, folder: Path) -> None:
         differing = [key for key in now if now[key] != then.get(key, ...)]
         raise WrongInput(
             [
-                f"hydra.run.dir={folder}: another run is there, with another {', '.join(differing) or 'file of data'}; "
-                f"name a new folder, or go on with that run: {command(folder, there)}"
+                f"hydra.run.dir={folder}: it holds another run, with another {', '.join(differing) or 'data file'}; "
+                f"choose another folder, or resume that run: {command(folder, there)}"
             ]
         )
 
@@ -61,15 +61,15 @@ def place(path: Path, output: Path | None = None) -> Path:
     if output is not None:
         copy = RunFolder(output).run_yaml
         if copy.exists():
-            raise WrongInput([f"--output={output}: there is a run already; name a new folder"])
+            raise WrongInput([f"--output={output}: it already holds a run; choose another folder"])
         output.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
         return output
     if (file.parent / "config.json").exists():
-        raise WrongInput([f"{file}: it lies in a published draft; name a folder to run it in with --output=FOLDER"])
+        raise WrongInput([f"{file}: it belongs to a published draft; choose a folder for the run with --output=FOLDER"])
     if file.name != RUN_YAML:
         raise WrongInput(
-            [f"{file}: a run's folder holds a {RUN_YAML}; name a folder to run it in with --output=FOLDER"]
+            [f"{file}: a run resumes from a file named {RUN_YAML}; choose a folder for the run with --output=FOLDER"]
         )
     RunFolder(file.parent).check_links()
     return file.parent

@@ -84,18 +84,20 @@ def check_data(run: RunConfig, pin: Pin, file: Path) -> None:
     Raises:
         WrongInput: it is other data or is missing, or run.yaml has no hash of a file that it names.
     """
-    other = "bring that back (data.path=...), or name other prompts: data=jsonl data.path=FILE"
+    other = "restore it (data.path=...), or choose other prompts: data=jsonl data.path=FILE"
     named = [s.path for s in sources_of(run.data) if s.path is not None and not s.path.startswith(SCHEME)]
     if "data" not in pin.read:
         if named:
-            raise WrongInput([f"data.path={named[0]}: {file} has no hash of the data; {other}"])
+            raise WrongInput(
+                [f"data.path={named[0]}: {file} records no hash of the data, so a change cannot be detected; {other}"]
+            )
         return
     try:
         now = _data(run.data)
     except (OSError, ValueError) as error:
         raise WrongInput([f"{error}; {other}"]) from error
     if now != pin.read["data"]:
-        raise WrongInput([f"{_data_key(run)}: {_not_pinned('data', pin.read['data'], now)}; {other}"])
+        raise WrongInput([f"{_data_key(run)}: {_differs('data', pin.read['data'], now)}; {other}"])
 
 
 def check_vocabulary(pin: Pin, model: SpeculatorModel, folder: Path) -> None:
@@ -116,8 +118,8 @@ def _changed(name: str, was: str, now: str, run: RunConfig, file: Path) -> str:
     key = _data_key(run) if name in ("data", "vocabulary_map") else f"verifier.name_or_path={run.verifier.name_or_path}"
     revision = f" with verifier.revision={was.removeprefix('commit ')}" if was.startswith("commit ") else ""
     return (
-        f"{key}: {_not_pinned(name, was, now)}; bring that back{revision}, compose a new run, or remove {name} under "
-        f"`read` in {file} to take what is there now"
+        f"{key}: {_differs(name, was, now)}; restore it{revision}, start a new run, or remove {name} under `read` in "
+        f"{file} to accept the change"
     )
 
 
@@ -125,8 +127,8 @@ def _data_key(run: RunConfig) -> str:
     return f"data.path={run.data.path}" if isinstance(run.data, JsonlData) else f"data.source={run.data.source}"
 
 
-def _not_pinned(name: str, was: str, now: str) -> str:
-    return f"the {name.replace('_', ' ')} is not the one that the run was pinned with ({was[:19]}, now {now[:19]})"
+def _differs(name: str, was: str, now: str) -> str:
+    return f"the {name.replace('_', ' ')} has changed since run.yaml was written ({was[:19]}, now {now[:19]})"
 
 
 def _hash(parts: Iterable[bytes]) -> str:

@@ -60,11 +60,11 @@ def print_plan(run: RunConfig) -> None:
     """
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     published = speculator_dict(run, facts)
-    print("# the run, composed", dump(run.model_dump(mode="json")), sep="\n", file=sys.stderr, flush=True)
+    print("# the composed run", dump(run.model_dump(mode="json")), sep="\n", file=sys.stderr, flush=True)
     print(dump(published), end="", flush=True)
     lines = figures(run, published, facts)
     width = max(len(name) for name, _ in lines)
-    print("\n# what it would take", *(f"{n:<{width}}  {v}".rstrip() for n, v in lines), sep="\n", file=sys.stderr)
+    print("\n# estimates", *(f"{n:<{width}}  {v}".rstrip() for n, v in lines), sep="\n", file=sys.stderr)
 
 
 def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> list[tuple[str, str]]:
@@ -80,7 +80,7 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
     draft = on_meta(config)
     total = sum(p.numel() for p in draft.parameters())
     trainable = sum(p.numel() for p in draft.parameters() if p.requires_grad)
-    lines = [("parameters of the draft", f"{total:,}, {trainable:,} of them trained")]
+    lines = [("parameters of the draft", f"{total:,}, {trainable:,} of them trainable")]
 
     prepared, reason = read_data(run, facts)
     if prepared is None:
@@ -95,18 +95,21 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
             ("verifier's states", f"{gigabytes(size)} on disk, with verifier_states=cached"),
         ]
         if run.data.regenerate:
-            lines.append(("  estimated", "with regenerated answers as long as they may be; most will be shorter"))
+            lines.append(("  estimated", "for regenerated answers of maximum length; most will be shorter"))
     try:
         memory = peak_memory(run, config, facts, prepared)
     except Exception as error:
         # Any verifier, with custom code too, may fail under FakeTensorMode; the plan then has no memory estimate.
-        return [*lines, ("memory", f"unknown: the verifier cannot be rehearsed ({type(error).__name__}: {error})")]
+        return [
+            *lines,
+            ("memory", f"unknown: the verifier does not run under FakeTensorMode ({type(error).__name__}: {error})"),
+        ]
     what = "resident" if memory.device == "cpu" else "allocated"
     lines.append((f"peak memory ({memory.device})", f"{gigabytes(memory.peak)} {what}"))
     lines += [(f"  {part}", gigabytes(size)) for part, size in memory.parts.items()]
     if memory.device == "cpu" and run.precision == "bf16":
         # oneDNN compiles a kernel for each shape and caches it: measured, docs/plan.md.
-        lines.append(("  not counted", "the CPU's bfloat16 kernels, kept for every shape: some 0.5 GB"))
+        lines.append(("  not counted", "bfloat16 kernels of the CPU, which are cached for each shape: about 0.5 GB"))
     lines.append(("  by phase", ", ".join(f"{phase} {gigabytes(size)}" for phase, size in memory.phases.items())))
     return lines
 

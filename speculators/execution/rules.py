@@ -62,7 +62,7 @@ def notes(run: RunConfig) -> list[str]:
     if run.algorithm.recurrent and levels > slots:
         found.append(
             f"proposal.{run.proposal.levels_key}={levels}: the draft is trained {slots} tokens ahead; "
-            "those beyond are drafted by going on"
+            "the tokens after those come from more steps of the same draft"
         )
     if lossy := run.proposal.lossy(run.evaluation.temperature):
         found.append(f"proposal={run.proposal.proposal_type} is lossy: {lossy}")
@@ -73,10 +73,10 @@ def drafts_what_it_can(run: RunConfig) -> Iterator[Broken]:
     """A non-recurrent draft drafts at most as many tokens as it has slots, and not every draft can draft a tree."""
     proposal, slots = run.proposal, run.algorithm.slots
     if not run.algorithm.recurrent and proposal.levels > slots:
-        reason = f"a {run.algorithm.name} draft of these settings drafts at most {slots}"
+        reason = f"a {run.algorithm.name} draft with these settings drafts at most {slots} tokens"
         yield Broken(f"proposal.{proposal.levels_key}", proposal.levels, reason)
     if proposal.is_tree and not run.algorithm.drafts_trees:
-        reason = f"a {run.algorithm.name} draft cannot draft trees; choose a chain, as proposal=greedy is"
+        reason = f"a {run.algorithm.name} draft cannot draft trees; choose a chain, such as proposal=greedy"
         yield Broken("proposal.proposal_type", proposal.proposal_type, reason)
 
 
@@ -91,23 +91,21 @@ def sampling_is_read(run: RunConfig) -> Iterator[Broken]:
     settings = run.evaluation
     for key, value, default in (("top_k", settings.top_k, None), ("top_p", settings.top_p, 1.0)):
         if settings.temperature == 0 and value != default:
-            reason = "has no effect with evaluation.temperature=0; raise that, or leave this at its default"
+            reason = "has no effect with evaluation.temperature=0; raise the temperature, or keep the default"
             yield Broken(f"evaluation.{key}", value, reason)
 
 
 def best_step_is_measured(run: RunConfig) -> Iterator[Broken]:
     """trainer.keep_best needs more than one measured step."""
     if run.trainer.keep_best and run.trainer.eval_every is None:
-        reason = "has no effect with only the last step measured; set trainer.eval_every"
+        reason = "has no effect if only the last step is evaluated; set trainer.eval_every"
         yield Broken("trainer.keep_best", True, reason)
 
 
 def each_process_has_its_device(run: RunConfig) -> Iterator[Broken]:
     """A numbered device cannot be shared by the processes of torchrun."""
     if run.launch.mode == "torchrun" and ":" in run.device:
-        reason = (
-            f"launch=torchrun would have all processes share it; with {run.device.split(':')[0]} each takes its own"
-        )
+        reason = f"the processes of launch=torchrun would share it; set device={run.device.split(':')[0]} to give each its own"
         yield Broken("device", run.device, reason)
 
 
@@ -132,14 +130,16 @@ def follows_the_groups(run: RunConfig) -> Iterator[Broken]:
     for key in dict.fromkeys([*chosen, *derived]):
         value, due = chosen.get(key), derived.get(key)
         if value != due:
-            reason = f"it follows algorithm, proposal and verifier, which make it {due!r}; change those, and here as they say"
+            reason = (
+                f"it is derived from algorithm, proposal and verifier, and must be {due!r}; set those groups instead"
+            )
             yield Broken(f"speculator.{key}", value, reason)
 
 
 def data_fits_verifier(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:
     """data.max_length, the longest possible document, must not exceed the verifier's max_position_embeddings."""
     if run.data.max_length > facts.max_position_embeddings:
-        reason = f"the verifier goes no further than {facts.max_position_embeddings} tokens"
+        reason = f"the verifier supports at most {facts.max_position_embeddings} tokens (max_position_embeddings)"
         yield Broken("data.max_length", run.data.max_length, reason)
 
 
@@ -158,7 +158,7 @@ def answers_are_the_verifiers(run: RunConfig, facts: VerifierFacts) -> Iterator[
         return
     if facts.model_copy(update={"name_or_path": EMBEDDED}) != VerifierFacts.read(EMBEDDED):
         reason = (
-            f"these are answers of the embedded verifier, not of {facts.name_or_path}; let it answer prompts itself: "
+            f"these are answers of the embedded verifier, not of {facts.name_or_path}; regenerate the answers: "
             f"data=jsonl data.path={PROMPTS} data.regenerate=true"
         )
         yield Broken("data.source", run.data.source, reason)

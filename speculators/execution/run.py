@@ -106,8 +106,8 @@ def run(folder: Path) -> float:
         add_result(checkpoint, result, run)
     except Exception as error:
         raise EvaluationFailed(
-            f"the draft is published in {checkpoint}, but its evaluation failed, with which "
-            f"`speculators run {folder}` goes on: {error}"
+            f"the draft is published in {checkpoint}, but its evaluation failed; repeat it with "
+            f"`speculators run {folder}`: {error}"
         ) from error
     return result.objective
 

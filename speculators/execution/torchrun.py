@@ -46,5 +46,5 @@ def run_in_processes(folder: Path) -> float:
             sys.exit(STOPPED_BY_SIGNAL)
         # A process that rejected its input has printed the reason and wrote no traceback.
         own.mark_failed(str(error))
-        raise RunFailed(f"one of its processes failed; see {own.failed}") from error
+        raise RunFailed(f"one of the processes failed; its traceback is in {own.failed}") from error
     return read_object(own.result, {"objective"})["objective"] if own.result.exists() else math.nan

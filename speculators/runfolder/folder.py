@@ -99,7 +99,10 @@ class RunFolder:
         Raises:
             WrongInput: there are links; one message each.
         """
-        messages = [f"{p}: it is a link, and a run writes in its own folder alone; remove it" for p in self._links()]
+        messages = [
+            f"{p}: it is a symbolic link, and a run writes only to its own folder; remove the link"
+            for p in self._links()
+        ]
         if messages:
             raise WrongInput(messages)
 
@@ -153,11 +156,11 @@ def read_object(file: Path, keys: set[str]) -> dict[str, Any]:
     Raises:
         ValueError: it is not valid JSON, or lacks a key; the message names the command that writes it again.
     """
-    remedy = f"`speculators run {file.parent}` writes it anew"
+    remedy = f"`speculators run {file.parent}` writes it again"
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file}: broken JSON: {error}; {remedy}") from error
+        raise ValueError(f"{file}: invalid JSON: {error}; {remedy}") from error
     if missing := sorted(keys - set(found) if isinstance(found, dict) else keys):
         raise ValueError(f"{file}: it has no {missing[0]}; {remedy}")
     return found

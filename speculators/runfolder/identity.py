@@ -54,7 +54,9 @@ def check_same(own: Mapping[str, Any], theirs: Mapping[str, Any], checkpoint: Pa
 def _message(key: str, own: Any, theirs: Any, checkpoint: Path) -> str:
     if key.startswith("read."):
         name = key.removeprefix("read.").replace("_", " ")
-        said = f"it was trained with another {name} ({theirs[:19]}, now {own[:19]}); bring that {name} back"
+        said = f"it was trained with another {name} ({theirs[:19]}, now {own[:19]}); restore that {name}"
     else:
-        said = f"it was trained with {key}={json.dumps(theirs)}, and the run has {json.dumps(own)}; set that back"
+        said = (
+            f"it was trained with {key}={json.dumps(theirs)}, and the run has {json.dumps(own)}; set it to that value"
+        )
     return f"{checkpoint}: {said}, or train in a new folder"

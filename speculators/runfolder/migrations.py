@@ -103,7 +103,7 @@ def _step(pin: dict[str, Any], step: Step) -> Iterator[str]:
         holder, name = _holder(pin, key)
         if holder is not None and name not in holder and (added.where is None or _value(pin, added.where)):
             holder[name] = added.value
-            yield f"{key.removeprefix('run.')} is new since; {added.value!r} is what was before"
+            yield f"{key.removeprefix('run.')} is new, set to {added.value!r}, which keeps the earlier behaviour"
 
 
 def _holder(pin: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:

@@ -57,7 +57,10 @@ def allow(run: RunConfig, typed: Sequence[str], file: Path) -> RunConfig:
     settable = (*harmless(), *PLACES)
     if others := [key for key in pairs if key not in settable]:
         raise WrongInput(
-            [f"{key}: of a run.yaml only {', '.join(settable)} can be set; compose a new run" for key in others]
+            [
+                f"{key}: for a run.yaml only {', '.join(settable)} can be set on the command line; compose a new run"
+                for key in others
+            ]
         )
     missing = {key: value for key, value in claimed(run).items() if key not in pairs}
     if missing:
@@ -84,8 +87,8 @@ def claim(key: str, value: Any, file: Path) -> str:
     """The message about a right that a run.yaml needs."""
     allowed = " or ".join(_text(v) for v in harmless()[key])
     return (
-        f"{key}={_text(value)} in {file}: a file cannot allow this; add {shlex.quote(f'{key}={_text(value)}')} to the "
-        f"command to allow it, or {key}={allowed}"
+        f"{key}={_text(value)} in {file}: a file cannot grant this; add {shlex.quote(f'{key}={_text(value)}')} to the "
+        f"command to allow it, or {key}={allowed} to run without it"
     )
 
 

@@ -53,16 +53,16 @@ class Pin(Strict):
 
     schema_version: int
     speculators_hydra: str = Field(description="version of this package")
-    git: dict[str, str] = Field(description="commits, with -dirty after them if files had changed")
+    git: dict[str, str] = Field(description="commits, with the suffix -dirty if files had uncommitted changes")
     python: str
     packages: dict[str, str] = Field(description="versions")
     training: Annotated[str, AfterValidator(_training)] = Field(
-        description="where the weights are trained, relative to the run's folder: in it, or in its sweep's trainings"
+        description="folder of the training, relative to the run's: the run's own, or one that trials of a sweep share"
     )
-    overrides: list[str] | None = Field(description="as they were typed; null if nobody recorded them")
+    overrides: list[str] | None = Field(description="as given on the command line; null if they were not recorded")
     searchpath: list[str] = Field(description="folders and packages of options that the command line added")
     run: RunConfig
-    sources: dict[str, str] = Field(description="dotted key of `run` -> where its value came from")
+    sources: dict[str, str] = Field(description="dotted key of `run` -> provenance of its value")
     # Known only to the job, which appends them at its first start.
     threads: int | None = Field(default=None, description="CPU threads of torch")
     read: dict[str, str] = Field(default={}, description="hashes of what the run read")
@@ -76,7 +76,11 @@ class Pin(Strict):
             *((name, was, now["packages"].get(name)) for name, was in self.packages.items()),
             ("threads", self.threads, threads),
         ]
-        return [f"{n}: pinned {a}, now {b}; bits may differ" for n, a, b in pairs if None not in (a, b) and a != b]
+        return [
+            f"{n}: run.yaml has {a}, now {b}; the weights may not be bit-equal"
+            for n, a, b in pairs
+            if None not in (a, b) and a != b
+        ]
 
 
 def write_pin(run: RunConfig, folder: Path, origin: Origin | None = None, training: str = ".") -> Path:
@@ -129,7 +133,9 @@ def training_folder(folder: Path) -> Path:
     # A trial that was copied out of its sweep trains in its own folder.
     training = shared if shared.is_dir() else folder
     if training != folder and (training.is_symlink() or training.parent.is_symlink()):
-        raise WrongInput([f"{training}: it is a link, and a run writes in its own folder alone; remove it"])
+        raise WrongInput(
+            [f"{training}: it is a symbolic link, and a run writes only to its own folder; remove the link"]
+        )
     RunFolder(training).check_links()
     return training
 
@@ -152,28 +158,28 @@ def read(path: Path) -> tuple[Pin, list[str], Blame]:
     """Read a pin, a line for each migrated key, and a function that gives the file and line of a key."""
     file = run_yaml_of(path)
     if not file.is_file():
-        raise WrongInput([f"{path}: there is no {RUN_YAML}; give a run's folder, or a {RUN_YAML}"])
+        raise WrongInput([f"{path}: no {RUN_YAML} found; give a run's folder, or a {RUN_YAML}"])
     try:
         lines = Lines(file.read_text(encoding="utf-8"))
         pin: Any = lines.value()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise WrongInput([broken_yaml(error, file)]) from error
     if not isinstance(pin, dict) or not isinstance(pin.get("run"), dict):
-        raise WrongInput([f"{file}: it pins no run; it must have a key `run` with the values of one"])
+        raise WrongInput([f"{file}: it has no key `run` with the settings of a run; give the {RUN_YAML} of a run"])
 
     def blame(key: str) -> str:
         return f"{file}:{lines.find(key.split('.')).line}"
 
     schema = pin.get("schema_version")
     if type(schema) is not int or not 1 <= schema <= SCHEMA_VERSION:
-        known = f"1 to {SCHEMA_VERSION} are known; a newer one needs a newer version of this package"
+        known = f"must be 1 to {SCHEMA_VERSION}; a newer schema needs a newer version of this package"
         raise WrongInput([f"schema_version={schema!r}: {known}{set_by(blame('schema_version'))}"])
     notes = [f"{file}: {note}" for note in carry(pin)]
     return _validated(pin, blame), notes, blame
 
 
 def _validated(pin: dict[str, Any], blame: Blame) -> Pin:
-    complain = partial(complaints, missing_remedy="a pin has every value; compose the run anew, or add it")
+    complain = partial(complaints, missing_remedy="run.yaml must hold every value; add it, or compose the run again")
     messages = []
     # Validated separately: messages name the run's keys without the prefix `run.`, and the file's own keys as they are.
     try:

@@ -19,14 +19,14 @@ class LossWeights(Strict):
     jsd: float = Field(ge=0, description="Jensen-Shannon divergence")
     ce: float = Field(ge=0, description="cross entropy with the verifier's most likely token")
     topk: float = Field(ge=0, description="cross entropy over the verifier's ten most likely tokens (HASS)")
-    tv: float = Field(ge=0, description="total variation, one minus the chance that a drafted token is accepted")
-    nla: float = Field(ge=0, description="negative log of the chance that a drafted token is accepted")
+    tv: float = Field(ge=0, description="total variation: 1 - the probability that a drafted token is accepted")
+    nla: float = Field(ge=0, description="negative logarithm of the probability that a drafted token is accepted")
     lk_hybrid: float = Field(ge=0, description="kl where acceptance is low, tv where it is high (LK losses, eta 3)")
 
     @model_validator(mode="after")
     def check_some_weight(self) -> "LossWeights":
         if not any(self.model_dump().values()):
-            raise ValueError("at least one weight must be above zero, or nothing is trained")
+            raise ValueError("at least one weight must be above 0")
         return self
 
 
@@ -37,7 +37,7 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
 
     name: str = Field(description="the algorithm; its folder in speculators/models and its file in conf/algorithm")
     loss: LossWeights = Field(description="weights of the divergences")
-    slot_decay: float = Field(gt=0, le=1, description="slot s weighs slot_decay ** (s - 1) in the loss")
+    slot_decay: float = Field(gt=0, le=1, description="weight of slot s in the loss is slot_decay ** (s - 1)")
 
     # Engines that can serve this algorithm, best first; `export.target=auto` chooses from them.
     engines: ClassVar[tuple[str, ...]] = ()
@@ -59,7 +59,7 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
     @property
     def slots(self) -> int:
         """How many tokens ahead the draft is trained to predict, >= 1."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how many slots it trains")
+        raise NotImplementedError(f"{type(self).__name__} must implement slots")
 
     def published(self, facts: VerifierFacts) -> dict[str, Any]:
         """The algorithm's own fields of the published config.
@@ -70,7 +70,7 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
         Returns:
             Keys of the algorithm's `SpeculatorModelConfig` subclass, `speculators_config` aside.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say what it publishes")
+        raise NotImplementedError(f"{type(self).__name__} must implement published")
 
     @classmethod
     def named(cls, name: str) -> type["AlgorithmSettings"]:

@@ -28,9 +28,9 @@ OF_A_CONVERSATION = ("messages", "tools", "documents", "add_generation_prompt", 
 
 def _variables(variables: dict[str, Any]) -> dict[str, Any]:
     if taken := [name for name in variables if name in OF_A_CONVERSATION]:
-        raise ValueError(f"{taken[0]} follows from each conversation and cannot be set")
+        raise ValueError(f"{taken[0]} is set by each conversation; remove it")
     if odd := [name for name in variables if not name.isidentifier()]:
-        raise ValueError(f"{odd[0]!r} is no name of a variable")
+        raise ValueError(f"{odd[0]!r} is not a valid variable name")
     return variables
 
 
@@ -38,30 +38,34 @@ def _date(text: str) -> str:
     try:
         date.fromisoformat(text)
     except ValueError as error:
-        raise ValueError("should be a day as YYYY-MM-DD") from error
+        raise ValueError("should be a date as YYYY-MM-DD") from error
     return text
 
 
 class DataSettings(Strict):
     """Settings that all sources of conversations share."""
 
-    max_length: int = Field(ge=16, description="tokens of a packed sequence; a longer conversation is cut")
-    max_conversations: PositiveInt | None = Field(description="use the first so many after shuffling; null is all")
-    heldout_fraction: float = Field(gt=0, lt=1, description="share of the prompts kept from training, for evaluation")
+    max_length: int = Field(ge=16, description="tokens of a packed sequence; longer conversations are truncated")
+    max_conversations: PositiveInt | None = Field(
+        description="number of conversations used, after shuffling; null is all"
+    )
+    heldout_fraction: float = Field(
+        gt=0, lt=1, description="share of the prompts held out of the training, for evaluation"
+    )
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_variables)] | None = Field(
         description="variables of the verifier's chat template, e.g. {enable_thinking: false}"
     )
     chat_template_date: Annotated[str, AfterValidator(_date)] | None = Field(
-        description="the day that a chat template prints as today's, YYYY-MM-DD; null is the day of the run"
+        description="date that a chat template gets as today's, YYYY-MM-DD; null is the day of the run"
     )
-    regenerate: bool = Field(description="replace each answer by the verifier's own")
+    regenerate: bool = Field(description="replace each answer by one that the verifier generates")
     regenerate_max_new_tokens: PositiveInt | None = Field(
-        description="tokens of a regenerated answer; null is what data.max_length leaves"
+        description="most tokens of a regenerated answer; null is what data.max_length leaves after the prompt"
     )
-    regenerate_temperature: float = Field(ge=0, description="of sampled answers; 0 is greedy")
-    regenerate_seed: int = Field(ge=0, lt=2**32, description="of sampled answers")
+    regenerate_temperature: float = Field(ge=0, description="sampling temperature of regenerated answers; 0 is greedy")
+    regenerate_seed: int = Field(ge=0, lt=2**32, description="seed of regenerated answers with a temperature above 0")
     regenerate_unfinished: Literal["keep", "drop"] = Field(
-        description="what becomes of a regenerated answer that did not end within its tokens"
+        description="keep or drop a regenerated answer that reached its most tokens before it ended"
     )
 
 
@@ -75,7 +79,7 @@ class JsonlData(DataSettings):
     """Files of conversations: JSON lines, also compressed, or parquet, in ShareGPT's or OpenAI's format."""
 
     source: Literal["jsonl"]
-    path: str = Field(min_length=1, description="a file, a folder of such, or a pattern")
+    path: str = Field(min_length=1, description="a file, a folder of files, or a glob pattern")
 
 
 class HubData(DataSettings):
@@ -86,7 +90,9 @@ class HubData(DataSettings):
     subset: str | None = Field(description="configuration of the data set")
     split: str = Field(min_length=1, description="split to read")
     revision: str | None = Field(description="branch, tag or commit")
-    streaming: bool = Field(description="read from the Hub as it is used, not downloaded first")
+    streaming: bool = Field(
+        description="read rows from the Hub as they are needed, without downloading the data set first"
+    )
 
 
 class Source(Strict):
@@ -97,19 +103,23 @@ class Source(Strict):
     subset: str | None = Field(default=None, description="configuration of the data set")
     split: str = Field(default="train", min_length=1, description="split to read")
     revision: str | None = Field(default=None, description="branch, tag or commit")
-    streaming: bool = Field(default=False, description="read from the Hub as it is used, not downloaded first")
-    weight: float | None = Field(default=None, gt=0, description="its share of the conversations, over the sum of all")
+    streaming: bool = Field(
+        default=False, description="read rows from the Hub as they are needed, without downloading the data set first"
+    )
+    weight: float | None = Field(
+        default=None, gt=0, description="share of the conversations, relative to the sum of all weights"
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> "Source":
         if (self.path is None) == (self.name is None):
-            raise ValueError("a source has either a path or the name of a data set")
+            raise ValueError("a source must have either path or name")
         return self
 
 
 def _all_weighed(sources: list[Source]) -> list[Source]:
     if len({source.weight is None for source in sources}) > 1:
-        raise ValueError("all of them have a weight, or none")
+        raise ValueError("either all sources must have a weight, or none")
     return sources
 
 
@@ -154,7 +164,7 @@ class Muon(Strict):
     lr: float = Field(gt=0, lt=1, description="peak learning rate of the matrices")
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
-    adamw_lr: float = Field(gt=0, lt=1, description="peak learning rate of what is no matrix")
+    adamw_lr: float = Field(gt=0, lt=1, description="peak learning rate of all other parameters")
 
 
 class ScheduleSettings(Strict):
@@ -162,14 +172,14 @@ class ScheduleSettings(Strict):
 
     name: Literal["linear", "cosine", "constant"]
     warmup_ratio: Fraction = Field(description="share of all steps spent warming up")
-    min_lr_ratio: Fraction = Field(description="last learning rate over the peak")
+    min_lr_ratio: Fraction = Field(description="last learning rate, as a share of the peak")
 
 
 class TrainerSettings(Strict):
     """Training loop: duration, batch size, and which checkpoints are kept."""
 
     epochs: PositiveInt = Field(description="passes over the training data")
-    max_steps: PositiveInt | None = Field(description="stop after so many optimizer steps; null is all epochs")
+    max_steps: PositiveInt | None = Field(description="most optimizer steps; null is all epochs")
     batch_size: PositiveInt = Field(description="packed sequences of data.max_length tokens per device and pass")
     gradient_accumulation_steps: PositiveInt
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this norm")
@@ -186,32 +196,37 @@ class EvaluationSettings(Strict):
     """Decoding with the draft on held-out prompts."""
 
     objective: Literal["acceptance_length", "tokens_per_second", "speedup"] = Field(
-        description="what a sweep maximises; speedup is modelled from cost_ratio"
+        description="value that a sweep maximises; speedup is modelled with cost_ratio"
     )
     cost_ratio: float = Field(
-        ge=0, description="time of drafting one token over time of one verifier pass, for the speedup"
+        ge=0,
+        description="time of a pass of the draft model, as a share of a pass of the verifier; for the modelled speedup",
     )
-    num_prompts: int = Field(ge=0, description="prompts decoded; 0 leaves the evaluation out")
+    num_prompts: int = Field(ge=0, description="prompts decoded; 0 skips the evaluation")
     max_new_tokens: PositiveInt = Field(description="tokens generated per prompt")
-    batch_size: PositiveInt = Field(description="prompts decoded side by side")
-    temperature: float = Field(ge=0, description="of the verifier's sampling, with a draft and without; 0 is greedy")
+    batch_size: PositiveInt = Field(description="prompts decoded in one batch")
+    temperature: float = Field(ge=0, description="sampling temperature of the verifier; 0 is greedy")
     top_k: PositiveInt | None = Field(
-        description="the verifier samples among the so many likeliest tokens; null is all"
+        description="number of most likely tokens that the verifier samples from; null is all"
     )
     top_p: float = Field(
-        gt=0, le=1, description="the verifier samples among the fewest likeliest tokens that have this probability"
+        gt=0,
+        le=1,
+        description="the verifier samples from the fewest most likely tokens whose probabilities sum to at least this",
     )
     tie_epsilon: float = Field(
         ge=0,
-        description="a token that is not the verifier's likeliest is a tie if its logit lies so close to the largest",
+        description="a token that is not the verifier's most likely one is a tie if its logit is this close to the largest",
     )
 
 
 class ExportSettings(Strict):
     """Target engine and dtype of the published checkpoint."""
 
-    target: Literal["auto", "vllm", "none"] = Field(description="engine; auto is the first that serves the algorithm")
-    engine_version: str = Field(min_length=1, description="version of the engine that preflight checks against")
+    target: Literal["auto", "vllm", "none"] = Field(
+        description="engine that serves the draft; auto is the first that can"
+    )
+    engine_version: str = Field(min_length=1, description="version of the engine whose rules are checked")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(description="dtype of the published weights")
 
 
@@ -235,12 +250,16 @@ class LaunchSettings(Strict):
     """How the processes of a run or a sweep are started."""
 
     mode: Literal["process", "inline", "torchrun"] = Field(
-        description="trials of a sweep each in a process of its own, or all in one; or each run in several processes"
+        description="process: each trial of a sweep in its own process; inline: all in one; torchrun: each run in several"
     )
-    num_processes: PositiveInt | None = Field(description="processes of a torchrun run; null is one an accelerator")
-    timeout: float | None = Field(gt=0, description="seconds after which a trial is stopped; null waits for ever")
-    on_failure: Literal["continue", "stop"] = Field(description="what a sweep does after a trial failed")
-    num_threads: PositiveInt | None = Field(description="CPU threads of torch; null leaves torch's own choice")
+    num_processes: PositiveInt | None = Field(
+        description="processes of a run with torchrun; null is one per accelerator"
+    )
+    timeout: float | None = Field(gt=0, description="seconds after which a trial is stopped; null is no limit")
+    on_failure: Literal["continue", "stop"] = Field(
+        description="whether a sweep continues or stops after a failed trial"
+    )
+    num_threads: PositiveInt | None = Field(description="CPU threads of torch; null is torch's default")
 
 
 class SpeculatorChoice(Strict):
@@ -255,7 +274,9 @@ def _by_name(value: Any, handler: Handler) -> AlgorithmSettings:
         return handler(value)
     name = value.get("name")
     if name not in AlgorithmSettings.names():
-        raise ValueError(f"algorithm.name: {name!r} is no algorithm; there are {', '.join(AlgorithmSettings.names())}")
+        raise ValueError(
+            f"algorithm.name: {name!r} is not an algorithm; choose one of {', '.join(AlgorithmSettings.names())}"
+        )
     return AlgorithmSettings.named(name).model_validate(value)
 
 
@@ -288,7 +309,7 @@ def flat(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu|npu)(:\d+)?", name):
-        raise ValueError("should be auto, cpu, mps, cuda, xpu, npu, or one of several as cuda:N")
+        raise ValueError("should be auto, cpu, mps, cuda, xpu or npu, or a numbered device such as cuda:0")
     return name
 
 
@@ -297,12 +318,12 @@ class RunConfig(Strict):
 
     seed: int = Field(ge=0, lt=2**32)
     device: Annotated[str, AfterValidator(_device)] = Field(
-        description="auto, the best there is; cpu, mps, cuda, xpu, npu, or one of several as cuda:N"
+        description="auto (the best available), cpu, mps, cuda, xpu or npu, or a numbered device such as cuda:0"
     )
     precision: Literal["fp32", "tf32", "bf16"] = Field(
-        description="tf32: products of training in TF32 on an accelerator; bf16: under autocast; weights stay float32"
+        description="fp32; tf32: matrix products in TF32 on an accelerator; bf16: autocast to bfloat16. Weights stay float32"
     )
-    dry_run: bool = Field(description="print the plan and stop")
+    dry_run: bool = Field(description="check the run, print its plan and stop")
     algorithm: Annotated[SerializeAsAny[AlgorithmSettings], WrapValidator(_by_name)]
     proposal: Annotated[SerializeAsAny[TokenProposalConfig], WrapValidator(_exact)]
     verifier: VerifierSettings

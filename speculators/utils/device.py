@@ -34,8 +34,10 @@ def resolve(name: str) -> torch.device:
         return torch.device(found)
     here = f"this machine has {', '.join(there)}"
     if any(d.startswith(f"{wanted}:") for d in there):
-        raise ValueError(f"launch.num_processes: process {local} has no {wanted} of its own; {here}")
-    raise ValueError(f"device={name} is not there; {here}. Set device=auto")
+        raise ValueError(
+            f"launch.num_processes: there is no {wanted} for process {local}; {here}. Start fewer processes"
+        )
+    raise ValueError(f"device={name} does not exist; {here}. Set device=auto")
 
 
 def memory_gb(device: torch.device) -> float:

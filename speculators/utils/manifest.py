@@ -34,7 +34,7 @@ def damage(folder: Path) -> str | None:
             if file.parent != folder or not inside(folder, name).is_file():
                 return f"{file} is missing"
             if digest.of_file(file) != written:
-                return f"{file} is not as it was written: its SHA-256 is not that in {MANIFEST}"
+                return f"{file} is damaged: its SHA-256 differs from the one in {MANIFEST}"
     except (OSError, ValueError) as error:
         return f"{folder / MANIFEST} cannot be read: {error}"
     return None

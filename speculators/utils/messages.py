@@ -50,7 +50,7 @@ def broken_yaml(error: Exception, file: object = "") -> str:
         error: what PyYAML raised.
         file: the file that it read, if the error does not name it.
     """
-    return f"{file}{': ' if file else ''}broken YAML: {' '.join(str(error).split())}"
+    return f"{file}{': ' if file else ''}invalid YAML: {' '.join(str(error).split())}"
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

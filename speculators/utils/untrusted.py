@@ -35,7 +35,7 @@ def read_bytes(file: Path, most_bytes: int) -> bytes:
         ValueError: it is not a regular file, or is larger than `most_bytes`.
     """
     if file.exists() and not file.is_file():
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     with file.open("rb") as stream:
         contents = stream.read(most_bytes + 1)
     if len(contents) > most_bytes:
@@ -57,7 +57,7 @@ def parse_json(text: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError(f"it is nested deeper than {MOST_DEPTH} levels") from error
     if not isinstance(value, dict):
-        raise ValueError(f"it must hold a mapping, not {type(value).__name__}")
+        raise ValueError(f"it must hold a JSON object, not {type(value).__name__}")
     level: list[Any] = [value]
     for _ in range(MOST_DEPTH):
         level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
@@ -82,7 +82,7 @@ def inside(folder: Path, name: str) -> Path:
     blobs = root.parent.parent / "blobs"
     if path.is_relative_to(root) or (root.parent.name == "snapshots" and path.is_relative_to(blobs)):
         return folder / name
-    raise ValueError(f"{folder / name}: leads out of the folder; only files inside it are read")
+    raise ValueError(f"{folder / name}: the path leaves the folder; only files inside it are read")
 
 
 def printable(text: str) -> str:

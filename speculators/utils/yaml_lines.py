@@ -21,7 +21,7 @@ class _Loader(_Safe):  # pyright: ignore[reportGeneralTypeIssues]  one of two cl
         for key, _ in node.value:
             name = str(key.value)
             if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{name} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{name} is given twice", key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 

@@ -112,7 +112,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(store: Store) -> None:
 def test_verify_names_what_is_damaged_and_removes_it_if_asked(store: Store) -> None:
     """One flipped bit is found; a missing byte is seen without reading."""
     first, second, third = (filled(store, key, 1000) / "shard" for key in "abc")
-    assert cache(store, "verify") == (0, f"all is as it was written in {store.folder}\n")
+    assert cache(store, "verify") == (0, f"no damage: all checksums match in {store.folder}\n")
     payload = bytearray(first.read_bytes())
     payload[500] ^= 1
     first.write_bytes(payload)
@@ -122,7 +122,7 @@ def test_verify_names_what_is_damaged_and_removes_it_if_asked(store: Store) -> N
     assert code == 1 and first.exists() and second.exists()
     found = sorted(line.removeprefix("damaged: ") for line in output.splitlines() if line.startswith("damaged"))
     assert found == sorted(str(path) for path in (first, second))
-    assert f"left alone: {third.parent} has no manifest that fits its name" in output
+    assert f"unknown: {third.parent} has no manifest that matches its name" in output
     assert cache(store, "verify", "--remove")[0] == 1
     assert not first.exists() and not second.exists() and third.exists()
     assert json.loads((first.parent / MANIFEST).read_text())["shards"] == {"shard": None}

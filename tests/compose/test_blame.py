@@ -126,10 +126,10 @@ def test_defaults_that_moved_are_named(mine: Path, tmp_path: Path) -> None:
     ]
     optimizer.unlink()
     (said,) = moved(load(tmp_path))
-    assert said.startswith("defaults that moved since cannot be looked for: optimizer=mine: there is no such option")
+    assert said.startswith("defaults that changed since cannot be reported: optimizer=mine: there is no such option")
     mine.rename(tmp_path / "elsewhere")
     (said,) = moved(load(tmp_path))
-    assert said == f"defaults that moved since cannot be looked for: file://{mine} is not there"
+    assert said == f"defaults that changed since cannot be reported: file://{mine} does not exist"
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_rule_on_what_is_no_size(tmp_path: Path) -> None:
     (tmp_path / "optimizer" / "mine.yaml").write_text(text)
     with pytest.raises(WrongInput) as caught:
         compose(["optimizer=mine", f"hydra.searchpath=[file://{tmp_path}]"])
-    assert caught.value.messages[0].startswith("optimizer.lr: ") and "depth is no size" in caught.value.messages[0]
+    assert caught.value.messages[0].startswith("optimizer.lr: ") and "depth is not a size" in caught.value.messages[0]
 
 
 @pytest.mark.parametrize(

@@ -115,14 +115,17 @@ WRONG = [
     ("algorithm=medusa proposal.speculative_tokens=6", ["proposal.speculative_tokens=6", "at most 5"]),
     ("proposal.accept_tolerance=0.5", ["proposal.accept_tolerance=0.5", "verifier_accept_k=1"]),
     ("proposal.verifier_accept_k=2 evaluation.temperature=1", ["proposal.verifier_accept_k=2", "temperature=0"]),
-    ("launch=torchrun device=cuda:1", ["device='cuda:1'", "with cuda each takes its own", LINE]),
+    ("launch=torchrun device=cuda:1", ["device='cuda:1'", "set device=cuda to give each its own", LINE]),
     ("data=mixture", ["data.sources must be given", "conf/data/mixture.yaml:"]),
-    ("data=mixture data.sources=[{path:a,name:b}]", ["data.sources.0", "either a path or the name of a data set"]),
-    ("data=mixture data.sources=[{path:a,weight:1},{path:b}]", ["data.sources: all of them have a weight, or none"]),
+    ("data=mixture data.sources=[{path:a,name:b}]", ["data.sources.0", "must have either path or name"]),
+    (
+        "data=mixture data.sources=[{path:a,weight:1},{path:b}]",
+        ["data.sources: either all sources must have a weight, or none"],
+    ),
     ("data=mixture data.sources=[{path:a,weight:0}]", ["data.sources.0.weight", "greater than 0"]),
     ("data=mixture data.sources=[{paht:a}]", ["data.sources.0.paht is not a setting"]),
     ("data.chat_template_date=yesterday", ["data.chat_template_date", "YYYY-MM-DD", LINE]),
-    ("data.chat_template_kwargs={tools:[]}", ["data.chat_template_kwargs", "tools follows from each conversation"]),
+    ("data.chat_template_kwargs={tools:[]}", ["data.chat_template_kwargs", "tools is set by each conversation"]),
     ("trainer.keep_best=true", ["trainer.keep_best=True", "trainer.eval_every"]),
     # rules against the verifier
     ("verifier=hf verifier.name_or_path=/nowhere", ["verifier.name_or_path", "does not exist", LINE]),
@@ -172,7 +175,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["optimizer.lr=${nothing}"], ["optimizer.lr=${nothing}"]),
         (["algorithm.ttt_steps=[1"], ["algorithm.ttt_steps=[1: the value cannot be read; close its brackets"]),
         (["data=jsonl", "data.path=/a=b/c"], ["data.path=/a=b/c: the value", "quote it: 'data.path=\"/a=b/c\"'"]),
-        (["seed"], ["seed is no override; write it as key=value"]),
+        (["seed"], ["seed is not an override; write it as key=value"]),
         (["-m", "search=algorithm", "algorithm=eagel"], ["did you mean eagle?"]),
         (["trainer=null"], ["trainer=null"]),
         (["-m", "optimizer.lr=1e-3,30"], ["trial 1", "optimizer.lr", "optimizer.lr=30"]),
@@ -217,7 +220,7 @@ def test_options_of_the_users_own_are_among_the_nearest(tmp_path: Path) -> None:
             done = run(*flags, *where, *swept, "optimizer=gentel", cwd=elsewhere)
             assert done.returncode == 2 and "did you mean gentle?" in done.stderr, done.stderr
             done = run(*flags, *where, *swept, "optimizer.damping=2", cwd=elsewhere)
-            assert done.returncode == 2 and "it is one with optimizer=gentle" in done.stderr, done.stderr
+            assert done.returncode == 2 and "it is one of optimizer=gentle" in done.stderr, done.stderr
     assert list(elsewhere.iterdir()) == []
 
 
@@ -233,8 +236,8 @@ def test_broken_yaml_is_named(tmp_path: Path) -> None:
     ("text", "parts"),
     [
         (None, ["run.yaml"]),
-        ("a: [", ["run.yaml", "broken YAML"]),
-        ("a: 1", ["pins no run"]),
+        ("a: [", ["run.yaml", "invalid YAML"]),
+        ("a: 1", ["it has no key `run`"]),
         ("schema_version: 99\nrun: {}", ["schema_version", "99"]),
         ("schema_version: 1\nrun: {}", ["algorithm"]),
     ],

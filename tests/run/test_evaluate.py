@@ -103,7 +103,7 @@ def test_the_prompts_are_of_the_data_that_was_trained_on(
     remedy = "or name other prompts: data=jsonl data.path=FILE"
     assert f"data.path=data.jsonl: {checkpoint / 'run.yaml'} has no hash of the data" in said(other)
     complete(checkpoint, 1, {"data": digest.of_file(data)})
-    assert "data.path=data.jsonl: the data is not the one that the run was pinned with" in said(other)
+    assert "data.path=data.jsonl: the data has changed since run.yaml was written" in said(other)
     assert "data.path: there is no file data.jsonl" in said(checkpoint) and remedy in said(checkpoint)
     check_data(compose(*with_its_own(checkpoint, [f"data.path={data}"])), load(checkpoint), checkpoint)
 

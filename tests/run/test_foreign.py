@@ -81,7 +81,7 @@ def test_evaluating_runs_no_code_that_a_checkpoint_allows(draft: Path, executed:
     """Only a person does, and then it runs, so that the attack is a real one."""
     code, output = call("evaluate", draft, *QUICK)
     assert code == 2 and not executed.exists()
-    assert f"verifier.trust_remote_code=true in {draft / 'run.yaml'}: a file cannot allow this" in output
+    assert f"verifier.trust_remote_code=true in {draft / 'run.yaml'}: a file cannot grant this" in output
     assert call("evaluate", draft, "verifier.trust_remote_code=true", f"output={draft}", *QUICK)[0] == 0
     assert executed.exists()
 
@@ -90,7 +90,7 @@ def test_checking_names_what_a_file_claims(draft: Path, executed: Path) -> None:
     """Beside the verdict, for a person who goes on to evaluate the draft or to run its run.yaml."""
     code, output = call("check", draft)
     assert code == 0 and not executed.exists()
-    assert f"note: verifier.trust_remote_code=true in {draft / 'run.yaml'}: a file cannot allow this" in output
+    assert f"note: verifier.trust_remote_code=true in {draft / 'run.yaml'}: a file cannot grant this" in output
 
 
 def test_running_takes_rights_from_the_command_alone(tmp_path: Path, verifier: Path, executed: Path) -> None:
@@ -173,8 +173,8 @@ def test_links_in_a_folder_are_refused(name: str, tmp_path: Path) -> None:
     (stranger / name).parent.mkdir(exist_ok=True)
     (stranger / name).symlink_to(victim / "chapter.txt" if "." in name or name.isupper() else victim)
     code, output = call("run", stranger)
-    assert code == 2 and f"{stranger / name}: it is a link" in output
-    with pytest.raises(WrongInput, match="it is a link"):
+    assert code == 2 and f"{stranger / name}: it is a symbolic link" in output
+    with pytest.raises(WrongInput, match="it is a symbolic link"):
         check_free(compose(OWN), stranger)
     assert contents(victim) == {"chapter.txt": b"years of work"}
 

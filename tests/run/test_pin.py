@@ -145,9 +145,9 @@ def test_missing_values_and_doubles_are_refused(tmp_path: Path) -> None:
     file.write_text(text.replace("    norm_output: false\n", ""))
     with pytest.raises(WrongInput) as caught:
         load(tmp_path)
-    assert caught.value.messages[0].startswith("algorithm.norm_output is missing: a pin has every value")
+    assert caught.value.messages[0].startswith("algorithm.norm_output is missing: run.yaml must hold every value")
     file.write_text(text.replace("  seed: 0\n", "  seed: 0\n  seed: 1\n"))
-    with pytest.raises(WrongInput, match="seed stands twice"):
+    with pytest.raises(WrongInput, match="seed is given twice"):
         load(tmp_path)
 
 
@@ -161,7 +161,7 @@ def test_schema_1_is_migrated(tmp_path: Path) -> None:
     assert pin.schema_version == SCHEMA_VERSION and pin.threads is None and pin.read == {}
     said = {note.rpartition(f"migrated to {SCHEMA_VERSION}: ")[2].split()[0] for note in notes}
     assert said >= {"git", "overrides", "searchpath", "sources"}
-    assert moved(pin) == ["the overrides were not recorded: defaults that moved since are not looked for"]
+    assert moved(pin) == ["run.yaml does not record its overrides, so defaults that changed since cannot be reported"]
 
 
 def test_schema_2_is_migrated(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_the_table_renames_and_fills_in() -> None:
         "schema 1 migrated to 3: lr is now optimizer.lr",
         "schema 1 migrated to 3: trainer.max_norm is now trainer.max_grad_norm",
         "schema 1 migrated to 3: data.states is now states.source",
-        "schema 1 migrated to 3: algorithm.fc_norm is new since; False is what was before",
+        "schema 1 migrated to 3: algorithm.fc_norm is new, set to False, which keeps the earlier behaviour",
     ]
     assert pin == {
         "schema_version": 3,
@@ -222,7 +222,7 @@ def test_a_pin_is_run_where_it_belongs(tmp_path: Path) -> None:
     assert place(trial) == place(trial / "run.yaml") == trial
     new = place(trial / "run.yaml", tmp_path / "new" / "run")
     assert (new / "run.yaml").read_bytes() == (trial / "run.yaml").read_bytes() and training_folder(new) == new
-    with pytest.raises(WrongInput, match="there is a run already"):
+    with pytest.raises(WrongInput, match="it already holds a run"):
         place(trial, new)
     (trial / "config.json").touch()
     with pytest.raises(WrongInput, match="published draft.*--output=FOLDER"):

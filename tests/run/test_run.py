@@ -130,7 +130,9 @@ def test_a_folder_is_one_runs(tmp_path: Path) -> None:
     assert train().returncode == 0
     left = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     other = train("seed=7", "trainer.max_steps=4", "evaluation.num_prompts=2")
-    assert other.returncode == 2 and "another seed, trainer.max_steps; name a new folder" in other.stderr, other.stderr
+    assert other.returncode == 2 and "another seed, trainer.max_steps; choose another folder" in other.stderr, (
+        other.stderr
+    )
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == left
 
     assert train("evaluation.num_prompts=2").returncode == 0
@@ -184,7 +186,7 @@ def test_a_copied_pin_is_run_again_from_the_command_line(tmp_path: Path) -> None
     data.write_text("".join(rows[:-1]))
     done = again(str(tmp_path / "third"), f"data.path={data}")
     assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "third").exists()
-    assert f"data.path={data}: the data is not the one that the run was pinned with" in done.stderr
+    assert f"data.path={data}: the data has changed since run.yaml was written" in done.stderr
 
 
 @pytest.mark.slow

@@ -84,8 +84,8 @@ def test_a_failed_evaluation_leaves_the_checkpoint_and_is_made_up_for(
         with pytest.raises(RunFailed):
             launch(folder)
     told = (
-        f"the draft is published in {folder / 'checkpoint'}, but its evaluation failed, with which "
-        f"`speculators run {folder}` goes on: "
+        f"the draft is published in {folder / 'checkpoint'}, but its evaluation failed; repeat it with "
+        f"`speculators run {folder}`: "
     )
     said, traceback = capsys.readouterr().err, (folder / "FAILED").read_text()
     assert told in said

@@ -188,7 +188,7 @@ def test_wrong_input_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "nowhere"):
         refused = report(folder)
-        assert refused.returncode == 2 and f"{folder}: there is no run in it" in refused.stderr
+        assert refused.returncode == 2 and f"{folder}: it contains no run" in refused.stderr
         assert "Traceback" not in refused.stderr
     assert not list(tmp_path.rglob("*.html"))
 

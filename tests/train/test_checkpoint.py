@@ -189,7 +189,7 @@ def test_what_was_passed_over_is_removed_once_another_is_saved(step, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("seed", 1, "trained with seed=0, and the run has 1; set that back, or train in a new folder"),
+        ("seed", 1, "trained with seed=0, and the run has 1; set it to that value, or train in a new folder"),
         ("optimizer.lr", 0.2, "trained with optimizer.lr=0.1, and the run has 0.2"),
         ("optimizer.betas", [0.9, 0.99], "optimizer.betas=[0.9, 0.95], and the run has [0.9, 0.99]"),
         ("read.data", "cd" * 32, "trained with another data (ababababababababab"),

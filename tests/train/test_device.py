@@ -23,14 +23,16 @@ def test_each_process_of_a_launcher_has_its_own(monkeypatch):
 def test_more_processes_than_devices_are_told_so(monkeypatch, name):
     monkeypatch.setattr(device, "available", lambda: ["cuda:0", "cuda:1", "cpu"])
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ValueError, match="launch.num_processes: process 2 has no cuda of its own; .* cuda:0, cuda:1"):
+    with pytest.raises(ValueError, match="launch.num_processes: there is no cuda for process 2; .* cuda:0, cuda:1"):
         device.resolve(name)
 
 
 @pytest.mark.parametrize("name", ["cuda:2", "mps", "xpu"])
 def test_what_is_not_there_is_named_with_what_is(monkeypatch, name):
     monkeypatch.setattr(device, "available", lambda: ["cuda:0", "cpu"])
-    with pytest.raises(ValueError, match=f"device={name} is not there; this machine has cuda:0, cpu. Set device=auto"):
+    with pytest.raises(
+        ValueError, match=f"device={name} does not exist; this machine has cuda:0, cpu. Set device=auto"
+    ):
         device.resolve(name)
 
 
