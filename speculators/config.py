@@ -64,11 +64,11 @@ class SpeculatorModelConfig(PydanticClassRegistryMixin, PretrainedConfig):
     # None, where upstream has "": with a string, save_pretrained would write Python files and an `auto_map` to the folder.
     _auto_class: ClassVar[str | None] = None
 
-    speculators_model_type: str = Field(default="", description="the algorithm whose model this configures")
+    speculators_model_type: str = Field(default="", description="the algorithm")
     speculators_version: str = Field(default=FORMAT_VERSION, description="release of the format")
     speculators_config: SpeculatorsConfig = Field(  # pyright: ignore[reportAssignmentType]
         default=None,  # transformers makes an empty instance to compare with, so the field cannot be required
-        description="how the draft is used",
+        description="proposal methods and verifier",
     )
 
     def __init__(self, **kwargs: Any) -> None:

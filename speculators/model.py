@@ -73,7 +73,7 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
         Args:
             given: the verifier's embedding, head and checkpoint, and the token counts of the training data.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how it starts")
+        raise NotImplementedError(f"{type(self).__name__} must implement initialise")
 
     @classmethod
     def plan_rows(cls, settings: Any, sequence: PackedTargets, generator: Generator) -> SequenceRows:
@@ -103,7 +103,7 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
             ValueError: a tensor is missing that the algorithm does not take from the verifier.
         """
         if missing:
-            raise ValueError(f"{', '.join(sorted(missing))}: missing in the published file; export it again")
+            raise ValueError(f"{', '.join(sorted(missing))}: missing in the published file; export the draft again")
 
     def forward(
         self, batch: Batch, states: VerifierStates, verifier: VerifierHead, context: TrainingContext[Any]
@@ -125,7 +125,7 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
             One or more sets of rows, each with one input per row for every term, in the order of `batch.rows`; and
             losses besides the divergences.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
+        raise NotImplementedError(f"{type(self).__name__} must implement forward")
 
     def drafter(self, verifier: VerifierHead, batch_size: int) -> Drafter:
         """Create a drafter with empty state, with which decoding drafts for one batch of sequences.
@@ -134,7 +134,7 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
             verifier: the verifier's embedding and head.
             batch_size: sequences of the batch.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how it drafts")
+        raise NotImplementedError(f"{type(self).__name__} must implement drafter")
 
     @classmethod
     def for_config(cls, config: SpeculatorModelConfig) -> type["SpeculatorModel"]:

@@ -95,7 +95,7 @@ def test_steps_tokens_and_states_by_hand() -> None:
 def test_what_cannot_be_known_is_said() -> None:
     """Without data the rest is there; answers that are to be regenerated are an estimate."""
     missing = plan("data=jsonl", "data.path=nowhere.jsonl")
-    assert missing["data, steps, states"] == "unknown: data.path: there is no file nowhere.jsonl"
+    assert missing["data, steps, states"] == "unknown: data.path: no file matches nowhere.jsonl"
     assert gigabytes(missing["peak memory (cpu)"]) > 0
     regenerated = plan("data.regenerate=true")
     assert "of maximum length" in regenerated["estimated"]

@@ -148,7 +148,9 @@ class Entry:
         with held:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.folder.is_symlink():
-                raise ValueError(f"cache.dir: {self.folder} is a link, which the cache does not follow; remove it")
+                raise ValueError(
+                    f"cache.dir: {self.folder} is a symbolic link, which the cache does not follow; remove it"
+                )
             found = Manifest.read(self.folder / MANIFEST)
             self.manifest.extractions, self.manifest.shards = found.extractions, found.shards
             # Without a manifest the files cannot be attributed; those with needed names are overwritten.
@@ -205,7 +207,7 @@ class Entry:
             if error.errno not in FULL:
                 raise
             raise NoRoom(
-                f"the disk of {self.folder.parent} is full; what was finished stays, and is gone on from"
+                f"the disk of {self.folder.parent} is full; completed shards are kept, and the next run resumes from them"
             ) from error
 
 

@@ -10,5 +10,6 @@ class CacheSettings(Strict):
 
     dir: str | None = Field(min_length=1, description="null is $SPECULATORS_CACHE, or ~/.cache/speculators")
     limit_gb: float | None = Field(
-        gt=0, description="what all of it may take; beyond, what was not used for longest is removed; null is the disk"
+        gt=0,
+        description="gigabytes that the cache may take; above it, the least recently used entries are removed; null is no limit",
     )

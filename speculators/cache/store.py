@@ -53,9 +53,7 @@ class Store:
         except OSError:
             writable = False
         if not writable:
-            raise ValueError(
-                f"cache.dir: {folder} cannot be written; set cache.dir or ${VARIABLE} to a folder that can"
-            )
+            raise ValueError(f"cache.dir: {folder} is not writable; set cache.dir or ${VARIABLE} to a writable folder")
         return cls(folder, None if settings.limit_gb is None else int(settings.limit_gb * 1e9))
 
     @contextmanager
@@ -128,8 +126,9 @@ class Store:
                     else f", and its entries take {gb(used)} of cache.limit_gb={self.limit / 1e9:g}"
                 )
                 raise NoRoom(
-                    f"{gb(need)} are needed in {self.folder}, whose disk has {gb(free)} free{limit}; {gb(over)} are "
-                    "missing whatever is removed. Raise cache.limit_gb, or set cache.dir to a larger disk"
+                    f"{gb(need)} are needed in {self.folder}, whose disk has {gb(free)} free{limit}; "
+                    f"{gb(over)} are missing even after removing all other entries. Raise cache.limit_gb, or set "
+                    "cache.dir to a folder on a larger disk"
                 )
             return [self._remove(entry) for entry in removable]
 

@@ -81,7 +81,7 @@ def _answered(
             store.make_room(len(payload))
             entry.add({name: payload})
         except NoRoom as error:
-            log.info("data: answers are not kept for the next run: %s", error)
+            log.info("data: the regenerated answers are not cached for later runs: %s", error)
     return answers
 
 

@@ -72,7 +72,7 @@ class CachedStates:
         try:
             places = [self._places[key] for key in fingerprints(batch)]
         except KeyError:
-            raise ValueError(f"a sequence of the batch is not among those of {self._entry.folder}") from None
+            raise ValueError(f"a sequence of the batch is not in {self._entry.folder}") from None
         return VerifierStates(
             last_BTH=self._padded([LAST], places),
             aux_BTA=self._padded([part_of(i) for i in layer_ids], places) if layer_ids else None,
@@ -91,8 +91,8 @@ class CachedStates:
         """A memory-mapped shard whose checksum has been verified."""
         if not self._entry.sound(shard):
             raise ValueError(
-                f"{self._entry.path(shard)}: it is not as it was written; `speculators cache verify --remove` removes it, "
-                "and the same command goes on and makes it again"
+                f"{self._entry.path(shard)}: it is damaged; `speculators cache verify --remove` removes it, "
+                "and repeating the command computes it again"
             )
         return safe_open(self._entry.path(shard), framework="pt")
 
@@ -128,7 +128,7 @@ def cached_states(
             extract(store, entry, verifier, head, sequences, layer_ids)
         except NoRoom as error:
             raise ValueError(
-                f"verifier_states=cached: {error}; or compute them in every step with verifier_states=in_process"
+                f"verifier_states=cached: {error}; or set verifier_states=in_process to compute the states in every step"
             ) from error
         verifier.release()
         yield CachedStates(entry, {key: place for place, key in enumerate(keys)}, head)

@@ -27,7 +27,7 @@ def sources_of(data: DataSettings) -> list[Source]:
             return [Source(**data.model_dump(include={"name", "subset", "split", "revision", "streaming"}))]
         case MixtureData():
             return data.sources
-    raise TypeError(f"no reader for {type(data).__name__}")
+    raise TypeError(f"there is no reader for {type(data).__name__}")
 
 
 def key_of(data: DataSettings, number: int) -> str:
@@ -53,11 +53,11 @@ def files_of(path: str, key: str = "data") -> list[Path]:
     if place.is_dir():
         files = sorted(f for f in place.iterdir() if f.is_file() and _bare_suffix(f) in ENDINGS)
         if not files:
-            raise ValueError(f"{key}.path: the folder {place} has no file that ends in {', '.join(ENDINGS)}")
+            raise ValueError(f"{key}.path: the folder {place} has no file with the ending {', '.join(ENDINGS)}")
         return files
     files = [place] if place.exists() else sorted(f for f in map(Path, glob(str(place))) if f.is_file())
     if not files:
-        raise ValueError(f"{key}.path: there is no file {place}")
+        raise ValueError(f"{key}.path: no file matches {place}")
     return files
 
 

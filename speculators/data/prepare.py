@@ -24,7 +24,7 @@ from speculators.settings.run_config import DataSettings
 AT_ONCE = 1024
 # Characters of a prompt's key; longer prompts are identified by their beginning and a hash.
 KEY_LENGTH = 512
-TOO_FEW = "data: at least two different prompts are needed, one to train on and one to hold out"
+TOO_FEW = "data: it has fewer than two different prompts; one is trained on and one held out for the evaluation"
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,13 @@ class DataReport:
 
     def __str__(self) -> str:
         skipped = "".join(f", {n} skipped {reason} (first: {self.first[reason]})" for reason, n in self.skipped.items())
-        cut = f", {self.cut} cut at data.max_length" if self.cut else ""
+        cut = f", {self.cut} truncated at data.max_length" if self.cut else ""
         left_out = "".join(f", {n} {what}, which the chat template leaves out" for what, n in self.left_out.items())
-        unfinished = f", {self.unfinished} answers did not end within their token budget" if self.unfinished else ""
+        unfinished = (
+            f", {self.unfinished} regenerated answers reached data.regenerate_max_new_tokens or data.max_length"
+            if self.unfinished
+            else ""
+        )
         sources = f" ({', '.join(f'{n} of {name}' for name, n in self.sources.items())})" if self.sources else ""
         return (
             f"{self.conversations} conversations{sources}{skipped}{cut}{left_out}{unfinished}; "
@@ -109,7 +113,7 @@ def prepare(
     with chosen(data, seed, unused) as sides:
         for side in sides:
             if data.regenerate:
-                assert generate is not None, "data.regenerate needs somebody to answer"
+                assert generate is not None, "data.regenerate=true: no verifier was given to generate the answers"
                 whole = regenerated(side, template, generate, data, unused, unfinished)
                 documents = [limited(d, data.max_length, cut) for d in whole]
             else:
@@ -123,8 +127,8 @@ def prepare(
     largest = max(max(side, default=0) for side in tokens)
     if largest >= vocab_size:
         raise ValueError(
-            f"verifier.name_or_path: the tokenizer made token id {largest}, but the verifier's vocabulary has only "
-            f"{vocab_size}; the tokenizer is another model's"
+            f"verifier.name_or_path: the tokenizer produced token id {largest}, but the verifier's vocabulary has only "
+            f"{vocab_size} tokens; use the tokenizer of this verifier"
         )
     supervised = [t for s in packed[0] for d in s for t, m in zip(d.tokens, d.supervised, strict=True) if m]
     report = DataReport(
@@ -216,7 +220,7 @@ def nothing(unused: Unused) -> str:
     """The message for a source without any usable conversation."""
     if not unused.counts:
         return "data: the source is empty"
-    hint = "" if NO_ROOM not in unused.counts else "; data.max_length could be raised"
+    hint = "" if NO_ROOM not in unused.counts else "; raise data.max_length"
     return f"data: no conversation can be used: {unused}{hint}"
 
 

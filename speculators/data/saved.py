@@ -55,7 +55,7 @@ def prepared(run: RunConfig, store: Store, verifier: VerifierLoader, vocab_size:
             entry.begin(payloads)
             entry.add(payloads)
         except NoRoom as error:
-            log.info("data: not kept for the next run: %s", error)
+            log.info("data: the tokenised data is not cached for later runs: %s", error)
         return made
 
 

@@ -55,7 +55,7 @@ def from_hub(source: Source, key: str) -> Any:
     Raises:
         ValueError: it cannot be loaded.
     """
-    assert source.name is not None, "files are no data set of the Hub"
+    assert source.name is not None, "this source is files, not a data set of the Hub"
     options = {"split": source.split, "revision": source.revision, "streaming": source.streaming}
     with _hub(source, key):
         return load_dataset(source.name, source.subset, **options)
@@ -69,7 +69,7 @@ def content(source: Source, key: str) -> str:
     """
     if source.path is not None:
         return content_of(files_of(source.path, key))
-    assert source.name is not None, "a source has a path or a name"
+    assert source.name is not None, "a source must have a path or a name"
     if not source.streaming:
         # The fingerprint of datasets depends on the loaded files, not on the name of the revision.
         return from_hub(source, key)._fingerprint

@@ -196,7 +196,8 @@ class ChatTemplate:
         if not self.tokenizer.is_fast:
             name = type(self.tokenizer).__name__
             raise ValueError(
-                f"verifier.name_or_path: its tokenizer ({name}) has no offsets, by which answers are found"
+                f"verifier.name_or_path: its tokenizer ({name}) returns no character offsets, which "
+                "locate the answers; use a fast tokenizer"
             )
         # The rendered text already contains the special tokens.
         texts = [d.text for d in documents]

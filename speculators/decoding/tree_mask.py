@@ -55,7 +55,7 @@ def check_reads_trees(verifier: Verifier) -> None:
     if other := verifier.other_layers:
         raise ValueError(
             f"proposal: the verifier's {', '.join(other)} layers cannot verify a tree of tokens; choose a chain, "
-            "as proposal=greedy is"
+            "such as proposal=greedy"
         )
 
 

@@ -49,7 +49,7 @@ def evaluate(
     chosen = [list(p) for p in prompts[: evaluation.num_prompts]]
     if not chosen:
         raise ValueError(
-            "evaluation: no prompt is held out; raise data.heldout_fraction, or set evaluation.num_prompts=0"
+            "data.heldout_fraction: no prompts are held out for the evaluation; raise it, or set evaluation.num_prompts=0"
         )
     training = model.training
     model.eval()

@@ -67,8 +67,8 @@ def plot(result: EvaluationResult, file: Path) -> None:
     bars = axes.bar(positions, result.acceptance_per_position, color="#3b6ea5")
     axes.bar_label(bars, fmt="%.2f", fontsize=8)
     axes.set(
-        xlabel="position in the draft",
-        ylabel="share of drafts accepted so far",
+        xlabel="position",
+        ylabel="share of drafts accepted up to this position",
         ylim=(0, 1.08),
         title=f"acceptance length {result.acceptance_length:.2f}{between(result.acceptance_length_interval)}",
     )

@@ -88,9 +88,7 @@ def check_data(run: RunConfig, pin: Pin, file: Path) -> None:
     named = [s.path for s in sources_of(run.data) if s.path is not None and not s.path.startswith(SCHEME)]
     if "data" not in pin.read:
         if named:
-            raise WrongInput(
-                [f"data.path={named[0]}: {file} records no hash of the data, so a change cannot be detected; {other}"]
-            )
+            raise WrongInput([f"data.path={named[0]}: {file} records no hash of the data; {other}"])
         return
     try:
         now = _data(run.data)

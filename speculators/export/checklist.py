@@ -29,8 +29,8 @@ NATIVE_KEYS_ASIDE = ("transformers_version", "dtype", "model_type", "architectur
 SHOWN = 20
 SENTENCES = {
     "refused": "$engine could not serve this draft",
-    "wrong": "$engine would load this draft and compute something else than was trained",
-    "invalid": "this draft breaks the published format",
+    "wrong": "$engine would load this draft but compute something other than what was trained",
+    "invalid": "this draft violates the published format",
 }
 
 
@@ -111,18 +111,18 @@ def check_tensors(
             continue
         if name not in tensors:
             if spec.required:
-                reason = f"is missing; a tensor of shape {list(spec.shape)} belongs here"
+                reason = f"is missing; it must be a tensor of shape {list(spec.shape)}"
                 yield Finding(rules.of_missing(name), name, None, reason)
             continue
         shape, dtype = tensors[name].shape, tensors[name].dtype
         if shape != spec.shape:
-            reason = f"has the wrong shape; the config makes it {list(spec.shape)}"
+            reason = f"has the wrong shape; by the config it is {list(spec.shape)}"
             yield Finding(rules.of_shape(name, shape, spec.shape), name, list(shape), reason)
         if rules.dtype is not None and KINDS.get(dtype) != spec.kind:
             yield Finding(rules.dtype, name, dtype, f"has the wrong dtype; it must be {spec.kind}")
     for name, tensor in tensors.items():
         if name not in specs and name not in unused and not rules.skips(name):
-            reason = "is no tensor of this draft, as its config describes it"
+            reason = "is not a tensor of a draft with this config"
             yield Finding(rules.of_unknown(name), name, list(tensor.shape), reason)
 
 
@@ -144,18 +144,16 @@ def _other_files(folder: Path, tensors: Tensors) -> Iterator[Finding]:
     files = {tensor.file.name for tensor in tensors.values()}
     for file in sorted(folder.glob("*.safetensors")):
         if files and file.name not in files:
-            yield Finding("invalid", file.name, None, "would be read by engines too; take it out")
+            yield Finding("invalid", file.name, None, "would be read by engines too; remove it")
     if WHOLE in files and (folder / INDEX).exists():
-        yield Finding("invalid", INDEX, None, f"stands beside {WHOLE}, and readers take one or the other; take one out")
+        yield Finding("invalid", INDEX, None, f"exists beside {WHOLE}, and readers use either; remove one")
 
 
 def _described(config: Mapping[str, Any], layout: type[Layout], tensors: Tensors) -> Iterator[Finding]:
     """Check the tensors against the published config."""
     specs = layout.described(_with_defaults(config))
     if specs is None:
-        yield Finding(
-            "invalid", CONFIG, None, "describes no tensors: a size is missing, or no whole number, or too large"
-        )
+        yield Finding("invalid", CONFIG, None, "defines no tensors: a size is missing, not an integer, or too large")
     else:
         yield from check_tensors(tensors, specs, FORMAT)
 
@@ -171,7 +169,9 @@ def _verifier(config: Mapping[str, Any]) -> tuple[VerifierFacts | None, list[Fin
     if not isinstance(name, str) or not name:
         return None, []  # reported by the strict reader
     if "://" in name:
-        return None, [Finding("refused", VERIFIER, name, "must be a hub id or a folder, or engines cannot load it")]
+        return None, [
+            Finding("refused", VERIFIER, name, "must be a hub id or a folder, from which engines load the verifier")
+        ]
     try:
         return VerifierFacts.read(name), []
     except (OSError, ValueError) as error:
@@ -203,7 +203,9 @@ def _engine(
         inner = inside(folder, engine.name)
         missing = [name for name in (CONFIG, WHOLE) if not (inner / name).is_file()]
         if missing:
-            yield Finding("refused", inner.name, missing, "is the engine's own folder, and incomplete; export again")
+            yield Finding(
+                "refused", inner.name, missing, "is in the engine's native format, and incomplete; export again"
+            )
             return
         yield from _native(inner, layout.native(config, engine.name) or {}, draft)
         published, tensors = {layout.native_name(name): t for name, t in tensors.items()}, read_tensors(inner)

@@ -33,7 +33,7 @@ def required(config: Mapping[str, Any], paths: Iterable[str], engine: object) ->
     """Keys that an engine has no default for."""
     for path in paths:
         if lookup(config, path) is None:
-            yield Finding("refused", path, None, f"{engine} takes no default for it; write it out")
+            yield Finding("refused", path, None, f"{engine} has no default for it; write the value")
 
 
 def one_of(
@@ -68,5 +68,8 @@ def written_out(
     """
     if lookup(config, path) is None and (also is None or lookup(config, also) is None):
         yield Finding(
-            level, path, None, f"must be written: {engine} takes {taken!r}, other readers of the format do not"
+            level,
+            path,
+            None,
+            f"must be written: {engine} assumes {taken!r} where it is missing, other readers of the format do not",
         )

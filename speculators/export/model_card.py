@@ -14,15 +14,15 @@ from speculators.utils import files
 from speculators.verifier.location import public_name
 
 # Unique in the card: names in the card have no line breaks.
-NOT_MEASURED = "## Result\n\nIt was not measured."
+NOT_MEASURED = "## Result\n\nNot evaluated."
 CARD = Template("""---
 $front
 ---
 
 # A draft for $base
 
-This [$title]($paper) draft proposes tokens that $base then verifies,
-several in one pass: the same greedy text, sooner.
+This [$title]($paper) draft model proposes several tokens, which $base
+verifies in one pass. Greedy text stays the same.
 
 $result
 
@@ -104,7 +104,7 @@ with {result.speculative_tokens} tokens drafted a pass."""
 def _serve(verifier: str, run: RunConfig, export: ExportPlan) -> str:
     if export.engine is None:
         reason = _text(export.summary.splitlines()[0])
-        return f"It is made for no engine ({reason}). `SpeculatorModel.from_pretrained` loads it."
+        return f"It was exported for no engine ({reason}). `SpeculatorModel.from_pretrained` loads it."
     proposal = run.speculator.speculators_config["proposal_methods"][0]
     command = export.engine.serve_command(run.algorithm.name, ".", verifier, proposal)
     fence = _longer_than_any("`", command, least=3)

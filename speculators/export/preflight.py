@@ -55,7 +55,7 @@ def plan(run: RunConfig, published: Mapping[str, Any], facts: VerifierFacts) -> 
     """
     target, engine = run.export.target, chosen_engine(run.export, run.algorithm.name)
     if target == "none":
-        return ExportPlan(None, (), "export.target=none: the checkpoint is written for no engine")
+        return ExportPlan(None, (), "export.target=none: the checkpoint is published for no engine")
     if engine is None:
         return ExportPlan(None, (), f"export.target=auto is none: no engine serves {run.algorithm.name} drafts")
     findings = tuple(preflight(engine, published, facts))
@@ -99,7 +99,7 @@ def preflight(engine: Engine, config: Mapping[str, Any], facts: VerifierFacts | 
     read = draft.as_read(config, facts)
     found += [*draft.problems(config, read, facts), *engine.proposal_problems(config)]
     if facts is not None and Layout.named(str(model_type)).described(read) is None:
-        reason = f"{engine} cannot build layers of these sizes; each must be a whole number of a sensible size"
+        reason = f"{engine} cannot build layers of these sizes; each must be a positive integer of a plausible size"
         found.append(Finding("refused", "config.json", None, reason))
     for key, value in config.items():
         if key not in draft.reads and key not in engine.descriptive:

@@ -107,7 +107,7 @@ def _checked(checkpoint: Path, run: RunConfig, facts: VerifierFacts, export: Exp
     bad = "\n".join(f"  {finding}" for finding in findings if finding.bad)
     if not bad:
         return ExportPlan(export.engine, findings, export.summary)
-    problem = f"was written, but could not be loaded as it was trained:\n{bad}"
+    problem = f"was written, but does not pass its checks:\n{bad}"
     if run.export.target not in ("auto", "none"):
         raise CannotServe(f"export.target={run.export.target}: {checkpoint} {problem}", findings)
     log.warning("%s %s", checkpoint, problem)

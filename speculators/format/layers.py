@@ -78,12 +78,12 @@ def relations(layer: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     if hidden and heads and layer.get("head_dim") is None and hidden % heads:
         yield "num_attention_heads", heads, f"must divide hidden_size, {hidden}, or head_dim be given"
     elif hidden and heads and (head_dim or hidden // heads) % 2:
-        yield "head_dim", head_dim, "must be even: rotary embeddings turn pairs"
+        yield "head_dim", head_dim, "must be even: rotary embeddings rotate pairs of numbers"
     if heads and groups and heads % groups:
         yield "num_key_value_heads", groups, f"must divide num_attention_heads, {heads}"
     kinds = layer.get("layer_types")
     if isinstance(kinds, list) and count and len(kinds) != count:
-        yield "layer_types", kinds, f"must have one entry a layer, {count} of them"
+        yield "layer_types", kinds, f"must have one entry per layer, {count} in all"
     if isinstance(kinds, list) and "sliding_attention" in kinds and not _size(layer.get("sliding_window")):
         yield "layer_types", kinds, "sliding_attention needs sliding_window, in tokens"
     yield from _rope(layer)
@@ -96,14 +96,14 @@ def _rope(layer: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
             continue
         kind = rope.get("rope_type", rope.get("type", "default"))
         if not isinstance(kind, str) or kind not in ROPE_KEYS:
-            yield f"{key}.rope_type", kind, f"is no kind of rotary embedding; there are {', '.join(ROPE_KEYS)}"
+            yield f"{key}.rope_type", kind, f"is not a kind of rotary embedding; choose one of {', '.join(ROPE_KEYS)}"
             continue
         for name, value in rope.items():
             if isinstance(value, Mapping):
                 yield (
                     f"{key}.{name}",
                     value,
-                    "all layers of a draft rotate alike: write one layer's parameters without it",
+                    "all layers of a draft have the same rotary parameters; write them once, without this key",
                 )
         part = rope.get("partial_rotary_factor")
         if part is not None and not (isinstance(part, (int, float)) and 0 < part <= 1):
@@ -114,7 +114,7 @@ def _rope(layer: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
             )
         for needed in ROPE_KEYS[kind]:
             if rope.get(needed) is None:
-                yield f"{key}.{needed}", None, f"must be given: {kind} embeddings are made with it"
+                yield f"{key}.{needed}", None, f"must be given: {kind} embeddings need it"
         for name in {"rope_theta", *ROPE_KEYS[kind]} & rope.keys():
             numbers = rope[name] if isinstance(rope[name], list) else [rope[name]]
             if not all(isinstance(number, (int, float)) for number in numbers):

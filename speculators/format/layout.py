@@ -46,7 +46,7 @@ class Layout(ClassRegistryMixin):
         Args:
             config: the published config as a plain dict.
         """
-        raise NotImplementedError(f"{cls.__name__} does not say which tensors it stores")
+        raise NotImplementedError(f"{cls.__name__} must implement tensors")
 
     @classmethod
     def problems(cls, config: Mapping[str, Any], facts: VerifierFacts | None) -> Iterator[Finding]:

@@ -34,11 +34,11 @@ def verifier_layer_ids(config: Mapping[str, Any], key: str, facts: VerifierFacts
     if not isinstance(ids, list) or not all(isinstance(i, int) for i in ids):
         return  # reported by the check of the field's type
     if ids != sorted(set(ids)):
-        yield Finding("invalid", key, ids, f"must ascend without repetition; write {sorted(set(ids))}")
+        yield Finding("invalid", key, ids, f"must be ascending, without duplicates; write {sorted(set(ids))}")
     if not ids or min(ids) < 0:
-        yield Finding("invalid", key, ids, "must name at least one layer, and none below 0, the embeddings")
+        yield Finding("invalid", key, ids, "must name at least one layer, and no id below 0, the embeddings")
     if ids and facts is not None and max(ids) > facts.num_hidden_layers:
-        reason = f"must lie inside the verifier, whose last layer is {facts.num_hidden_layers}"
+        reason = f"must not exceed the verifier's last layer, {facts.num_hidden_layers}"
         yield Finding("invalid", key, ids, reason)
 
 
@@ -68,7 +68,7 @@ def vocabulary_map(tensors: Tensors, vocab_size: int) -> Iterator[Finding]:
         return
     marked = np.flatnonzero(tensors["t2d"].values()) if "t2d" in tensors else np.sort(target_D)
     if not np.array_equal(marked, np.sort(target_D)):
-        yield Finding("wrong", "t2d", None, "marks other tokens than those that d2t reaches")
+        yield Finding("wrong", "t2d", None, "does not mark the same tokens as d2t")
 
 
 def token_ids(tensors: Tensors, name: str, vocab_size: int) -> Iterator[Finding]:

@@ -38,7 +38,8 @@ def read_config(path: Path) -> dict[str, Any]:
     config = read_json(file)
     if not config.keys() & {"speculators_model_type", USAGE}:
         raise ValueError(
-            f"{file}: has no {USAGE}, so it is no speculator's; of an engine's own format, give the folder above"
+            f"{file}: has no {USAGE}, so it is not the config of a draft; if it is in an engine's native "
+            "format, give the folder above"
         )
     return config
 
@@ -53,7 +54,7 @@ def problems(config: Mapping[str, Any], facts: VerifierFacts | None = None) -> l
     name = config.get("speculators_model_type")
     names = AlgorithmSettings.names()
     if name not in names:
-        reason = f"names the algorithm, one of {', '.join(names)}{_nearest(name, names)}"
+        reason = f"must be an algorithm, one of {', '.join(names)}{_nearest(name, names)}"
         return [_invalid("speculators_model_type", name, reason), *_usage(config)]
     algorithm = AlgorithmSettings.named(str(name))
     layout = Layout.named(str(name))
@@ -78,7 +79,7 @@ def layer_problems(layer: Any, path: str, layers: type[DecoderLayers] = DecoderL
         # Layers of other kinds have keys of their own, so only likely misspellings are reported.
         known = LAYER_KEYS | layers.model_fields.keys()
         if key not in known and (hint := _nearest(key, known, cutoff=0.85)):
-            yield _invalid(f"{path}.{key}", value, f"is no key of a decoder layer{hint}")
+            yield _invalid(f"{path}.{key}", value, f"is not a key of a decoder layer{hint}")
     yield from _mistyped(layers, layer, path)
     for key, value, reason in relations(layer):
         yield _invalid(f"{path}.{key}", value, reason)
@@ -88,21 +89,21 @@ def _top_level(config: Mapping[str, Any], algorithm: type[AlgorithmSettings]) ->
     fields = algorithm.published_fields
     known = FORMAT_KEYS | TRANSFORMERS_KEYS | fields.model_fields.keys() | set(algorithm.derived_keys)
     if config.get("model_type", "speculators") != "speculators":
-        reason = "at top level it hides from engines that this is a speculator; leave it out"
+        reason = "engines do not recognise a speculator that has this key at top level; remove it"
         yield _invalid("model_type", config["model_type"], reason)
     yield from _unknown("", {k: v for k, v in config.items() if k != "model_type"}, known)
     yield from _mistyped(fields, {k: v for k, v in config.items() if k in fields.model_fields}, "", strict=True)
     for key, value in config.items():
         if isinstance(value, int) and value > MOST_SIZE:
-            yield _invalid(key, value, f"must be at most {MOST_SIZE}: no model is so large")
+            yield _invalid(key, value, f"must be at most {MOST_SIZE}")
     if not isinstance(config.get("num_labels", 0), int) or config.get("num_labels", 0) > MOST:
-        yield _invalid("num_labels", config["num_labels"], f"must be a number up to {MOST}; leave it out")
+        yield _invalid("num_labels", config["num_labels"], f"must be an integer up to {MOST}; remove it")
     for key in ("dtype", "torch_dtype"):
         if config.get(key) not in (None, *DTYPES):
             yield _invalid(key, config[key], f"must be one of {', '.join(DTYPES)}")
     classes = config.get("architectures", [])
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        yield _invalid("architectures", classes, "must be a list of names, or be left out")
+        yield _invalid("architectures", classes, "must be a list of names, or be removed")
 
 
 def _usage(config: Mapping[str, Any]) -> Iterator[Finding]:
@@ -132,11 +133,11 @@ def _usage(config: Mapping[str, Any]) -> Iterator[Finding]:
         yield _invalid(f"{USAGE}.algorithm", name, f"must be the speculators_model_type, {model_type!r}")
     default = usage.get("default_proposal_method")
     if usage.get("proposal_methods") == []:
-        yield _invalid(
-            f"{USAGE}.proposal_methods", [], "must hold a proposal: how many tokens are drafted stands there"
-        )
+        yield _invalid(f"{USAGE}.proposal_methods", [], "must hold a proposal, whose speculative_tokens engines read")
     elif isinstance(default, str) and kinds and default != kinds[0] and (default in kinds or str(kinds[0]) in methods):
-        reason = f"must be the proposal_type of the first of proposal_methods, {kinds[0]!r}: engines read no other"
+        reason = (
+            f"must be the proposal_type of the first of proposal_methods, {kinds[0]!r}: engines read only the first"
+        )
         yield _invalid(f"{USAGE}.default_proposal_method", default, reason)
     if "verifier" in usage and _mapping(usage["verifier"]).get("name_or_path", "?") in (None, ""):
         yield _invalid(f"{USAGE}.verifier.name_or_path", None, "must name the verifier: engines load it from here")
@@ -147,17 +148,17 @@ def _against_verifier(config: Mapping[str, Any], layout: type[Layout], facts: Ve
     outer, _, inner = key.rpartition(".")
     vocab = (_mapping(config.get(outer)) if outer else config).get(inner)
     if vocab != facts.vocab_size:
-        yield _invalid(key, vocab, f"must be the verifier's, {facts.vocab_size}: the two share token ids")
+        yield _invalid(key, vocab, f"must be the verifier's, {facts.vocab_size}")
     verifier = _mapping(_mapping(config.get(USAGE)).get("verifier"))
     if "architectures" in verifier and verifier["architectures"] != facts.architectures:
-        reason = f"must be what {facts.name_or_path} has in its config.json, {facts.architectures}"
+        reason = f"must be {facts.architectures}, as in the config.json of {facts.name_or_path}"
         yield _invalid(f"{USAGE}.verifier.architectures", verifier["architectures"], reason)
 
 
 def _unknown(path: str, values: Mapping[str, Any], known: Iterable[str]) -> Iterator[Finding]:
     for key, value in values.items():
         if key not in known:
-            yield _invalid(f"{path}{key}", value, f"is no key of the format and has no effect{_nearest(key, known)}")
+            yield _invalid(f"{path}{key}", value, f"is not a key of the format and has no effect{_nearest(key, known)}")
 
 
 def _mistyped(

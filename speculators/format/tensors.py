@@ -105,7 +105,7 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
     found: dict[str, StoredTensor] = {}
     for file in sorted(set(names.values())):
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise ValueError(f"{index}: {file!r} is no name of a safetensors file beside it")
+            raise ValueError(f"{index}: {file!r} is not the name of a safetensors file in the same folder")
         held = read_header(inside(folder, file))
         if held.keys() != (listed := {name for name, other in names.items() if other == file}):
             odd = sorted(held.keys() ^ listed)[0]
@@ -127,13 +127,13 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or not 0 < length <= size - 8:
-                raise ValueError("its header was cut off")
+                raise ValueError("its header is truncated")
             if length > MOST_BYTES:
                 raise ValueError(f"its header of {length} bytes is larger than {MOST_BYTES}")
             header = parse_json(stream.read(length))
         metadata = header.pop("__metadata__", None) or {}
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError("__metadata__ must hold texts")
+            raise ValueError("the values of __metadata__ must be strings")
         found = {name: _stored(file, name, spec, 8 + length) for name, spec in header.items()}
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: cannot be read as safetensors: {error}; copy or export it again") from error
@@ -141,7 +141,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     for name, tensor in sorted(found.items(), key=lambda item: (item[1].begin, item[1].end)):
         if tensor.begin != end:
             raise ValueError(
-                f"{file}: cannot be read as safetensors: {name!r} does not begin where the one before it ends; "
+                f"{file}: cannot be read as safetensors: {name!r} does not begin where the tensor before it ends; "
                 "copy or export it again"
             )
         end = tensor.end
@@ -162,7 +162,7 @@ def _stored(file: Path, name: str, spec: Any, offset: int) -> StoredTensor:
         raise ValueError(f"shape and data_offsets of {name!r} must be short lists of sizes")
     begin, end = places
     if (end - begin) * 8 != math.prod(shape) * BITS[dtype]:
-        raise ValueError(f"{name!r} takes {end - begin} bytes, which is not what its shape and dtype make")
+        raise ValueError(f"{name!r} takes {end - begin} bytes, which does not match its shape and dtype")
     return StoredTensor(file, tuple(shape), dtype, offset + begin, offset + end)
 
 

@@ -21,7 +21,7 @@ CONFIG = "config.json"
 class VerifierConfig(BaseModel):
     """The model that the draft was trained for."""
 
-    name_or_path: str | None = Field(description="hub id or folder; null names none")
+    name_or_path: str | None = Field(description="hub id or folder; null if not recorded")
     architectures: list[str] = Field(description="architectures in the verifier's own config.json")
 
     @classmethod
@@ -62,7 +62,7 @@ class SpeculatorsConfig(ReloadableBaseModel):
 
     algorithm: str = Field(description="the algorithm's name")
     proposal_methods: list[TokenProposalConfig] = Field(description="how tokens may be proposed")
-    default_proposal_method: str = Field(description="proposal_type of the proposal to use when none is asked for")
+    default_proposal_method: str = Field(description="proposal_type of the proposal that is used by default")
     verifier: VerifierConfig = Field(description="the model that the draft was trained for")
 
     @model_validator(mode="after")

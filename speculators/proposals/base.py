@@ -35,12 +35,12 @@ class TokenProposalConfig(PydanticClassRegistryMixin):
     @property
     def levels(self) -> int:
         """Levels of a draft, >= 1: the most tokens that one pass of the verifier can accept."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how many levels its drafts have")
+        raise NotImplementedError(f"{type(self).__name__} must implement levels")
 
     @property
     def nodes(self) -> int:
         """The most drafted tokens that one pass of the verifier verifies, >= levels."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how many tokens its drafts have")
+        raise NotImplementedError(f"{type(self).__name__} must implement nodes")
 
     def serving_options(self) -> dict[str, str]:
         """Options, named as in vLLM's `--speculative-config`, that make an engine draft and judge by this method."""

@@ -33,7 +33,7 @@ class CheckpointTensors(Protocol):
 
 
 def _no_checkpoint() -> CheckpointTensors:
-    raise ValueError("the verifier's checkpoint is not known here: its embedding and head alone were given")
+    raise ValueError("no checkpoint of the verifier was given, only its embedding and head")
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def cost(rows: Sequence[Row], of: Callable[[Row], float | None], title: str, eve
     if even:
         end, middle = max(*xs, *ys), (1 + max(*xs, *ys)) / 2
         figure.add_shape(type="line", x0=1, y0=1, x1=end, y1=end, layer="below", line={"width": 1})
-        _write(figure, middle, middle, "as fast as plain decoding", "left", "top", 4)
+        _write(figure, middle, middle, "same speed as plain decoding", "left", "top", 4)
     return figure
 
 
@@ -134,7 +134,7 @@ def positions(rows: Sequence[Row]) -> go.Figure | None:
             )
         else:
             traces.append(_line(row.colour, [row], places, shares, "solid", "lines+markers", "position %{x}: %{y:.2f}"))
-    figure = _figure(traces, "position in the draft", "share of drafts accepted so far", 330)
+    figure = _figure(traces, "position", "share of drafts accepted up to this position", 330)
     figure.update_xaxes(dtick=1, showgrid=False)
     figure.update_yaxes(range=[0, 1.08])
     return figure

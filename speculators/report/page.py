@@ -96,7 +96,7 @@ def write_page(trials: Sequence[Trial], file: Path) -> Path:
         columns=_columns(own[0], objective),
         table=[(row, _cells(row, objective)) for row in own],
         legend=[row for row in own if row.colour != OTHERS] if not one else [],
-        coloured=f"The best {len(COLOURS)} have a colour each." if len(own) > len(COLOURS) else "",
+        coloured=f"The best {len(COLOURS)} have colours of their own." if len(own) > len(COLOURS) else "",
         sections=_sections(own, trained, objective),
         shared=trained if len(trained) < len(own) else [],
         footer=f"speculators-hydra {version('speculators-hydra')}, {datetime.now():%Y-%m-%d %H:%M}",
@@ -135,7 +135,7 @@ def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, An
     if objective != ACCEPTANCE:
         tiles.insert(0, (objective, f"{result['objective']:.4g}"))
     tiles += settings.items()
-    tiles.append(("tokens/s, of plain decoding", f"{_ratio(result):.2f}"))
+    tiles.append(("tokens/s of plain decoding", f"{_ratio(result):.2f}"))
     tiles.append(("same text", same))
     if row.parameters is not None:
         tiles.append(("draft", f"{row.parameters / 1e6:.1f} M parameters"))
@@ -211,16 +211,18 @@ def _sections(rows: Sequence[Row], trained: Sequence[Training], objective: str) 
     found = [
         _section(
             "Settings",
-            "An axis for each setting that varies; each line is a trial. Drag over an axis to keep the trials that cross "
-            "it there, double-click to keep all again.",
+            "An axis for each setting that varies; each line is a trial. Drag along an axis to select trials, "
+            "double-click it to clear the selection.",
             {"settings": figures.settings(rows, objective)},
         ),
         _section(
-            "Which draft to serve",
-            "Up and to the left is better; the dotted line joins the trials that no other beats in both. A pass drafts and "
-            "verifies, as timed by the evaluation on this machine; a draft above the diagonal is faster than none.",
+            "Acceptance length and cost",
+            "Higher and further left is better; the dotted line joins the trials that no other surpasses in both. A pass is "
+            "drafting plus verification, timed in the evaluation; above the diagonal is faster than plain decoding.",
             {
-                "pass_cost": figures.cost(rows, lambda row: row.pass_cost, "time of a pass, in plain steps", even=True),
+                "pass_cost": figures.cost(
+                    rows, lambda row: row.pass_cost, "time of a pass / time of a step of plain decoding", even=True
+                ),
                 "parameters": figures.cost(
                     rows, lambda row: row.parameters and row.parameters / 1e6, "parameters of the draft, M"
                 ),
@@ -229,16 +231,16 @@ def _sections(rows: Sequence[Row], trained: Sequence[Training], objective: str) 
         ),
         _section(
             "Acceptance by position",
-            "Of all drafts, the share whose first k tokens were accepted. Acceptance length is 1 plus their sum.",
+            "Share of drafts whose first k tokens were accepted. The acceptance length is 1 plus the sum over k.",
             {"positions": figures.positions(rows)},
         ),
         _section(
             "Training",
-            "Solid is training, dotted with markers the held-out data. Losses of different algorithms are different sums.",
+            "Solid lines: training; dotted with markers: held-out data. Losses of different algorithms are not comparable.",
             {
                 "loss": figures.curve(trained, lambda r: r["loss"], "loss"),
                 "accuracy": accuracy,
-                "estimate": figures.curve(trained, lambda r: r["acceptance"], "acceptance length, estimated"),
+                "estimate": figures.curve(trained, lambda r: r["acceptance"], "estimated acceptance length"),
             },
         ),
     ]

@@ -109,9 +109,9 @@ def pinned(folder: Path) -> dict[str, Any]:
     try:
         pin = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{file}: broken YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file}: invalid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(pin, dict) or "run" not in pin:
-        raise ValueError(f"{file}: it pins no run; it must have a key `run`")
+        raise ValueError(f"{file}: it has no key `run` with the settings of a run")
     return pin
 
 

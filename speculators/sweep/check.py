@@ -78,7 +78,7 @@ def alike(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> li
         earlier = first.setdefault(result_key(run), i)
         if earlier != i:
             own, other = " ".join(differing[i]), " ".join(differing[earlier])
-            why = "" if own == other else f" and {other} decide no result"
+            why = "" if own == other else f" and {other} do not change the result"
             messages.append(f"trial {i} is the same as trial {earlier}: {own}{why}")
     return messages
 

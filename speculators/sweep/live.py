@@ -32,7 +32,7 @@ def picture(folder: Path) -> Group:
     found = read(folder)
     running = [trial for trial in found if trial.status == "running"]
     ended = [trial for trial in found if trial.status in ("done", "failed")]
-    now = Table(title=f"Running, {len(ended)} ended", title_justify="left")
+    now = Table(title=f"running; {len(ended)} trials ended", title_justify="left")
     now.add_column("trial", overflow="fold")
     now.add_column("now", overflow="ellipsis", no_wrap=True)
     for trial in running:

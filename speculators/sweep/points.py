@@ -53,5 +53,5 @@ def _choices(override: Override) -> list[str]:
     if isinstance(value, IntervalSweep):
         return [f"{key}={value.start}", f"{key}={value.end}"]
     if isinstance(value, RangeSweep) and None in (value.start, value.stop):
-        raise ValueError(f"{override.input_line}: a range needs both ends")
+        raise ValueError(f"{override.input_line}: a range needs a start and a stop")
     return [f"{key}={choice}" for choice in override.sweep_string_iterator()]

@@ -40,11 +40,11 @@ def run_trial(run: RunConfig, folder: Path, origin: Origin, number: int, launch:
     """
     own = RunFolder(folder)
     if (done := own.read_done()) is not None:
-        log.info("trial %d was done before: %s", number, folder)
+        log.info("trial %d is already done: %s", number, folder)
         return done.objective
     stopped = folder.parent / STOPPED
     if stopped.exists():
-        raise RunFailed(f"trial {number} was not started: a trial failed before it, and launch.on_failure=stop")
+        raise RunFailed(f"trial {number} was not started: an earlier trial failed, and launch.on_failure=stop")
     own.check_links()
     write_pin(run, folder, origin, training=f"../{TRAININGS}/{weights_key(run)}")
     log.info("trial %d: %s", number, folder)
@@ -105,7 +105,7 @@ def start(folder: Path, timeout: float | None, own_device: bool, work: Work) -> 
         process.join(GRACE_SECONDS)
         process.kill()
         process.join()
-        reason = f"launch.timeout={timeout:g}: it took longer and was stopped"
+        reason = f"stopped after launch.timeout={timeout:g} seconds"
     if reason is not None:
         own.mark_failed(reason)
         raise RunFailed(reason)
@@ -120,4 +120,4 @@ def _reason(folder: RunFolder, code: int | None) -> str | None:
         return f"its process was killed by signal {-code}{memory}"
     if (failed := folder.read_failed()) is not None:
         return failed.splitlines()[-1]
-    return f"its process ended with code {code}; see {folder.log}"
+    return f"its process exited with code {code}; see {folder.log}"

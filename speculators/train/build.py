@@ -34,5 +34,5 @@ def build(config: SpeculatorModelConfig, given: Initialisation, device: torch.de
     named = (*model.named_parameters(), *model.named_buffers())
     forgotten = [n for n, t in named if t.is_floating_point() and not torch.isfinite(t).all()]
     if forgotten:
-        raise RuntimeError(f"{type(model).__name__}.initialise leaves {', '.join(forgotten)} without values")
+        raise RuntimeError(f"{type(model).__name__}.initialise must set {', '.join(forgotten)}")
     return model

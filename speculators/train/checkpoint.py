@@ -164,8 +164,8 @@ class Checkpoints:
         path, state = self.path(step), state_in(self.folder, step)
         if state.processes != self._accelerator.num_processes:
             raise ValueError(
-                f"{path}: {state.processes} processes trained together, now it is {self._accelerator.num_processes}; a step "
-                f"would be another part of the data. Go on with as many (launch.num_processes={state.processes})"
+                f"{path}: it was trained by {state.processes} processes, now there are {self._accelerator.num_processes}, "
+                f"which would read other data in each step. Resume with launch.num_processes={state.processes}"
             )
         load_model(self._model, path / MODEL)
         put_moments(self._model, self._optimizers, load_file(path / OPTIMIZER))
@@ -182,11 +182,11 @@ class Checkpoints:
                 continue
             check_same(self._identity, state_in(self.folder, step).identity, self.path(step))
             for line in problems.values():
-                log.warning("passed over: %s; going on from %s", line, self.path(step))
+                log.warning("checkpoint skipped: %s; resuming from %s", line, self.path(step))
             self._passed_over = set(problems)
             return step
         if problems:
-            raise ValueError(f"{'; '.join(problems.values())}; to train anew, remove {self.folder}")
+            raise ValueError(f"{'; '.join(problems.values())}; remove {self.folder} to train again from the start")
         return 0
 
 

@@ -14,7 +14,7 @@ class Interrupted(SystemExit):
 
     def __init__(self, step: int, command: str) -> None:
         super().__init__(STOPPED_BY_SIGNAL)
-        self.message = f"Stopped after step {step}; all is saved. To go on: {command}"
+        self.message = f"stopped after step {step}; the state is saved. To resume: {command}"
 
     def __str__(self) -> str:
         return self.message

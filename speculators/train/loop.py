@@ -150,7 +150,7 @@ class Loop:
         """Run all remaining steps, with logging, evaluation and checkpoints."""
         trainer, state, steps = self.settings.trainer, self.state, self.order.steps
         if state.step:
-            self.progress.say(f"going on after step {state.step} of {steps}")
+            self.progress.say(f"resuming after step {state.step} of {steps}")
         self.bare.train()
         logged, first, stopping = state.step, state.step + 1, False
         while state.step < steps and not stopping:
@@ -211,7 +211,7 @@ class Loop:
         broken = self.broken.item()
         if broken < math.inf:
             saved = self.checkpoints.steps()
-            kept = f"step {saved[-1]} is the last good checkpoint" if saved else "nothing was saved"
+            kept = f"step {saved[-1]} is the last checkpoint before it" if saved else "no checkpoint was saved"
             raise NotFinite(
                 f"step {int(broken)}: the loss or its gradient is not finite ({kept}). Lower optimizer.lr or "
                 "trainer.max_grad_norm, lengthen schedule.warmup_ratio, or set precision=fp32"
@@ -279,7 +279,7 @@ class Loop:
         if self.settings.trainer.keep_best and state.best_step not in (None, step):
             self.checkpoints.load(state.best_step)
             step, heldout = state.best_step, state.best
-            self.progress.say(f"publishing step {step}, the best held-out acceptance estimate")
+            self.progress.say(f"publishing step {step}, which has the best held-out acceptance estimate")
         self.accelerator.unwrap_model(self.student.model, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
         self.bare.eval()

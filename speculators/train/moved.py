@@ -23,7 +23,7 @@ def check_gradients(model: nn.Module) -> None:
     lost = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if lost:
         raise RuntimeError(
-            f"no gradient reaches {', '.join(lost)}: the loss does not depend on them; freeze or use them"
+            f"no gradient reaches {', '.join(lost)}: the loss does not depend on them; freeze them or use them in the loss"
         )
 
 
@@ -36,4 +36,4 @@ def check_moved(model: nn.Module, before: dict[str, list[float]]) -> None:
     now = fingerprint(model)
     still = [name for name in now if now[name] == before[name]]
     if still:
-        raise RuntimeError(f"training left {', '.join(still)} exactly as they were; freeze them or raise optimizer.lr")
+        raise RuntimeError(f"training did not change {', '.join(still)}; freeze them or raise optimizer.lr")

@@ -16,7 +16,7 @@ class VerifierFacts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name_or_path: str = Field(description="as the run names it: hub id, folder, or pkg://package/folder")
+    name_or_path: str = Field(description="as in the run's settings: hub id, folder, or pkg://package/folder")
     architectures: list[str] = Field(description="model classes")
     model_type: str
     hidden_size: int = Field(ge=1)
@@ -68,8 +68,8 @@ class VerifierFacts(BaseModel):
         """Facts of a config.json that is already read."""
         if config.get("is_encoder_decoder"):
             raise ValueError(
-                f"verifier.name_or_path: {name_or_path} is an encoder-decoder; a draft goes on with the text of a decoder "
-                "alone, so take a causal language model"
+                f"verifier.name_or_path: {name_or_path} is an encoder-decoder; a draft predicts the text of a decoder-only "
+                "model; choose a causal language model"
             )
         text = {**config, **_mapping(config, "text_config")}
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -77,7 +77,7 @@ class VerifierFacts(BaseModel):
         if missing:
             raise ValueError(
                 f"verifier.name_or_path: the config.json of {name_or_path} has no {', '.join(missing)}; "
-                "a verifier is a causal language model of transformers"
+                "choose a causal language model of transformers"
             )
         heads = text["num_attention_heads"]
         return cls(

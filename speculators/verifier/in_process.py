@@ -80,8 +80,8 @@ class Verifier:
         far = (self.head.logits(states.last_BTH) - right_BTV).abs().max() > 1e-2 * right_BTV.abs().max()
         if far:
             raise ValueError(
-                f"verifier.name_or_path: {name} is a {type(self.model).__name__}, which makes its logits otherwise than by "
-                "its output head on its last state; take another verifier"
+                f"verifier.name_or_path: {name} is a {type(self.model).__name__}, whose logits are not the product of its "
+                "output head and its last state; choose another verifier"
             )
 
     @property

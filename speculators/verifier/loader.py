@@ -41,7 +41,7 @@ class VerifierLoader:
         try:
             return read_head(self.settings, self.dtype, self.device)
         except NotInSafetensors as error:
-            log.info("the whole verifier is loaded for its embedding and head: %s", error)
+            log.info("loading the whole verifier, for its embedding and head: %s", error)
             return self.whole().head
 
     def release(self) -> None:

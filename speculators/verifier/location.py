@@ -65,7 +65,7 @@ def config_file(name_or_path: str, revision: str | None) -> Path:
     if folder.is_dir():
         file = folder / "config.json"
         if not file.is_file():
-            raise ValueError(f"verifier.name_or_path: {folder} has no config.json; it must be a model's folder")
+            raise ValueError(f"verifier.name_or_path: {folder} has no config.json; give the folder of a model")
         return file
     # A missing path must not be looked up on the Hub: the Hub's error would be misleading.
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
@@ -74,7 +74,7 @@ def config_file(name_or_path: str, revision: str | None) -> Path:
         return Path(hf_hub_download(name_or_path, "config.json", revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
-            f"verifier.name_or_path: the config.json of {name_or_path} cannot be had from the Hub "
+            f"verifier.name_or_path: the config.json of {name_or_path} cannot be downloaded from the Hub "
             f"({type(error).__name__}); check the name and the network, or give a folder"
         ) from error
 

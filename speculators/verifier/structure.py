@@ -60,7 +60,7 @@ def auto_class(config: PreTrainedConfig, name: str) -> type[AutoModelForCausalLM
         return AutoModelForImageTextToText
     raise ValueError(
         f"verifier.name_or_path: {name} is a {config.model_type}, which transformers does not load as a causal "
-        "language model; take another verifier"
+        "language model; choose another verifier"
     )
 
 
@@ -104,7 +104,7 @@ def structure_of(model: PreTrainedModel, name: str) -> Structure:
 
     def refused(why: str) -> ValueError:
         kind = type(model).__name__
-        return ValueError(f"verifier.name_or_path: {name} is a {kind}, {why}; take another verifier")
+        return ValueError(f"verifier.name_or_path: {name} is a {kind}, {why}; choose another verifier")
 
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if not isinstance(embedding, nn.Embedding) or not isinstance(head, nn.Linear):

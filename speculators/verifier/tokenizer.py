@@ -28,7 +28,7 @@ def load_tokenizer(settings: VerifierSettings) -> PreTrainedTokenizerBase:
     if not tokenizer.chat_template:
         raise ValueError(
             f"verifier.name_or_path: the tokenizer of {settings.name_or_path} has no chat template; "
-            "take the verifier's instruction-tuned version"
+            "choose the verifier's instruction-tuned version"
         )
     return tokenizer
 

@@ -113,9 +113,7 @@ def test_a_flipped_bit_is_found_before_it_is_read(verifier: Verifier, folder: Pa
             entry.path(shard).write_bytes(flipped)
             with cached_states(store, Loaded(settings(folder), verifier), packed, [2]) as states:
                 batch = collate([packed[0], packed[19]], 3)
-                with pytest.raises(
-                    ValueError, match=rf"{shard}: it is not as it was written; `speculators cache verify"
-                ):
+                with pytest.raises(ValueError, match=rf"{shard}: it is damaged; `speculators cache verify"):
                     states(batch, [2])
         entry.path(shard).write_bytes(payload)
 

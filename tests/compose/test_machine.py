@@ -99,7 +99,7 @@ def test_check_reads_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     """As a run would."""
     with pytest.raises(SystemExit) as stopped:
         app(["check", "data=jsonl", f"data.path={tmp_path}/none.jsonl"])
-    assert stopped.value.code == 2 and "data.path: there is no file" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "data.path: no file matches" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(MISSING is None, reason="every tracker is installed")

@@ -132,9 +132,9 @@ WRONG = [
     ("data.max_length=4096", ["data.max_length=4096", "2048", LINE]),
     ("algorithm.draft_vocab_size=5000", ["algorithm.draft_vocab_size=5000", "4096", LINE]),
     ("algorithm.eagle_aux_hidden_state_layer_ids=[3,1]", ["ascend", "write [1, 3]", LINE]),
-    ("algorithm.eagle_aux_hidden_state_layer_ids=[1,1]", ["without repetition", "write [1]", LINE]),
-    ("algorithm.eagle_aux_hidden_state_layer_ids=[1,9]", ["inside the verifier", "6", LINE]),
-    ("algorithm.eagle_aux_hidden_state_layer_ids=[-1,2]", ["none below 0", LINE]),
+    ("algorithm.eagle_aux_hidden_state_layer_ids=[1,1]", ["without duplicates", "write [1]", LINE]),
+    ("algorithm.eagle_aux_hidden_state_layer_ids=[1,9]", ["last layer, 6", LINE]),
+    ("algorithm.eagle_aux_hidden_state_layer_ids=[-1,2]", ["no id below 0", LINE]),
 ]
 
 

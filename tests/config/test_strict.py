@@ -63,19 +63,19 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 # Path and value of the mistake, key of the one problem, part of its reason.
 MISTAKES: list[tuple[str, Any, str, str]] = [
     ("speculators_model_type", "eagel3", "speculators_model_type", "did you mean eagle3"),
-    ("speculators_model_type", None, "speculators_model_type", "names the algorithm"),
+    ("speculators_model_type", None, "speculators_model_type", "must be an algorithm"),
     ("draft_vocab_sizes", 3, "draft_vocab_sizes", "did you mean draft_vocab_size"),
     ("norm_befor_fc", True, "norm_befor_fc", "did you mean norm_before_fc"),
-    ("layernorms", True, "layernorms", "is no key of the format"),
-    ("model_type", "llama", "model_type", "leave it out"),
+    ("layernorms", True, "layernorms", "is not a key of the format"),
+    ("model_type", "llama", "model_type", "remove it"),
     ("draft_vocab_size", 513, "draft_vocab_size", "at most the verifier's vocabulary, 512"),
     ("draft_vocab_size", "all", "draft_vocab_size", "valid integer"),
     ("norm_output", "perhaps", "norm_output", "valid boolean"),
     ("eagle_aux_hidden_state_layer_ids", [3, 1], "eagle_aux_hidden_state_layer_ids", "write [1, 3]"),
     ("eagle_aux_hidden_state_layer_ids", [1, 1], "eagle_aux_hidden_state_layer_ids", "write [1]"),
-    ("eagle_aux_hidden_state_layer_ids", [-1, 2], "eagle_aux_hidden_state_layer_ids", "none below 0"),
+    ("eagle_aux_hidden_state_layer_ids", [-1, 2], "eagle_aux_hidden_state_layer_ids", "no id below 0"),
     ("eagle_aux_hidden_state_layer_ids", [], "eagle_aux_hidden_state_layer_ids", "at least one"),
-    ("eagle_aux_hidden_state_layer_ids", [1, 7], "eagle_aux_hidden_state_layer_ids", "last layer is 6"),
+    ("eagle_aux_hidden_state_layer_ids", [1, 7], "eagle_aux_hidden_state_layer_ids", "last layer, 6"),
     ("eagle_aux_hidden_state_layer_ids", 3, "eagle_aux_hidden_state_layer_ids", "valid list"),
     ("target_hidden_size", 32, "target_hidden_size", "width of the verifier's states, 64"),
     ("transformer_layer_config", 3, "transformer_layer_config", "must be a mapping"),
@@ -136,7 +136,7 @@ MISTAKES: list[tuple[str, Any, str, str]] = [
         "transformer_layer_config.rope_parameters",
         {"full_attention": {"rope_type": "default", "rope_theta": 1e6}},
         "transformer_layer_config.rope_parameters.full_attention",
-        "all layers of a draft rotate alike",
+        "all layers of a draft have the same rotary",
     ),
     (
         "transformer_layer_config.layer_types",
@@ -147,7 +147,7 @@ MISTAKES: list[tuple[str, Any, str, str]] = [
     ("norm_output", "yes", "norm_output", "valid boolean"),
     ("transformer_layer_config.hidden_size", 10**12, "transformer_layer_config.hidden_size", "less than or equal"),
     ("transformer_layer_config.num_labels", 10**9, "transformer_layer_config.num_labels", "less than or equal"),
-    ("num_labels", 10**9, "num_labels", "a number up to 1000"),
+    ("num_labels", 10**9, "num_labels", "an integer up to 1000"),
     (
         "speculators_config.proposal_methods.0.speculative_tokens",
         10**12,
@@ -232,7 +232,7 @@ def test_two_norms_at_once() -> None:
 
 def test_the_default_proposal_is_the_first() -> None:
     config = changed("speculators_config.proposal_methods", [{"proposal_type": "tree"}, {"proposal_type": "greedy"}])
-    assert "engines read no other" in " ".join(p.reason for p in problems(config))
+    assert "engines read only the first" in " ".join(p.reason for p in problems(config))
 
 
 def test_all_problems_at_once() -> None:
@@ -244,7 +244,7 @@ def test_a_problem_reads_as_a_sentence() -> None:
     (problem,) = problems(changed("draft_vocab_sizes", 3))
     assert (
         str(problem)
-        == "invalid: draft_vocab_sizes=3: is no key of the format and has no effect; did you mean draft_vocab_size?"
+        == "invalid: draft_vocab_sizes=3: is not a key of the format and has no effect; did you mean draft_vocab_size?"
     )
 
 
@@ -260,7 +260,7 @@ def test_whatever_stands_there_nothing_breaks(value: Any) -> None:
 @pytest.mark.parametrize("name", GOLDEN["configs"])
 def test_what_upstream_writes_is_all_known(name: str) -> None:
     saved = GOLDEN["configs"][name]["saved"]
-    unknown = [p.key for p in problems(saved) if "is no key" in p.reason]
+    unknown = [p.key for p in problems(saved) if "is not a key" in p.reason]
     assert unknown == (["note"] if name == "foreign keys" else [])
 
 

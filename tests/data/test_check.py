@@ -28,10 +28,10 @@ TWO = [numbered(1), numbered(2)]
         ([], {}, "data: the source is empty"),
         (["{broken", "{broken"], {}, r"data: no conversation can be used: 2 that are not JSON \(first: .*:1\)"),
         ([{"messages": TALK[:1]}] * 3, {}, "data: no conversation can be used: 3 without an answer"),
-        ([numbered(1), numbered(1)], {}, "at least two different prompts"),
+        ([numbered(1), numbered(1)], {}, "fewer than two different prompts"),
         ([numbered(n, "x" * 50) | {"messages": [{"role": "user", "content": "w " * 99}, TALK[1]]} for n in range(2)],
-         {"max_length": 32}, "data.max_length could be raised"),
-        ([{"prompt": "w " * 99}, {"prompt": "v " * 99}], {"max_length": 32, "regenerate": True}, "data.max_length could"),
+         {"max_length": 32}, "raise data.max_length"),
+        ([{"prompt": "w " * 99}, {"prompt": "v " * 99}], {"max_length": 32, "regenerate": True}, "raise data.max_length"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used(
@@ -82,7 +82,7 @@ def test_a_run_stops_before_it_has_a_folder(dry: str, broken: Path, capsys: pyte
     """Also a dry run: the callback that Hydra asks before it makes one."""
     for file, message in (
         (broken, "5 that are not JSON"),
-        (broken.with_name("nope.jsonl"), "data.path: there is no file"),
+        (broken.with_name("nope.jsonl"), "data.path: no file matches"),
     ):
         overrides = ["data=jsonl", f"data.path={file}", f"dry_run={dry}"]
         with composed(overrides) as config, pytest.raises(SystemExit) as stopped:

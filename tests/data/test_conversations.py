@@ -232,8 +232,8 @@ def test_a_folder_and_a_pattern_are_their_files_in_order(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("{}/nope.jsonl", "data.path: there is no file"),
-        ("{}", "data.path: the folder .* has no file that ends in .jsonl"),
+        ("{}/nope.jsonl", "data.path: no file matches"),
+        ("{}", "data.path: the folder .* has no file with the ending .jsonl"),
         ("pkg://speculators.assets/nope.jsonl", "data.path: pkg://speculators.assets/nope.jsonl"),
     ],
 )

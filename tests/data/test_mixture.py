@@ -86,7 +86,7 @@ def test_what_streams_is_read_as_far_as_it_is_used(tmp_path: Path, monkeypatch: 
 def test_a_source_that_is_wrong_is_named(tmp_path: Path) -> None:
     """By its number in the list."""
     good = f"{{path: {file(tmp_path / 'a.jsonl', 3)}}}"
-    with pytest.raises(ValueError, match=r"data\.sources\.1\.path: there is no file"):
+    with pytest.raises(ValueError, match=r"data\.sources\.1\.path: no file matches"):
         list(conversations(mixture(good, f"{{path: {tmp_path / 'b.jsonl'}}}"), Unused(), True, []))
     with pytest.raises(ValueError, match=r"data\.sources\.1\.name: .*nothing cannot be loaded"):
         list(conversations(mixture(good, f"{{name: {tmp_path / 'nothing'}}}"), Unused(), True, []))

@@ -33,7 +33,7 @@ def test_what_is_left_out_is_counted(data: Settings, template: ChatTemplate) -> 
 def test_no_supervised_token_at_all_stops(data: Settings, template: ChatTemplate) -> None:
     """Every prompt fills the sequence."""
     rows = [{"messages": [{"role": "user", "content": f"{n} word " * 100}, TALK[1]]} for n in range(5)]
-    with pytest.raises(ValueError, match="no conversation can be used: 5 without an answer .*data.max_length could be"):
+    with pytest.raises(ValueError, match="no conversation can be used: 5 without an answer .*raise data.max_length"):
         prepare(data(*rows, max_length=32), template, 4096, seed=0)
 
 

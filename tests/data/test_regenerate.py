@@ -128,7 +128,7 @@ def test_an_answer_without_an_end_is_counted(kept: bool, data: Settings, templat
     assert ("Green, blue and" in str(spoken(made, template))) is kept
     reason = "whose answer did not end within data.regenerate_max_new_tokens"
     assert made.report.skipped == ({} if kept else {reason: 1})
-    assert "1 answers did not end within their token budget" in str(made.report)
+    assert "1 regenerated answers reached data.regenerate_max_new_tokens" in str(made.report)
 
 
 def test_neither_a_refused_prompt_nor_one_without_room_is_asked(data: Settings, template: ChatTemplate) -> None:

@@ -107,7 +107,7 @@ def test_files_that_engines_would_read_too(draft: Callable[..., Path]) -> None:
     assert code == 2 and "invalid: consolidated.safetensors: would be read by engines too" in text
     (folder / "consolidated.safetensors").rename(folder / "model.safetensors.index.json")
     code, text = check(folder)
-    assert code == 2 and "invalid: model.safetensors.index.json: stands beside model.safetensors" in text
+    assert code == 2 and "invalid: model.safetensors.index.json: exists beside model.safetensors" in text
 
 
 # What is changed in a good config, and what the message must hold.
@@ -116,12 +116,12 @@ VALUES: list[tuple[str, Any, list[str]]] = [
     ("speculators_model_type", ["eagle3"], ["invalid: speculators_model_type=['eagle3']", "one of"]),
     ("norm_befor_fc", True, ["invalid: norm_befor_fc=True", "did you mean norm_before_fc?"]),
     ("norm_output", "yes", ["invalid: norm_output='yes'", "boolean"]),
-    ("model_type", "llama", ["refused: model_type='llama'", "leave it out"]),
+    ("model_type", "llama", ["refused: model_type='llama'", "remove it"]),
     ("draft_vocab_size", "1024", ["draft_vocab_size='1024'", "integer"]),
     ("draft_vocab_size", 9000, ["draft_vocab_size=9000", "at most", "4096"]),
     ("target_hidden_size", 128, ["refused: target_hidden_size=128", "256"]),
     ("dtype", "float99", ["invalid: dtype='float99'", "bfloat16"]),
-    ("quantization_config", {"quant_method": "awq"}, ["refused: quantization_config", "take it out"]),
+    ("quantization_config", {"quant_method": "awq"}, ["refused: quantization_config", "remove it"]),
     (IDS, [5, 3, 1], [f"wrong: {IDS}=[5, 3, 1]", "write [1, 3, 5]"]),
     (IDS, [1, 3, 70], [f"refused: {IDS}=[1, 3, 70]", "6"]),
     (IDS, [1, 3], ["refused: transformer_layer_config.num_aux_hidden_states", "must be 2"]),
@@ -133,7 +133,7 @@ VALUES: list[tuple[str, Any, list[str]]] = [
     (f"{LAYER}.hidden_act", "gelu", [f"refused: {LAYER}.hidden_act='gelu'", "silu"]),
     (f"{LAYER}.model_type", "gemma", [f"refused: {LAYER}.model_type='gemma'", "llama and qwen3"]),
     (f"{LAYER}.num_attention_heads", 3, [f"refused: {LAYER}.num_key_value_heads=2", "divide"]),
-    (f"{LAYER}.num_hidden_layers", 10**9, ["refused: config.json", "sensible size"]),
+    (f"{LAYER}.num_hidden_layers", 10**9, ["refused: config.json", "plausible size"]),
     (f"{LAYER}.layer_types", ["full_attention"] * 2, [f"refused: {LAYER}.layer_types", "1 of them"]),
     (f"{LAYER}.rope_parameters", {"rope_type": "swirl"}, [f"refused: {LAYER}.rope_parameters.rope_type='swirl'"]),
     (f"{LAYER}.vocab_size", 4000, [f"wrong: {LAYER}.vocab_size=4000", "4096"]),
@@ -172,7 +172,7 @@ def test_wrong_values(key: str, value: Any, parts: list[str], draft: Callable[..
         ({"fc.weight": None}, ["wrong: fc.weight: is missing", "[256, 768]", "something else"]),
         ({"norm.weight": ["F32", [128]]}, ["refused: norm.weight=[128]", "[256]", "could not serve"]),
         ({"d2t": ["I32", [1024]]}, ["invalid: d2t='I32'", "int64", "breaks the published format"]),
-        ({"fc.bias": ["F32", [256]]}, ["wrong: fc.bias=[256]", "no tensor of this draft"]),
+        ({"fc.bias": ["F32", [256]]}, ["wrong: fc.bias=[256]", "not a tensor of a draft"]),
         ({"verifier_lm_head.weight": ["F32", [4, 4]]}, ["refused: verifier_lm_head.weight=[4, 4]"]),
     ],
 )

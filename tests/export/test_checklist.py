@@ -82,11 +82,11 @@ def test_every_flipped_bit_and_cut_of_published_weights_is_found(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("fc.weight"), "wrong: fc.weight: is missing; a tensor of shape [64, 192] belongs here"),
+        (lambda t: t.pop("fc.weight"), "wrong: fc.weight: is missing; it must be a tensor of shape [64, 192]"),
         (lambda t: t.pop("lm_head.weight"), "wrong: lm_head.weight: is missing"),
         (
             lambda t: t.update({"norm.weight": torch.ones(32)}),
-            "refused: norm.weight=[32]: has the wrong shape; the config makes it [64]",
+            "refused: norm.weight=[32]: has the wrong shape; by the config it is [64]",
         ),
         (
             lambda t: t.update({"d2t": t["d2t"].int()}),
@@ -96,11 +96,11 @@ def test_every_flipped_bit_and_cut_of_published_weights_is_found(
             lambda t: t.update({"d2t": t["d2t"] + torch.arange(40)}),
             "wrong: d2t=",
         ),
-        (lambda t: t.update({"t2d": ~t["t2d"]}), "wrong: t2d: marks other tokens"),
-        (lambda t: t.update({"fc.bias": torch.zeros(64)}), "wrong: fc.bias=[64]: is no tensor of this draft"),
+        (lambda t: t.update({"t2d": ~t["t2d"]}), "wrong: t2d: does not mark the same tokens"),
+        (lambda t: t.update({"fc.bias": torch.zeros(64)}), "wrong: fc.bias=[64]: is not a tensor of a draft"),
         (
             lambda t: t.update({"verifier_lm_head.weight": torch.zeros(40, 64)}),
-            "refused: verifier_lm_head.weight=[40, 64]: is no tensor",
+            "refused: verifier_lm_head.weight=[40, 64]: is not a tensor",
         ),
         (
             lambda t: t["fc.weight"][0].fill_(float("nan")),
@@ -151,4 +151,6 @@ def test_native_folder(folder: Callable[[dict[str, Any]], Path], facts: Verifier
         "wrong: vllm/model.safetensors: holds other tensors than the published file"
     )
     (written / "vllm" / "model.safetensors").unlink()
-    assert only_message(written, facts).startswith("refused: vllm=['model.safetensors']: is the engine's own folder")
+    assert only_message(written, facts).startswith(
+        "refused: vllm=['model.safetensors']: is in the engine's native format"
+    )

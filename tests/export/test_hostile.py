@@ -123,7 +123,7 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a header of brackets": (lambda f: (f / WEIGHTS).write_bytes(header(b'{"a":' + b"[" * 10**5)), "nested"),
     "a header of many tensors": (
         lambda f: (f / WEIGHTS).write_bytes(header({f"t{i}": entry([0]) for i in range(10000)})),
-        "tensor of this draft",
+        "not a tensor of a draft",
     ),
     "a shape of many sides": (
         lambda f: (f / WEIGHTS).write_bytes(header({"a": entry([10**19] * 40000)})),
@@ -230,7 +230,7 @@ def test_ways_out_of_the_folder(name: str, tmp_path: Path) -> None:
     for command in ("check", "evaluate") if base == "eagle3" else ("check",):
         result = CliRunner().invoke(app, [command, str(folder)])
         assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.output
-        assert "leads out of the folder" in result.output or "no name of a safetensors file" in result.output
+        assert "leaves the folder" in result.output or "not the name of a safetensors file" in result.output
 
 
 def test_the_links_of_the_hubs_cache(tmp_path: Path) -> None:

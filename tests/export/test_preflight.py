@@ -177,7 +177,7 @@ def test_trees_are_not_for_vllm(proposal: str, finding: str) -> None:
     facts = VerifierFacts.read(run.verifier.name_or_path)
     made = plan(run, speculator_dict(run, facts), facts)
     assert made.engine is None and finding in made.summary
-    with pytest.raises(WrongInput, match=r"proposal\.proposal_type.*vllm drafts chains alone"):
+    with pytest.raises(WrongInput, match=r"proposal\.proposal_type.*vllm drafts chains only"):
         compose([f"proposal={proposal}", "export=vllm"])
 
 

@@ -84,7 +84,7 @@ def test_a_draft_that_is_not_served(make_run: Make, make_draft: Draft, facts: Ve
     with pytest.raises(CannotServe, match="fc.weight='NaN or infinity'"):
         publish(model, make_run(EAGLE), facts, tmp_path)
     folder = publish(model, make_run(EAGLE, target="auto"), facts, tmp_path)
-    assert "It is made for no engine" in (folder / "README.md").read_text()
+    assert "It was exported for no engine" in (folder / "README.md").read_text()
 
 
 def test_real_names(verifier: Path) -> None:

@@ -61,7 +61,7 @@ CASES: dict[str, tuple[str, Change, str]] = {
     "d2t below 0": ("eagle3", offsets(at_0=-1), "wrong: d2t=[-1, 0, 0, 0]"),
     "d2t twice": ("eagle3", offsets(at_1=1), "wrong: d2t=[0, 1, 0, 0]"),
     "d2t overflows": ("eagle3", offsets(at_1=2**63 - 1), "wrong: d2t="),
-    "t2d": ("eagle3", lambda t: t["t2d"].logical_not_(), "wrong: t2d: marks other tokens"),
+    "t2d": ("eagle3", lambda t: t["t2d"].logical_not_(), "wrong: t2d: does not mark the same tokens"),
     "a tensor of vLLM's own format": ("eagle", put("fc.weight", 0, float("nan")), "wrong: fc.weight='NaN or"),
 }
 

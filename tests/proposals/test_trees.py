@@ -78,12 +78,12 @@ def test_ranks_beyond_the_drafts_vocabulary_are_left_out() -> None:
     [
         ([], "at least one"),
         ([[0], [0]], "none twice"),
-        ([[1]], r"\[1\] must follow \[0\]"),
-        ([[0], [0, 1]], r"\[0, 1\] must follow \[0, 0\]"),
-        ([[0], [1, 0]], r"\[1, 0\] must follow \[1\]"),
-        ([[0], [0, 0, 0]], r"\[0, 0, 0\] must follow \[0, 0\]"),
-        ([[]], "must follow"),
-        ([[-1]], r"\[-1\] must follow"),
+        ([[1]], r"\[1\] needs \[0\]"),
+        ([[0], [0, 1]], r"\[0, 1\] needs \[0, 0\]"),
+        ([[0], [1, 0]], r"\[1, 0\] needs \[1\]"),
+        ([[0], [0, 0, 0]], r"\[0, 0, 0\] needs \[0, 0\]"),
+        ([[]], "needs"),
+        ([[-1]], r"\[-1\] needs"),
         ([[0]], "depth: must be 1"),
     ],
 )

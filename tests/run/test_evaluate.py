@@ -82,7 +82,7 @@ def test_a_checkpoint_cannot_ask_for_the_environment(tmp_path: Path, monkeypatch
     for words in ([], ["evaluation.num_prompts=1"]):
         result = CliRunner().invoke(app, ["evaluate", str(checkpoint), *words])
         assert result.exit_code == 2 and "hf_0123456789" not in result.output
-        assert "the config.json of org/${oc.env:TOKEN} cannot be had" in result.output
+        assert "the config.json of org/${oc.env:TOKEN} cannot be downloaded" in result.output
         assert f"set by {config}" in result.output
 
 
@@ -100,11 +100,11 @@ def test_the_prompts_are_of_the_data_that_was_trained_on(
         assert result.exit_code == 2, result.output
         return result.output
 
-    remedy = "or name other prompts: data=jsonl data.path=FILE"
-    assert f"data.path=data.jsonl: {checkpoint / 'run.yaml'} has no hash of the data" in said(other)
+    remedy = "or choose other prompts: data=jsonl data.path=FILE"
+    assert f"data.path=data.jsonl: {checkpoint / 'run.yaml'} records no hash of the data" in said(other)
     complete(checkpoint, 1, {"data": digest.of_file(data)})
     assert "data.path=data.jsonl: the data has changed since run.yaml was written" in said(other)
-    assert "data.path: there is no file data.jsonl" in said(checkpoint) and remedy in said(checkpoint)
+    assert "data.path: no file matches data.jsonl" in said(checkpoint) and remedy in said(checkpoint)
     check_data(compose(*with_its_own(checkpoint, [f"data.path={data}"])), load(checkpoint), checkpoint)
 
 

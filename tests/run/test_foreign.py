@@ -200,13 +200,13 @@ def test_a_sweep_s_training_is_no_link(tmp_path: Path) -> None:
     shutil.rmtree(trial / where)
     victim.mkdir()
     (trial / where).symlink_to(victim)
-    with pytest.raises(WrongInput, match="is a link"):
+    with pytest.raises(WrongInput, match="is a symbolic link"):
         training_folder(trial)
     (trial / where).unlink()
     (trial / where).parent.rmdir()
     (victim / "0123456789ab").mkdir()
     (trial / where).parent.symlink_to(victim)
-    with pytest.raises(WrongInput, match="is a link"):
+    with pytest.raises(WrongInput, match="is a symbolic link"):
         training_folder(trial)
 
 

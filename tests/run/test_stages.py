@@ -93,7 +93,7 @@ def test_a_failed_evaluation_leaves_the_checkpoint_and_is_made_up_for(
     assert not (folder / "DONE").exists() and not (folder / "result.json").exists()
     calm, failed = tmp_path / "calm" / "checkpoint", folder / "checkpoint"
     assert (failed / "model.safetensors").read_bytes() == (calm / "model.safetensors").read_bytes()
-    assert "It was not measured." in (failed / "README.md").read_text()
+    assert "Not evaluated." in (failed / "README.md").read_text()
 
     hidden.rename(weights)
     metrics = (folder / "metrics.jsonl").read_bytes()

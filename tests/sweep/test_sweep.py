@@ -113,7 +113,7 @@ def test_trials_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_pa
     again = sweep(*reversed(TWELVE))
     assert again.returncode == 0, again.stderr
     assert {marker: marker.stat().st_mtime_ns for marker in folder.glob("*/DONE")} == ended and len(ended) == 12
-    assert again.stdout.count("was done before") == 12
+    assert again.stdout.count("is already done") == 12
 
 
 @pytest.mark.slow

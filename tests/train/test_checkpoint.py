@@ -97,7 +97,7 @@ def test_another_number_of_processes_does_not_go_on(tmp_path, monkeypatch):
         checkpoints.save(TrainState(step=1))
     with torch.no_grad():
         model.weight.zero_()
-    with pytest.raises(ValueError, match=r"4 processes .* now it is 1.*launch.num_processes=4"):
+    with pytest.raises(ValueError, match=r"4 processes, now there are 1, .*launch.num_processes=4"):
         checkpoints.resume()
     assert not model.weight.any()
 
@@ -142,7 +142,7 @@ def test_a_damaged_checkpoint_is_passed_over(
             assert name == "manifest.json" and torch.equal(model.weight, expected)
             continue
         assert f"passed over: {folder / 'step_2'}" in caplog.text
-        assert f"going on from {folder / 'step_1'}" in caplog.text
+        assert f"resuming from {folder / 'step_1'}" in caplog.text
         assert name in caplog.text or name == "manifest.json"
         learn(model, optimizer)
         assert torch.equal(model.weight, expected)
@@ -156,7 +156,7 @@ def test_without_a_good_checkpoint_nothing_is_trained_anew(tmp_path):
     checkpoints.save(TrainState(step=1))
     flipped(checkpoints.path(1) / "optimizer.safetensors")
     with pytest.raises(
-        ValueError, match=rf"step_1/optimizer.safetensors is not as .*; to train anew, remove {tmp_path}"
+        ValueError, match=rf"step_1/optimizer.safetensors is damaged.*; remove {tmp_path} to train again"
     ):
         checkpoints.resume()
     assert checkpoints.steps() == [1]

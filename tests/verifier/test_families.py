@@ -103,7 +103,7 @@ def test_logits_that_the_head_does_not_make_are_refused() -> None:
     for family in FAMILIES:
         verifier(family).check_head(family)
     with pytest.raises(
-        ValueError, match="^verifier.name_or_path: some/model is a Shifted, which makes its logits otherwise"
+        ValueError, match="^verifier.name_or_path: some/model is a Shifted, whose logits are not the product"
     ):
         Verifier(Shifted(FAMILIES["llama"]())).check_head("some/model")
 
@@ -160,7 +160,7 @@ def test_layers_that_cannot_read_a_tree_are_named(family: str, kind: str | None)
 @pytest.mark.parametrize("config", [T5Config(), BartConfig()], ids=["t5", "bart"])
 def test_an_encoder_decoder_is_refused_before_a_run_starts(config: PreTrainedConfig, tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
-    with pytest.raises(WrongInput, match="is an encoder-decoder; .* take a causal language model"):
+    with pytest.raises(WrongInput, match="is an encoder-decoder; .* choose a causal language model"):
         compose(["verifier=hf", f"verifier.name_or_path={tmp_path}"])
 
 
@@ -177,5 +177,5 @@ def test_a_class_without_what_a_draft_needs_is_refused(config: PreTrainedConfig,
     """Before the weights are read: there are none."""
     config.save_pretrained(tmp_path)
     settings = VerifierSettings(name_or_path=str(tmp_path), revision=None, dtype="auto", trust_remote_code=False)
-    with pytest.raises(ValueError, match=f"^verifier.name_or_path: {tmp_path} {why}; take another verifier$"):
+    with pytest.raises(ValueError, match=f"^verifier.name_or_path: {tmp_path} {why}; choose another verifier$"):
         Verifier.load(settings, torch.device("cpu"))

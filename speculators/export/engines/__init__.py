@@ -21,6 +21,6 @@ def engine_version(name: str, version: str) -> Engine:
     known = Engine.registry or {}
     if (key := f"{name} {version}") not in known:
         raise ValueError(
-            f"export.engine_version={version}: nothing is known of {key}; there are {', '.join(sorted(known))}"
+            f"export.engine_version={version}: there are no rules for {key}; choose one of {', '.join(sorted(known))}"
         )
     return known[key]()

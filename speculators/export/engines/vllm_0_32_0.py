@@ -131,22 +131,27 @@ class Vllm(Engine):
         name = lookup(config, f"{PROPOSALS}[0].proposal_type")
         method = TokenProposalConfig.named(name) if isinstance(name, str) else None
         if method is not None and method.is_tree:
-            reason = "vllm drafts chains alone; choose a proposal that drafts one, or export.target=none"
+            reason = "vllm drafts chains only; choose proposal=greedy or another chain, or export.target=none"
             yield Finding("wrong" if tokens else "refused", f"{PROPOSALS}[0].proposal_type", name, reason)
         elif isinstance(methods, list) and methods and tokens is None:
-            yield Finding("refused", TOKENS, None, "must be written: vllm has no default for the tokens to draft")
+            yield Finding(
+                "refused", TOKENS, None, "must be written: vllm has no default for the number of speculative tokens"
+            )
         if method is None:
             return
         for key, field in method.model_fields.items():
             path = f"{PROPOSALS}[0].{key}"
             value = lookup(config, path)
             if key not in method.served and value not in (None, field.default):
-                reason = f"vllm does not read it and accepts as if it were {field.default}"
+                reason = f"vllm does not read it and behaves as with {field.default}"
                 yield Finding("ignored", path, value, reason)
             # v1/worker/gpu/spec_decode/rejection_sampler.py alone reads it.
             if key == "rejection_sample_method" and value == "block":
                 yield Finding(
-                    "note", path, value, "vllm judges blocks on GPUs, in its V2 model runner; elsewhere tokens"
+                    "note",
+                    path,
+                    value,
+                    "vllm verifies blocks only in its V2 model runner, on GPUs; elsewhere it verifies token by token",
                 )
 
     def command(self, serving: Serving) -> list[str]:
@@ -169,7 +174,10 @@ def as_wide_as_the_verifier(read: Config, path: str, facts: VerifierFacts | None
     width = lookup(read, path)
     if facts is not None and width != facts.hidden_size:
         yield Finding(
-            "refused", path, width, f"must be the verifier's {facts.hidden_size}: its state is fed in as it is"
+            "refused",
+            path,
+            width,
+            f"must be the verifier's, {facts.hidden_size}: the draft reads its state without a projection",
         )
 
 
@@ -185,25 +193,25 @@ def decoder_layers(
             config/speculative.py:SpeculativeConfig._maybe_override_draft_max_position_embeddings.
         mixed_attention: sliding and full layers can stand in one draft.
     """
-    reason = "vLLM's draft layers have no other activation than silu"  # model_executor/models/llama.py:LlamaMLP
+    reason = "vLLM's draft layers support silu only"  # model_executor/models/llama.py:LlamaMLP
     yield from one_of(read, f"{LAYER}.hidden_act", ("silu",), reason)
     kinds = lookup(read, f"{LAYER}.layer_types")
     if not mixed_attention and isinstance(kinds, list) and any(kind != kinds[0] for kind in kinds):
         # v1/spec_decode/llm_base_proposer.py:SpecDecodeBaseProposer.validate_same_kv_cache_group
-        reason = f"{ENGINE} keeps one cache for all layers of a draft: they must be of one kind"
+        reason = f"{ENGINE} has one KV cache group for all layers of a draft, so they must have the same layer_type"
         yield Finding("refused", f"{LAYER}.layer_types", kinds, reason)
     for rope in ("rope_parameters", "rope_scaling"):
         if lookup(read, f"{LAYER}.{rope}.mrope_section") is not None:
-            reason = "a draft sees text alone, whose three positions are one: take it out"
+            reason = "a draft reads text only, for which mrope has no effect; remove it"
             yield Finding("note", f"{LAYER}.{rope}.mrope_section", None, reason)
     head_dim = lookup(read, f"{LAYER}.head_dim")
     if head_dim is not None and head_dim not in CPU_HEAD_DIMS:
-        reason = f"vllm cannot serve it on a CPU, whose attention has {', '.join(map(str, CPU_HEAD_DIMS))}"
+        reason = f"vllm's CPU attention supports only {', '.join(map(str, CPU_HEAD_DIMS))}"
         yield Finding("note", f"{LAYER}.head_dim", head_dim, reason)
     context = lookup(read, f"{LAYER}.max_position_embeddings")
     goes_on = facts.max_position_embeddings if facts is not None and not extends_context else 0
     if isinstance(context, int) and context < goes_on:
-        reason = f"the draft stops at this length; the verifier goes on to {goes_on}"
+        reason = f"drafting ends at this length; the verifier supports {goes_on}"
         yield Finding("note", f"{LAYER}.max_position_embeddings", context, reason)
 
 
@@ -242,18 +250,18 @@ def verifier_layers(
         return
     ids = read[key]
     if not isinstance(ids, list) or not all(isinstance(i, int) for i in ids):
-        yield Finding("refused", key, ids, f"{ENGINE} needs a list of whole numbers")
+        yield Finding("refused", key, ids, f"{ENGINE} needs a list of integers")
         return
     captured = {i for i in ids if 0 <= i <= facts.num_hidden_layers}
     if not config.get(key):
         fits = len(captured) == (count or len(ids))
-        reason = f"names no layers: {ENGINE} takes {ids}" + ("" if fits else f", where the draft reads {count}")
-        yield Finding("note" if fits else "refused", key, None, f"{reason}; write those that were trained on")
+        reason = f"names no layers: {ENGINE} uses {ids}" + ("" if fits else f", where the draft reads {count}")
+        yield Finding("note" if fits else "refused", key, None, f"{reason}; write the layers of the training")
     elif len(captured) < len(ids):
         reason = f"must name {len(ids)} different layers; the verifier's last is {facts.num_hidden_layers}"
         yield Finding("refused", key, ids, reason)
     if without := set(facts.architectures) & WITHOUT_LAYER_STATES:
-        reason = f"{ENGINE} gives out no states of single layers of this verifier"
+        reason = f"{ENGINE} does not return states of single layers of this verifier"
         yield Finding("refused", "speculators_config.verifier.architectures", sorted(without), reason)
 
 

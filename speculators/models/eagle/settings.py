@@ -35,7 +35,7 @@ class EagleSettings(AlgorithmSettings, DraftLayers, EagleFields):
 
     name: Literal["eagle"]
     transformer_layer_architecture: Literal["auto", "LlamaDecoderLayer"] = Field(  # type: ignore[assignment] # narrower
-        description="class of the decoder layer: Llama's, the only one that is trained"
+        description="class of the decoder layer: Llama's, the only one that can be trained"
     )
     ttt_steps: int = Field(ge=1, description="steps trained on the draft's own states: 1 is EAGLE-1, more are HASS")
     loss: EagleLoss  # type: ignore[assignment] # one weight more

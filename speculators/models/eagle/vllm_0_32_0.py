@@ -20,7 +20,7 @@ from speculators.export.engines.vllm_0_32_0 import (
 from speculators.format.finding import Finding
 from speculators.verifier.facts import VerifierFacts
 
-LLAMA = "vLLM's EAGLE layers are llama's, whatever the config says"
+LLAMA = "vLLM's EAGLE layers are always llama's"
 
 
 @VllmDraft.register("eagle")
@@ -60,7 +60,7 @@ class Eagle(VllmDraft):
         yield from decoder_layers(read, facts, extends_context=True)
         if facts is not None and facts.head_bias:  # model_executor/models/llama.py:LlamaForCausalLM.compute_logits
             key = "speculators_config.verifier.architectures"
-            reason = "vLLM's EAGLE takes this verifier's head without its bias; train a draft with a head of its own, as eagle3"
+            reason = "vLLM's EAGLE uses the verifier's head without its bias; train a draft that has its own head"
             yield Finding("wrong", key, facts.architectures, reason)
 
     def native_problems(self, native: Config) -> Iterator[Finding]:

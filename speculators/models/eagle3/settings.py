@@ -18,7 +18,7 @@ class Eagle3Fields(BaseModel):
     norm_before_residual: bool = Field(default=False, description="the first layer's residual is the normalised state")
     eagle_aux_hidden_state_layer_ids: list[int] | None = Field(
         default=None,
-        description="verifier layers whose states the draft reads, ascending; null leaves it to the engine",
+        description="verifier layers whose states the draft reads, ascending; null is the engine's choice",
     )
     norm_before_fc: bool = Field(default=False, description="one RMSNorm over the concatenated states before fc")
     fc_norm: bool = Field(default=False, description="one RMSNorm for each of the states before they are concatenated")
@@ -47,7 +47,7 @@ class Eagle3Settings(AlgorithmSettings, DraftLayers, Eagle3Fields):
         description="kind of decoder layer; qwen3 normalises queries and keys"
     )
     eagle_aux_hidden_state_layer_ids: Annotated[list[int], Field(min_length=1)] | None = Field(
-        description="verifier layers whose states the draft reads, ascending; null is vLLM's choice"
+        description="verifier layers whose states the draft reads, ascending; null is 2, L/2, L-3, as in vLLM"
     )
     # In settings, null is the verifier's vocabulary size; in a published config it is always a number.
     draft_vocab_size: Annotated[int, Field(ge=1)] | None = Field(  # type: ignore[assignment] # wider than published

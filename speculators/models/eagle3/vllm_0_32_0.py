@@ -69,9 +69,9 @@ class Eagle3(VllmDraft):
         reason = "vLLM has EAGLE-3 layers of the kinds llama and qwen3"  # .../speculators/algos.py:update_eagle3
         yield from one_of(read, f"{LAYER}.model_type", ("llama", "qwen3"), reason)
         for path in ("quantization_config", f"{LAYER}.quantization_config"):
-            yield from one_of(read, path, (None,), "the tensors of this format are not quantized; take it out")
+            yield from one_of(read, path, (None,), "tensors of this format are not quantized; remove it")
         # v1/spec_decode/llm_base_proposer.py:SpecDecodeBaseProposer._get_eagle3_use_aux_hidden_state_from_config
-        reason = "vLLM takes its keys before those of the format; take it out"
+        reason = "vLLM prefers its keys to those of the format; remove it"
         yield from one_of(read, f"{LAYER}.eagle_config", (None, {}), reason, level="wrong")
         yield from written_out(config, "norm_before_residual", True, "wrong", ENGINE)
         # Not wrong: the head has as many rows, or loading stops.

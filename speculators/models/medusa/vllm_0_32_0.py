@@ -52,15 +52,13 @@ class Medusa(VllmDraft):
 
     def problems(self, config: Config, read: Config, facts: VerifierFacts | None) -> Iterator[Finding]:
         """No truncated head: model_executor/model_loader/default_loader.py:DefaultModelLoader.load_weights."""
-        reason = (
-            "vLLM takes the token_map of a truncated head for a tensor that was not loaded, and stops; leave it null"
-        )
+        reason = "vLLM stops with the error that token_map was not loaded; leave it null"
         yield from one_of(read, "truncated_vocab_size", (None,), reason)
         yield from as_wide_as_the_verifier(read, "hidden_size", facts)
 
     def native_problems(self, native: Config) -> Iterator[Finding]:
         """The class is chosen by type and architecture: model_executor/models/registry.py."""
-        yield from one_of(native, "model_type", ("medusa", None), "vLLM would take it for another draft; export again")
+        yield from one_of(native, "model_type", ("medusa", None), "vLLM would load another draft class; export again")
         yield from one_of(native, "architectures", (["MedusaModel"], None), "vLLM has one Medusa class; export again")
 
     def unread_tensors(self, config: Config) -> Collection[str]:

@@ -16,9 +16,9 @@ class DynamicTreeTokenProposalConfig(TokenProposalConfig):
     levels_key: ClassVar[str] = "depth"
 
     proposal_type: Literal["dynamic_tree"] = "dynamic_tree"
-    speculative_tokens: int = Field(default=48, ge=1, description="drafted tokens that a pass of the verifier judges")
+    speculative_tokens: int = Field(default=48, ge=1, description="drafted tokens that a pass of the verifier checks")
     expansion_factor: int = Field(
-        default=10, ge=1, description="nodes of a level that are expanded, and children drafted of each"
+        default=10, ge=1, description="nodes of a level that are expanded, and children drafted for each"
     )
     depth: int = Field(default=6, ge=1, description="levels of the tree: passes of the draft model")
 
@@ -40,8 +40,8 @@ class DynamicTreeTokenProposalConfig(TokenProposalConfig):
     def problems(self, temperature: float) -> Iterator[tuple[str, Any, str]]:
         """Sizes that cannot be filled."""
         if self.speculative_tokens > self.candidates:
-            reason = f"this depth and expansion_factor draft {self.candidates} tokens in all; lower it, or raise those"
+            reason = f"depth and expansion_factor draft only {self.candidates} tokens in all; lower it, or raise them"
             yield "speculative_tokens", self.speculative_tokens, reason
         if self.depth > self.speculative_tokens:
-            reason = f"a path so long does not fit in proposal.speculative_tokens={self.speculative_tokens}; lower it"
+            reason = f"a path of this length is longer than proposal.speculative_tokens={self.speculative_tokens}; lower depth"
             yield "depth", self.depth, reason

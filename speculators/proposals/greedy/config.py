@@ -17,12 +17,12 @@ class GreedyTokenProposalConfig(ChainProposalConfig):
 
     proposal_type: Literal["greedy"] = "greedy"
     verifier_accept_k: int = Field(
-        default=1, ge=1, description="a drafted token is accepted among the verifier's k most likely ones"
+        default=1, ge=1, description="a drafted token is accepted if it is among the verifier's k most likely ones"
     )
     accept_tolerance: float = Field(
         default=0.0,
         ge=0.0,
-        description="with k > 1, how far below the verifier's best token an accepted one may lie, in nats",
+        description="with k > 1, how far the log-probability of an accepted token may lie below the verifier's best, in nats",
     )
 
     def lossy(self, temperature: float) -> str | None:
@@ -37,8 +37,8 @@ class GreedyTokenProposalConfig(ChainProposalConfig):
     def problems(self, temperature: float) -> Iterator[tuple[str, Any, str]]:
         """Settings that have no effect because of another setting."""
         if self.verifier_accept_k == 1 and self.accept_tolerance > 0:
-            reason = "has no effect with proposal.verifier_accept_k=1; raise that, or leave this at 0"
+            reason = "has no effect with proposal.verifier_accept_k=1; raise verifier_accept_k, or set this to 0"
             yield "accept_tolerance", self.accept_tolerance, reason
         if self.verifier_accept_k > 1 and temperature > 0:
-            reason = "has no effect while sampling; set evaluation.temperature=0, or leave this at 1"
+            reason = "has no effect with evaluation.temperature > 0; set evaluation.temperature=0, or this to 1"
             yield "verifier_accept_k", self.verifier_accept_k, reason

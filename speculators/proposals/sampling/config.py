@@ -22,11 +22,11 @@ class SamplingTokenProposalConfig(ChainProposalConfig):
         default=1.0,
         gt=0,
         le=1,
-        description="a token is accepted with min(1, p / (accept_lenience q)); less than 1 accepts more, which is lossy",
+        description="a token is accepted with probability min(1, p / (accept_lenience q)); below 1 is lossy",
     )
     rejection_sample_method: Literal["standard", "block"] = Field(
         default="standard",
-        description="judge tokens one by one, or the drafted block as a whole, which accepts no fewer (arXiv:2403.10444)",
+        description="decide token by token, or for all drafted tokens together, which accepts no fewer (arXiv:2403.10444)",
     )
 
     def serving_options(self) -> dict[str, str]:
@@ -47,9 +47,9 @@ class SamplingTokenProposalConfig(ChainProposalConfig):
     def problems(self, temperature: float) -> Iterator[tuple[str, Any, str]]:
         """Settings that have no effect."""
         if self.accept_lenience < 1 and self.rejection_sample_method == "block":
-            yield "accept_lenience", self.accept_lenience, "block verification has none; leave this at 1.0"
+            yield "accept_lenience", self.accept_lenience, "block verification has no lenience; set this to 1.0"
         if temperature == 0:
-            remedy = "has no effect without sampling; set evaluation.temperature above 0, or leave this at"
+            remedy = "has no effect with evaluation.temperature=0; raise the temperature, or set this to"
             if self.accept_lenience < 1:
                 yield "accept_lenience", self.accept_lenience, f"{remedy} 1.0"
             if self.rejection_sample_method != "standard":

@@ -20,8 +20,8 @@ class StaticTreeTokenProposalConfig(TokenProposalConfig):
     depth: int = Field(default=5, ge=1, description="levels of the tree")
     paths: list[list[int]] | None = Field(
         default=None,
-        description="the tree as the rank of each node from the root down, as [0, 2] for the third likeliest child of the "
-        "likeliest token; null is the regular tree of the other three settings",
+        description="the ranks of each node from the root; [0, 2] is the third most likely child of the "
+        "most likely token; null is the regular tree of the other three settings",
     )
 
     @model_validator(mode="after")
@@ -31,12 +31,13 @@ class StaticTreeTokenProposalConfig(TokenProposalConfig):
             return self
         known = {tuple(path) for path in self.paths}
         if not known or len(known) != len(self.paths):
-            raise ValueError("paths: must name at least one node, and none twice")
+            raise ValueError("paths: must hold at least one node, and each only once")
         for path in known:
             before = path[:-1] if path and path[-1] == 0 else (*path[:-1], path[-1] - 1) if path else ()
             if not path or min(path) < 0 or (before and before not in known):
                 raise ValueError(
-                    f"paths: {list(path)} must follow {list(before)}: ranks from 0 without gaps, parents too"
+                    f"paths: {list(path)} needs {list(before)} in the list: ranks start at 0 without gaps, "
+                    "and each node needs its parent"
                 )
         if (deepest := max(map(len, known))) != self.depth:
             raise ValueError(f"depth: must be {deepest}, the length of the longest of paths, not {self.depth}")
