@@ -135,7 +135,7 @@ def test_defaults_that_moved_are_named(mine: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "searchpath", "lines"),
     [
-        (["+attack=it"], ["pkg://attack"], ["pkg://attack is not there"]),
+        (["+attack=it"], ["pkg://attack"], ["pkg://attack does not exist"]),
         (["hydra.searchpath=[pkg://attack]"], [], ["hydra.searchpath=[pkg://attack] is not composed again"]),
         (["algorithm=${oc.env:TOKEN}"], [], ["algorithm=${oc.env:TOKEN} is not composed again"]),
         (["tracker.project=${oc.env:TOKEN}", "seed=1"], [], ["seed: pinned 0, now 1"]),
