@@ -175,11 +175,11 @@ def test_a_copied_pin_is_run_again_from_the_command_line(tmp_path: Path) -> None
         return subprocess.run([*command, "--output", folder], capture_output=True, text=True, cwd=first, timeout=200)
 
     done = again("second")
-    assert done.returncode == 2 and "data.path: there is no file data.jsonl" in done.stderr
+    assert done.returncode == 2 and "data.path: no file matches data.jsonl" in done.stderr
     assert "if it lies elsewhere, add data.path=... to the command" in done.stderr
     done = again(str(tmp_path / "second"), f"data.path={data}")
     assert done.returncode == 0, done.stderr
-    assert "defaults that moved since cannot be looked for: file://mine is not there" in done.stdout.splitlines()
+    assert "defaults that changed since cannot be reported: file://mine does not exist" in done.stdout.splitlines()
     for name in ("config.json", "model.safetensors", "run.yaml"):
         assert (first / "checkpoint" / name).read_bytes() == (tmp_path / "second" / "checkpoint" / name).read_bytes()
 
