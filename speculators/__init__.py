@@ -1,5 +1,6 @@
 """Training and export of speculative-decoding draft models. Every public name is imported at its first use."""
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from speculators.utils.lazy import lazy_names
@@ -37,6 +38,8 @@ _load = lazy_names(__name__, _MODULES)
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return _load(name)
+    if name == "__version__":
+        return version("speculators-hydra")
     # Classes of algorithms are found in their packages, so that no algorithm is named here.
     if name[:1].isupper():
         import speculators.models

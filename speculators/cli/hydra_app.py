@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import hydra
@@ -12,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from speculators.cli.callbacks import Check
+from speculators.cli.help import FLAGS, print_help
 from speculators.cli.launch import launch, work
 from speculators.composition.compose import EntryPointGroups, origin
 from speculators.composition.hydra_errors import explain
@@ -20,12 +22,23 @@ from speculators.composition.validate import COMPOSING, validate
 from speculators.runfolder.folder import RunFolder
 from speculators.utils.discovery import CONF
 from speculators.utils.messages import RunFailed, WrongInput, broken_yaml, refused, stop
-from speculators.utils.process import STOPPED_BY_SIGNAL, keep_the_path_safe
+from speculators.utils.process import STOPPED_BY_SIGNAL, closed_pipe, keep_the_path_safe
 from speculators.utils.secrets import masked
 
 
 def main() -> None:
     """The command line: `python train.py`, `speculators train`. Exits with 2 on wrong input, 1 if the run failed."""
+    words = sys.argv[1:]
+    with closed_pipe():
+        if "--version" in words:
+            print(f"speculators-hydra {version('speculators-hydra')}")
+        elif any(word in FLAGS for word in words):
+            print_help([word for word in words if word not in FLAGS])
+        else:
+            _run()
+
+
+def _run() -> None:
     # Otherwise Hydra prints its errors itself, with advice (`use +key`) that is wrong for a closed set of settings.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     keep_the_path_safe()

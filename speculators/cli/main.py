@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cache.app, name="cache")
 Overrides = Annotated[
@@ -41,6 +43,21 @@ def main() -> None:
         from speculators.utils.messages import refused
 
         refused(error)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"speculators-hydra {version('speculators-hydra')}")
+        raise typer.Exit
+
+
+@app.callback()
+def of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and stop")
+    ] = False,
+) -> None:
+    """Compose, check, train, measure and publish speculative-decoding draft models."""
 
 
 @app.command(add_help_option=False, context_settings=HYDRA)
@@ -172,8 +189,11 @@ def _check_published(path: Path, overrides: list[str]) -> None:
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="a published folder")],
     overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option(help="folder for result.json; also output=FOLDER; the current one unless given")
+    ] = None,
 ) -> None:
-    """Decode with a published draft and measure its acceptance length; `output=FOLDER` is where result.json goes.
+    """Decode with a published draft and measure its acceptance length.
 
     Verifier, proposal, data and seed default to the checkpoint's own. Without `data=...` the prompts are the held-out
     prompts of its training, or the packaged ones for a draft without run.yaml; with `data=chat` those held out under
@@ -184,7 +204,7 @@ def evaluate(
     from speculators.utils.messages import WrongInput, stop
 
     given = list(overrides or [])
-    outputs = [o.removeprefix("output=") for o in given if o.startswith("output=")]
+    outputs = [Path(o.removeprefix("output=")) for o in given if o.startswith("output=")]
     given = [o for o in given if not o.startswith("output=")]
     try:
         chosen = compose(*with_its_own(checkpoint, given))
@@ -206,7 +226,7 @@ def evaluate(
         stop(error.messages)
     except ValueError as error:
         stop(str(error).splitlines())
-    report(result, Path(outputs[-1] if outputs else "."))
+    report(result, output or (outputs[-1] if outputs else Path(".")))
 
 
 @app.command()

@@ -19,6 +19,16 @@ from speculators.composition.provenance import NAME, folder
 from speculators.utils.discovery import CONF
 from speculators.utils.messages import nearest
 
+# What other trainers have a setting for, and this one has not.
+ELSEWHERE = {
+    "resume": "`speculators run FOLDER` resumes a run, and a sweep is resumed by repeating its command",
+    "output": "hydra.run.dir=FOLDER sets the folder of a run, hydra.sweep.dir=FOLDER that of a sweep",
+}
+ELSEWHERE |= {"resume_from": ELSEWHERE["resume"], "resume_from_checkpoint": ELSEWHERE["resume"]}
+ELSEWHERE |= {"output_dir": ELSEWHERE["output"], "out": ELSEWHERE["output"]}
+# Groups of Hydra's own whose other options are in packages of the extra `sweeps`.
+PLUGINS = ("hydra/sweeper", "hydra/launcher")
+
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """Rewrite an error of Hydra or OmegaConf as one message that suggests the nearest valid name.
@@ -35,9 +45,19 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         group, _, option = match[1].rpartition("/")
         with _loader() as loader:
             options = loader.get_group_options(group, config_name=NAME, overrides=_searchpath(searched))
-        return f"{group}={option}: there is no such option{nearest(option, options)} Options: {', '.join(options)}"
+        more = "; `pip install 'speculators-hydra[sweeps]'` adds more" if group in PLUGINS else ""
+        return (
+            f"{group}={option}: there is no such option{nearest(option, options)} Options: {', '.join(options)}{more}"
+        )
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        key, _, value = match[1].partition("=")
+        return (
+            f"{match[1]}: these are several values; add -m to run a trial for each, or write a list: '{key}=[{value}]'"
+        )
     if match := re.search(r"(?:Could not override|Key) '([^']+)'", str(error)) or re.search(r"full_key: (\S+)", text):
         key = match[1]
+        if key in ELSEWHERE:
+            return f"{key} is not a setting; {ELSEWHERE[key]}"
         with _loader() as loader:
             options = _options_with(key, loader, searched)
             keys = _keys(loader, overrides, searched)

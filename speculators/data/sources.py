@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import config as datasets_config
 from datasets import load_dataset
 from huggingface_hub import HfApi
 
 from speculators.data.files import content_of, files_of
 from speculators.data.unused import Unused
 from speculators.settings.run_config import Source
+from speculators.utils.hub import offline_unless_reachable
 
 # Columns that are read from a parquet file; others are ignored.
 COLUMNS = ("messages", "conversations", "prompt", "completion", "tools", "finish_reason")
@@ -57,6 +60,9 @@ def from_hub(source: Source, key: str) -> Any:
     """
     assert source.name is not None, "this source is files, not a data set of the Hub"
     options = {"split": source.split, "revision": source.revision, "streaming": source.streaming}
+    if not Path(source.name).is_dir():
+        offline_unless_reachable()
+        datasets_config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE  # read when datasets was imported
     with _hub(source, key):
         return load_dataset(source.name, source.subset, **options)
 

@@ -61,7 +61,7 @@ def check(config: DictConfig) -> None:
             messages += [f"trial {i} ({' '.join(differing)}): {m}" for m in error.messages]
         except COMPOSING as error:
             messages.append(f"trial {i} ({' '.join(differing)}): {explain(error, [*searched, *trial])}")
-    if messages := messages or alike(runs, varying(trials)):
+    if messages := messages or alike(runs, trials):
         stop(messages)
     if more:
         print(f"more than {CAP} trials: only the first {CAP} were checked", file=sys.stderr)
@@ -70,15 +70,20 @@ def check(config: DictConfig) -> None:
         sys.exit(0)
 
 
-def alike(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> list[str]:
-    """One message for each trial that duplicates an earlier trial and so would use the same folder."""
+def alike(runs: Sequence["RunConfig"], trials: Sequence[Sequence[str]]) -> list[str]:
+    """One message for each trial that duplicates an earlier trial and so would use the same folder.
+
+    Args:
+        runs: the trials, composed.
+        trials: the overrides of each.
+    """
     first: dict[str, int] = {}
-    messages = []
+    messages, differing = [], varying(trials)
     for i, run in enumerate(runs):
         earlier = first.setdefault(result_key(run), i)
         if earlier != i:
-            own, other = " ".join(differing[i]), " ".join(differing[earlier])
-            why = "" if own == other else f" and {other} do not change the result"
+            own, other = (" ".join(differing[n] or trials[n]) for n in (i, earlier))
+            why = "; give each value once" if own == other else f" and {other} do not change the result"
             messages.append(f"trial {i} is the same as trial {earlier}: {own}{why}")
     return messages
 

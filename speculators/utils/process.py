@@ -3,11 +3,27 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from speculators.utils.secrets import Mask
 
 STOPPED_BY_SIGNAL = 130  # exit code
+
+
+@contextmanager
+def closed_pipe() -> Iterator[None]:
+    """End the process with exit code 1 and without a traceback if the reader of its stdout goes away, as `head` does."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def first_process() -> bool:

@@ -95,3 +95,22 @@ def _below(node: yaml.Node | None, part: str) -> tuple[int, yaml.Node] | None:
         item = node.value[int(part)]
         return item.start_mark.line + 1, item
     return None
+
+
+def comments(text: str) -> dict[str, str]:
+    """The comment above each key of a YAML file, by dotted key."""
+    found: dict[str, str] = {}
+    above: list[str] = []
+    path: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("#"):
+            above.append(stripped.lstrip("# "))
+        elif ":" in stripped and not stripped.startswith("-"):
+            indent = len(line) - len(line.lstrip())
+            path = [(i, k) for i, k in path if i < indent] + [(indent, stripped.partition(":")[0])]
+            found[".".join(k for _, k in path)] = " ".join(above)
+            above = []
+        else:
+            above = []
+    return found

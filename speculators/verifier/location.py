@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from speculators.utils import digest
 from speculators.utils.discovery import is_known
+from speculators.utils.hub import offline_unless_reachable
 from speculators.utils.untrusted import read_json
 
 SCHEME = "pkg://"
@@ -70,6 +71,7 @@ def config_file(name_or_path: str, revision: str | None) -> Path:
     # A missing path must not be looked up on the Hub: the Hub's error would be misleading.
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
         raise ValueError(f"verifier.name_or_path: the folder {name_or_path} does not exist")
+    offline_unless_reachable()
     try:
         return Path(hf_hub_download(name_or_path, "config.json", revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

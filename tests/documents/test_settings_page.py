@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from speculators.composition.describe import kind, leaves, of_the_run
+from speculators.utils.yaml_lines import comments
+
 ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
 TOOL = runpy.run_path(str(ROOT / "tools" / "settings_page.py"))
 # What a value's comment names if it says where the value comes from: a paper, an engine, upstream, or a choice of ours.
 SOURCE = re.compile(
     r"arXiv:\d{4}\.\d{5}|\bpaper\b|\bvLLM\b|\bupstream\b|\bHASS\b|\bours\b|\bour own\b|\bmeasured\b", re.I
 )
-FILES = sorted(file for group in ("algorithm", "recipe") for file in (ROOT / "conf" / group).glob("*.yaml"))
+FILES = sorted(file for group in ("algorithm", "recipe") for file in (CONF / group).glob("*.yaml"))
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -23,7 +27,10 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_every_key_is_explained() -> None:
     """By its comment in the YAML, or by the class that checks it."""
-    settings = [*TOOL["own"](), *(s for options in TOOL["groups"]().values() for o in options for s in o.settings)]
+    settings = [
+        *of_the_run(CONF / "train.yaml"),
+        *(s for options in TOOL["groups"]().values() for o in options for s in o.settings),
+    ]
     assert [s.key for s in settings if not s.meaning] == []
     assert {s.key for s in settings} >= {"seed", "algorithm.loss.smooth_l1", "data.path", "optimizer.momentum"}
 
@@ -32,24 +39,22 @@ def test_every_key_is_explained() -> None:
 def test_every_value_has_a_source(file: Path) -> None:
     """The comment above a value, or above what it belongs to, says where the value comes from."""
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    said = TOOL["comments"](file)
+    said = comments(file.read_text(encoding="utf-8"))
 
     def sourced(key: str) -> bool:
         parts = key.split(".")
         return any(SOURCE.search(said.get(".".join(parts[: i + 1]), "")) for i in range(len(parts)))
 
     values.pop("defaults", None)
-    bare = [key for key, _ in TOOL["leaves"](values) if not sourced(key)]
+    bare = [key for key, _ in leaves(values) if not sourced(key)]
     assert bare == [], "name the paper, vLLM, upstream, or say that it is ours and what it was measured on"
 
 
-def test_types_and_bounds_in_words(tmp_path: Path) -> None:
+def test_types_and_bounds_in_words() -> None:
     """Hand-written cases of what a JSON schema says."""
-    kind = TOOL["kind"]
     assert kind({"type": "integer", "minimum": 1}) == "integer ≥ 1"
     assert kind({"type": "number", "exclusiveMinimum": 0, "maximum": 1}) == "number > 0, ≤ 1"
     assert kind({"anyOf": [{"type": "string"}, {"type": "null"}]}) == "text or null"
     assert kind({"const": "muon", "type": "string"}) == "`muon`"
-    file = tmp_path / "option.yaml"
-    file.write_text("# what a is,\n# in two lines\na: 1\nb:\n  # inside\n  c: 2\nd: 3\n")
-    assert TOOL["comments"](file) == {"a": "what a is, in two lines", "b": "", "b.c": "inside", "d": ""}
+    text = "# what a is,\n# in two lines\na: 1\nb:\n  # inside\n  c: 2\nd: 3\n"
+    assert comments(text) == {"a": "what a is, in two lines", "b": "", "b.c": "inside", "d": ""}
