@@ -18,19 +18,28 @@ QWEN3_8B = {
 }  # fmt: skip
 
 
+H, MLP, KV, VOCAB = 4096, 12288, 1024, 151936
+ATTENTION = 2 * H * H + 2 * H * KV
+# fc over three states, attention over two in the first layer, a reduced head; then norms, and what else is trained.
+FIRST = 3 * H * H + ATTENTION + H * (H + 2 * KV) + 3 * H * MLP + 32000 * H
+DRAFTS = {
+    # Norms: one over the three states, four more.
+    "eagle3_8b": FIRST + 3 * H + 4 * H,
+    # Three layers more, an embedding, the state of masked places; norms: four, and two in each further layer.
+    "peagle_8b": FIRST + 3 * (ATTENTION + 3 * H * MLP) + VOCAB * H + 3 * H + 4 * H + 3 * 2 * H,
+}
+
+
 @pytest.mark.slow
-def test_eagle3_8b_is_planned_without_weights_and_without_a_gpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("recipe", "draft"), DRAFTS.items())
+def test_it_is_planned_without_weights_and_without_a_gpu(recipe: str, draft: int, tmp_path: Path) -> None:
     """Sizes by hand, in numbers of 4,096: the verifier's and the draft's; all of it fits a GPU of 80 GB."""
     (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B))
-    run = compose(["recipe=eagle3_8b", f"verifier.name_or_path={tmp_path}"])
+    run = compose([f"recipe={recipe}", f"verifier.name_or_path={tmp_path}"])
     facts = VerifierFacts.read(str(tmp_path))
     found = {name.strip(): value for name, value in figures(run, speculator_dict(run, facts), facts)}
-    h, mlp, kv = 4096, 12288, 1024
-    attention = 2 * h * h + 2 * h * kv
-    verifier = 2 * 151936 * h + 36 * (attention + 3 * h * mlp + 2 * h + 2 * 128) + h
+    verifier = 2 * VOCAB * H + 36 * (ATTENTION + 3 * H * MLP + 2 * H + 2 * 128) + H
     assert found["verifier's weights"] == f"{2 * verifier / 1e9:.2f} GB"
-    # fc over three states, attention over two, and norms: one over the three states, four more.
-    draft = 3 * h * h + attention + h * (h + 2 * kv) + 3 * h * mlp + 32000 * h + 3 * h + 4 * h
     assert found["parameters of the draft"] == f"{draft:,}, {draft:,} of them trainable"
     assert float(found["peak memory (cuda)"].split()[0]) < 75
     assert found["data, steps, states"].startswith("unknown: verifier.name_or_path: the tokenizer of")

@@ -89,7 +89,7 @@ def put_together(parts: Sequence[SequenceRows], lengths: Sequence[int], seeds: S
     # An invalid row may refer to a position beyond the last.
     target_U, place_R = np.unique(np.clip(anchor_R + slot_R, 0, len(parts) * width - 1), return_inverse=True)
     starts = np.searchsorted(slot_R, np.arange(1, parts[0].slots + 2))
-    layout = RowLayout(tuple(starts.tolist()), group_R, place_R, int(group_offsets[-1]), len(target_U))
+    layout = RowLayout(tuple(starts.tolist()), anchor_R, group_R, place_R, int(group_offsets[-1]), len(target_U))
     arrays = [torch.from_numpy(x) for x in (target_U, place_R, anchor_R, slot_R, group_R, valid_R)]
     return RowPlan(*arrays, seeds=tuple(seeds), lengths=tuple(lengths), layout=layout)
 

@@ -88,3 +88,25 @@ class Attention(nn.Module):
         key = rotate(self.k_norm(self.k_proj(x_BTI).view(heads)).transpose(1, 2), rotation)
         seen = (*past, KeyValue(key, self.v_proj(x_BTI).view(heads).transpose(1, 2)))
         return self.o_proj(attend(query, seen).transpose(1, 2).flatten(2)), seen
+
+
+def additive_mask(sees_BTL: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, 1, T, L] what is added to scores in `dtype`: 0 where a query may see a key, else minus infinity.
+
+    For a mask that several layers or steps share: from a bool mask, attention would make and keep one in each of them.
+    """
+    return torch.zeros_like(sees_BTL, dtype=dtype).masked_fill_(~sees_BTL, -torch.inf).unsqueeze(1)
+
+
+def cached_mask(old_BL: Tensor, own_BT: Tensor) -> Tensor:
+    """[B, T, L + T] bool, what new places of a text see: the valid ones among all places up to themselves.
+
+    Args:
+        old_BL: bool, validity of the places whose keys are cached.
+        own_BT: bool, validity of the new places. One that is padding sees itself, so that its softmax is defined; nobody
+            reads its output or its key.
+    """
+    T = own_BT.shape[1]
+    sees_BTT = torch.ones(T, T, dtype=torch.bool, device=own_BT.device).tril() & own_BT.unsqueeze(1)
+    sees_BTT = sees_BTT | torch.eye(T, dtype=torch.bool, device=own_BT.device)
+    return torch.cat((old_BL.unsqueeze(1).expand(-1, T, -1), sees_BTT), dim=2)

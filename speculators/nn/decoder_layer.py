@@ -1,4 +1,4 @@
-"""The pre-norm decoder layer of Llama and Qwen3."""
+"""The pre-norm decoder layer of Llama and Qwen3, and the layer that fuses a token's embedding with a state."""
 
 import torch
 from torch import Tensor, nn
@@ -50,4 +50,33 @@ class DecoderLayer(nn.Module):
         """The layer's residual stream and its keys and values; arguments as in `Attention`."""
         attended_BTH, seen = self.self_attn(self.input_layernorm(x_BTH), rotation, past, attend)
         x_BTH = x_BTH + attended_BTH
+        return x_BTH + self.mlp(self.post_attention_layernorm(x_BTH)), seen
+
+
+class FusingLayer(nn.Module):
+    """The layer that fuses a token's embedding with a state: attention reads both, the residual is the state alone.
+
+    Args:
+        config: Llama or Qwen3 layer config.
+        norm_before_residual: the residual is the normalised state.
+    """
+
+    def __init__(self, config: PretrainedConfig, norm_before_residual: bool) -> None:
+        super().__init__()
+        self.norm_before_residual = norm_before_residual
+        self.hidden_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, 2 * config.hidden_size)
+        self.mlp = GatedMLP(config)
+
+    def forward(
+        self, embed_BTH: Tensor, fed_BTH: Tensor, rotation: Rotation, past: Seen, attend: Attend
+    ) -> tuple[Tensor, Seen]:
+        """The layer's residual stream and its keys and values; `fed_BTH` is the state, the others as in `Attention`."""
+        normed_BTH = self.hidden_norm(fed_BTH)
+        residual_BTH = normed_BTH if self.norm_before_residual else fed_BTH
+        both_BTI = torch.cat((self.input_layernorm(embed_BTH), normed_BTH), dim=-1)
+        attended_BTH, seen = self.self_attn(both_BTI, rotation, past, attend)
+        x_BTH = residual_BTH + attended_BTH
         return x_BTH + self.mlp(self.post_attention_layernorm(x_BTH)), seen

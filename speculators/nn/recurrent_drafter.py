@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speculators.nn.attention import KeyValue, Seen, joined, masked
+from speculators.nn.attention import KeyValue, Seen, cached_mask, joined, masked
 from speculators.nn.unroll import Recurrent, Step
 from speculators.protocols.drafter import Context, Predictions
 from speculators.protocols.head import VerifierHead
@@ -49,17 +49,12 @@ class RecurrentDrafter:
     def extend(self, context: Context, depth: int) -> Predictions:
         """Take in the verified positions with the verifier's states, each beside the token after it."""
         assert context.states is not None
-        T, device = context.next_token_BT.shape[1], self.valid_BL.device
-        # A padding query sees itself, so that its softmax is defined; nobody reads its output or its key.
-        own_BTT = torch.ones(T, T, dtype=torch.bool, device=device).tril() & context.valid_BT.unsqueeze(1)
-        own_BTT = own_BTT | torch.eye(T, dtype=torch.bool, device=device)
-        old_BTL = self.valid_BL.unsqueeze(1).expand(-1, T, -1)
         step = self.draft.step(
             self.draft.embed(context.next_token_BT, self.verifier),
             self.draft.features(context.states),
             context.position_BT,
             self.verified,
-            masked(torch.cat((old_BTL, own_BTT), dim=2).unsqueeze(1)),
+            masked(cached_mask(self.valid_BL, context.valid_BT).unsqueeze(1)),
         )
         # One piece, so that a pass over the next nodes copies it once.
         self.verified = [(joined(seen),) for seen in step.seen]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from speculators.nn.attention import Attend, Seen, masked
+from speculators.nn.attention import Attend, Seen, additive_mask, masked
 from speculators.protocols.batch import Batch, Span
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -35,8 +35,7 @@ def dense_mask(batch: Batch, slots: int, dtype: torch.dtype) -> Tensor:
     T = same_BTT.shape[1]
     own_BTL = torch.eye(T, dtype=torch.bool, device=same_BTT.device).repeat(len(same_BTT), 1, slots - 1)
     sees_BTL = torch.cat((same_BTT & torch.ones_like(same_BTT[0]).tril(), own_BTL), dim=-1)
-    # Additive: from a bool mask, attention would create and keep an additive one at every slot.
-    return torch.zeros_like(sees_BTL, dtype=dtype).masked_fill_(~sees_BTL, -torch.inf).unsqueeze(1)
+    return additive_mask(sees_BTL, dtype)
 
 
 def _merged(spans: Sequence[Span], query_BHTd: Tensor, seen: Seen) -> Tensor:

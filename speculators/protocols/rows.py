@@ -59,6 +59,7 @@ class RowLayout:
 
     Attributes:
         starts: S + 1 row numbers: the rows of slot s are `starts[s - 1] ... starts[s] - 1`.
+        anchor_R: int64 array, as in `RowPlan`.
         group_R: int64 array, as in `RowPlan`.
         place_R: int64 array, as in `RowPlan`.
         groups: number of groups, G.
@@ -66,6 +67,7 @@ class RowLayout:
     """
 
     starts: tuple[int, ...]
+    anchor_R: np.ndarray
     group_R: np.ndarray
     place_R: np.ndarray
     groups: int

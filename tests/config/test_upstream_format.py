@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from speculators import SpeculatorModelConfig, SpeculatorsConfig, TokenProposalConfig, VerifierConfig
 from speculators.config import FORMAT_VERSION
 from speculators.models.eagle3 import Eagle3SpeculatorConfig
+from speculators.models.peagle import PEagleSpeculatorConfig
 from speculators.proposals import GreedyTokenProposalConfig
 from speculators.utils import ClassRegistryMixin, PydanticClassRegistryMixin
 
@@ -24,6 +25,7 @@ CLASSES = [
     TokenProposalConfig,
     GreedyTokenProposalConfig,
     Eagle3SpeculatorConfig,
+    PEagleSpeculatorConfig,
 ]
 
 

@@ -33,8 +33,9 @@ def test_a_published_draft_is_the_trained_one(either: Case, tmp_path: Path) -> N
     assert old.keys() == new.keys()
     assert [n for n in old if not torch.equal(old[n], new[n]) or old[n].dtype != new[n].dtype] == []
     batch = either.batch(either.texts)
-    terms = zip(either.rows(again, batch).terms, either.rows(model, batch).terms, strict=True)
-    assert all(torch.equal(a.input_RI, b.input_RI) for a, b in terms)
+    for new_term, old_term in zip(either.rows(again, batch).terms, either.rows(model, batch).terms, strict=True):
+        # Not bit for bit: a product with a vector is rounded by where its matrix begins in memory.
+        torch.testing.assert_close(new_term.input_RI, old_term.input_RI, rtol=1e-5, atol=1e-5)
 
 
 def for_engine(case: Case, engine: str) -> RunConfig:

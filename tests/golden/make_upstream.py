@@ -15,6 +15,7 @@ from transformers import LlamaConfig
 
 import speculators
 from speculators import SpeculatorModelConfig, SpeculatorsConfig, TokenProposalConfig, VerifierConfig
+from speculators.models.peagle import PEagleSpeculatorConfig
 from speculators.proposals import GreedyTokenProposalConfig
 from speculators.utils import ClassRegistryMixin, PydanticClassRegistryMixin
 
@@ -36,6 +37,7 @@ LLAMA = LlamaConfig(
     rope_parameters={"rope_theta": 500000.0, "rope_type": "default"},
 ).to_diff_dict()
 EAGLE3 = {"speculators_model_type": "eagle3", "speculators_config": SPECULATORS, "transformer_layer_config": LLAMA}
+PEAGLE = EAGLE3 | {"speculators_model_type": "peagle", "speculators_config": SPECULATORS | {"algorithm": "peagle"}}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "least": {"speculators_model_type": "eagle3"},
@@ -85,6 +87,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "transformer_layer_config": {k: v for k, v in LLAMA.items() if k != "rope_parameters"}
         | {"rope_theta": 10000.0, "rope_scaling": {"factor": 2.0, "rope_type": "linear"}},
     },
+    "peagle": PEAGLE,
+    "peagle, every field": PEAGLE
+    | {
+        "architectures": ["PEagleDraftModel"],
+        "draft_vocab_size": 1024,
+        "norm_before_residual": True,
+        "target_hidden_size": 512,
+        "eagle_aux_hidden_state_layer_ids": [2, 5, 9],
+        "norm_before_fc": True,
+        "norm_output": True,
+        "embed_requires_grad": False,
+        "mask_token_id": 4095,
+    },
     "foreign keys": EAGLE3 | {"dtype": "float16", "note": {"by": "someone"}, "return_dict": False, "num_labels": 3},
 }
 
@@ -93,6 +108,9 @@ BAD: dict[str, dict[str, Any]] = {
     "no type": {"draft_vocab_size": 8},
     "unknown type": {"speculators_model_type": "eagle33"},
     "type of another kind": {"speculators_model_type": 3},
+    "peagle, both norms": PEAGLE | {"norm_before_fc": True, "fc_norm": True},
+    "peagle, text for a token": PEAGLE | {"mask_token_id": "mask"},
+    "peagle, fraction for a token": PEAGLE | {"mask_token_id": 1.5},
     "both norms": EAGLE3 | {"norm_before_fc": True, "fc_norm": True},
     "text for a number": EAGLE3 | {"draft_vocab_size": "many"},
     "fraction for a number": EAGLE3 | {"draft_vocab_size": 1.5},
@@ -145,6 +163,7 @@ def fields() -> dict[str, dict[str, Any]]:
         TokenProposalConfig,
         GreedyTokenProposalConfig,
         speculators.Eagle3SpeculatorConfig,
+        PEagleSpeculatorConfig,
     ]
     return {
         c.__name__: {

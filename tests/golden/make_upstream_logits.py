@@ -16,6 +16,8 @@ from transformers import LlamaConfig, Qwen3Config
 
 from speculators import SpeculatorModelConfig, SpeculatorsConfig, VerifierConfig
 from speculators.models.eagle3 import Eagle3DraftModel, Eagle3SpeculatorConfig
+from speculators.models.peagle import PEagleDraftModel, PEagleSpeculatorConfig
+from speculators.models.peagle import core as peagle
 from speculators.proposals import GreedyTokenProposalConfig
 
 HERE = Path(__file__).parent / "upstream"
@@ -43,23 +45,38 @@ DRAFTS: dict[str, dict[str, Any]] = {
         "norm_output": True,
         "embed_requires_grad": True,
     },
+    "peagle_llama": {
+        "transformer_layer_config": LlamaConfig(**LAYER, num_hidden_layers=2),
+        "draft_vocab_size": DRAFT_VOCAB,
+        "mask_token_id": 7,
+        "norm_before_fc": True,
+    },
+    "peagle_qwen3": {
+        "transformer_layer_config": Qwen3Config(**LAYER, num_hidden_layers=1),
+        "draft_vocab_size": VOCAB,
+        "mask_token_id": VOCAB - 1,
+        "norm_before_residual": True,
+    },
 }
+CONFIGS = {"eagle3": Eagle3SpeculatorConfig, "peagle": PEagleSpeculatorConfig}
+MODELS = {"eagle3": Eagle3DraftModel, "peagle": PEagleDraftModel}
 
 
-def draft(options: dict[str, Any]) -> Eagle3DraftModel:
-    """A draft of random weights, norms and vocabulary included."""
+def draft(name: str, options: dict[str, Any]) -> Eagle3DraftModel:
+    """A draft of random weights, norms and vocabulary included; the name begins with its type."""
     torch.manual_seed(0)
-    config = Eagle3SpeculatorConfig(
+    algorithm = name.partition("_")[0]
+    config = CONFIGS[algorithm](
         **options,
         eagle_aux_hidden_state_layer_ids=[1, 3, 5],
         speculators_config=SpeculatorsConfig(
-            algorithm="eagle3",
+            algorithm=algorithm,
             proposal_methods=[GreedyTokenProposalConfig(speculative_tokens=3)],
             default_proposal_method="greedy",
             verifier=VerifierConfig(name_or_path=None, architectures=["LlamaForCausalLM"]),
         ),
     )
-    model = Eagle3DraftModel(config)
+    model = MODELS[algorithm](config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
@@ -87,28 +104,39 @@ def inputs() -> dict[str, Tensor]:
 
 @torch.no_grad()
 def logits(model: Eagle3DraftModel, given: dict[str, Tensor]) -> Tensor:
-    """[steps, tokens, draft vocabulary] what the head gives at each step of training-time test."""
+    """[steps, tokens, draft vocabulary] what the head gives at each step or depth, by the position where it begins."""
     seen: list[Tensor] = []
     hook = model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output[0].clone()))
-    model.float().eval()(**given, ttt_steps=STEPS)
+    if isinstance(model, PEagleDraftModel):
+        # Every row that there is, instead of sampled ones.
+        anchor_R = torch.cat([torch.arange(TOKENS - depth) for depth in range(STEPS)])
+        depth_R = torch.cat([torch.full((TOKENS - depth,), depth) for depth in range(STEPS)])
+        peagle.generate_cod_sample_indices = lambda **_: (anchor_R, depth_R)
+        peagle.compute_metrics = lambda **_: (None, {})
+        model.float().eval()(**given, num_depths=STEPS, verifier_last_hidden_states=torch.zeros(1, TOKENS, HIDDEN))
+        all_STD = torch.zeros(STEPS, TOKENS, seen[0].shape[-1])
+        all_STD[depth_R, anchor_R] = seen[0]
+    else:
+        model.float().eval()(**given, ttt_steps=STEPS)
+        all_STD = torch.stack(seen)
     hook.remove()
-    return torch.stack(seen)
+    return all_STD
 
 
 def main() -> None:
     """Write the drafts, or compute what one gives."""
     if sys.argv[1:]:
         folder, given, out = sys.argv[1:]
-        config = Eagle3SpeculatorConfig.from_pretrained(folder)
+        config = SpeculatorModelConfig.from_pretrained(folder)
         config.transformer_layer_config._attn_implementation = "sdpa"
-        model = Eagle3DraftModel.from_pretrained(folder, config=config)
+        model = MODELS[config.speculators_model_type].from_pretrained(folder, config=config)
         save_file({"logits": logits(model, load_file(given))}, out)
         return
     types = sorted(SpeculatorModelConfig.registry or {})
     (HERE / "model_types.json").write_text(json.dumps(types) + "\n")
     for name, options in DRAFTS.items():
         options["transformer_layer_config"]._attn_implementation = "sdpa"
-        model = draft(options)
+        model = draft(name, options)
         model.save_pretrained(HERE / name)
         for code in (HERE / name).glob("*.py"):
             code.unlink()

@@ -92,6 +92,7 @@ class NaiveDraft:
         first_fed: the verifier's states at one position -> what the first pass is fed there.
         run: one pass over one position.
         logits: what the head reads -> logits over the verifier's vocabulary.
+        fuse: states of several layers -> what a pass is fed, of drafts that read such states.
     """
 
     layers: int
@@ -99,6 +100,7 @@ class NaiveDraft:
     first_fed: Callable[[int], Tensor]
     run: Pass
     logits: Callable[[Tensor], Tensor]
+    fuse: Callable[[Tensor], Tensor] | None = None
     seen: list[Past] = field(default_factory=list)
 
     def draft(self, tokens: Sequence[int], anchor: int, count: int) -> list[Tensor]:
