@@ -5,6 +5,13 @@ VENV_VLLM ?= .venv-vllm
 RUNS ?= runs/check
 BIN := $(VENV)/bin
 ALGORITHMS := $(patsubst conf/algorithm/%.yaml,%,$(wildcard conf/algorithm/*.yaml))
+# Trained in full; every other algorithm for a few steps, with SHORT_OPTIONS.
+FULL := eagle eagle3 medusa dflash
+SHORT := $(filter-out $(FULL),$(ALGORITHMS))
+SHORT_OPTIONS ?= recipe=quick
+# What vLLM, or its CPU build, does not serve.
+UNSERVED := mlp
+SERVED := $(filter-out $(UNSERVED),$(ALGORITHMS))
 
 .PHONY: check quick env lint types browser slow train serve env-vllm clean
 
@@ -40,10 +47,13 @@ browser:
 slow: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 
-# The README's command for each algorithm, as a person runs it.
+# The README's command for each algorithm, as a person runs it; for some of them fewer steps.
 train: env
-	for algorithm in $(ALGORITHMS); do \
+	for algorithm in $(FULL); do \
 	  $(BIN)/python train.py algorithm=$$algorithm proposal=greedy hydra.run.dir=$(RUNS)/$$algorithm || exit 1; \
+	done
+	for algorithm in $(SHORT); do \
+	  $(BIN)/python train.py algorithm=$$algorithm proposal=greedy $(SHORT_OPTIONS) hydra.run.dir=$(RUNS)/$$algorithm || exit 1; \
 	done
 
 env-vllm: $(VENV_VLLM)/bin/vllm
@@ -57,7 +67,7 @@ $(VENV_VLLM)/bin/vllm:
 
 # What `make train` exported, in the engine itself: same text, same acceptance length.
 serve: train env-vllm
-	$(BIN)/python benchmarks/serve_vllm.py $(ALGORITHMS:%=$(RUNS)/%/checkpoint) --vllm-python $(VENV_VLLM)/bin/python
+	$(BIN)/python benchmarks/serve_vllm.py $(SERVED:%=$(RUNS)/%/checkpoint) --vllm-python $(VENV_VLLM)/bin/python
 
 clean:
 	rm -rf $(VENV) $(VENV_VLLM) $(RUNS) build dist *.egg-info

@@ -65,6 +65,20 @@ def anchor_blocks(sequence: PackedTargets, anchor_A: torch.Tensor, slots: int) -
     return SequenceRows(anchor_R, slot_R, group_R, inside_R & is_target_T[target_R] & same_document_R, slots)
 
 
+def sampled_blocks(sequence: PackedTargets, most: int, slots: int, generator: torch.Generator) -> SequenceRows:
+    """Blocks as `anchor_blocks` makes them, after anchors drawn without replacement from those whose first slot is trained.
+
+    Args:
+        sequence: one packed sequence.
+        most: anchors to draw; all of them where there are no more.
+        slots: rows of a block, S >= 1.
+        generator: the sequence's own, on the host.
+    """
+    anchor_N = sequence.target_N - 1
+    drawn = torch.randperm(len(anchor_N), generator=generator)[:most].sort().values
+    return anchor_blocks(sequence, anchor_N[drawn], slots)
+
+
 def put_together(parts: Sequence[SequenceRows], lengths: Sequence[int], seeds: Sequence[int]) -> RowPlan:
     """Join the rows of sequences into the plan of a batch that is padded to its longest sequence.
 

@@ -71,6 +71,12 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if qk_norm else nn.Identity()
 
+    def keys_values(self, x_BTI: Tensor, rotation: Rotation) -> KeyValue:
+        """Keys and values of x; arguments as of `forward`."""
+        heads = (*x_BTI.shape[:2], -1, self.head_dim)
+        key = rotate(self.k_norm(self.k_proj(x_BTI).view(heads)).transpose(1, 2), rotation)
+        return KeyValue(key, self.v_proj(x_BTI).view(heads).transpose(1, 2))
+
     def forward(self, x_BTI: Tensor, rotation: Rotation, past: Seen, attend: Attend) -> tuple[Tensor, Seen]:
         """Attend to `past` and to x itself.
 
@@ -85,8 +91,7 @@ class Attention(nn.Module):
         """
         heads = (*x_BTI.shape[:2], -1, self.head_dim)
         query = rotate(self.q_norm(self.q_proj(x_BTI).view(heads)).transpose(1, 2), rotation)
-        key = rotate(self.k_norm(self.k_proj(x_BTI).view(heads)).transpose(1, 2), rotation)
-        seen = (*past, KeyValue(key, self.v_proj(x_BTI).view(heads).transpose(1, 2)))
+        seen = (*past, self.keys_values(x_BTI, rotation))
         return self.o_proj(attend(query, seen).transpose(1, 2).flatten(2)), seen
 
 

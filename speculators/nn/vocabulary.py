@@ -1,7 +1,22 @@
 """A reduced draft vocabulary: which of the verifier's tokens a draft can predict."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class FrozenHead(nn.Module):
+    """Rows of the verifier's head, published with the draft and not trained.
+
+    Args:
+        size: tokens of the draft's vocabulary, D.
+        hidden_size: H.
+    """
+
+    weight: Tensor
+
+    def __init__(self, size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(size, hidden_size))
 
 
 def most_frequent(token_count_V: Tensor, size: int) -> Tensor:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from speculators import SpeculatorModelConfig, SpeculatorsConfig, TokenProposalConfig, VerifierConfig
 from speculators.config import FORMAT_VERSION
+from speculators.models.dflash import DFlashSpeculatorConfig
 from speculators.models.eagle3 import Eagle3SpeculatorConfig
 from speculators.models.peagle import PEagleSpeculatorConfig
 from speculators.proposals import GreedyTokenProposalConfig
@@ -26,6 +27,7 @@ CLASSES = [
     GreedyTokenProposalConfig,
     Eagle3SpeculatorConfig,
     PEagleSpeculatorConfig,
+    DFlashSpeculatorConfig,
 ]
 
 

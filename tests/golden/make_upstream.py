@@ -15,6 +15,7 @@ from transformers import LlamaConfig
 
 import speculators
 from speculators import SpeculatorModelConfig, SpeculatorsConfig, TokenProposalConfig, VerifierConfig
+from speculators.models.dflash import DFlashSpeculatorConfig
 from speculators.models.peagle import PEagleSpeculatorConfig
 from speculators.proposals import GreedyTokenProposalConfig
 from speculators.utils import ClassRegistryMixin, PydanticClassRegistryMixin
@@ -38,9 +39,23 @@ LLAMA = LlamaConfig(
 ).to_diff_dict()
 EAGLE3 = {"speculators_model_type": "eagle3", "speculators_config": SPECULATORS, "transformer_layer_config": LLAMA}
 PEAGLE = EAGLE3 | {"speculators_model_type": "peagle", "speculators_config": SPECULATORS | {"algorithm": "peagle"}}
+DFLASH = EAGLE3 | {"speculators_model_type": "dflash", "speculators_config": SPECULATORS | {"algorithm": "dflash"}}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "least": {"speculators_model_type": "eagle3"},
+    "dflash": DFLASH,
+    "dflash, every field": DFLASH
+    | {
+        "architectures": ["DFlashDraftModel"],
+        "draft_vocab_size": 1024,
+        "block_size": 16,
+        "target_hidden_size": 512,
+        "aux_hidden_state_layer_ids": [2, 5, 9],
+        "mask_token_id": 4095,
+        "sliding_window_non_causal": True,
+        "sample_from_anchor": True,
+    },
+    "dflash, qwen3": DFLASH | {"transformer_layer_config": {"hidden_size": 128, "num_hidden_layers": 2}},
     "llama": EAGLE3,
     "every field": EAGLE3
     | {
@@ -137,6 +152,10 @@ BAD: dict[str, dict[str, Any]] = {
     "nothing of speculators_config": EAGLE3 | {"speculators_config": {}},
     "no verifier name": EAGLE3 | {"speculators_config": SPECULATORS | {"verifier": {"architectures": []}}},
     "null speculators_config": EAGLE3 | {"speculators_config": None},
+    "dflash, text for a block": DFLASH | {"block_size": "big"},
+    "dflash, fraction for a token": DFLASH | {"mask_token_id": 1.5},
+    "dflash, text for a flag": DFLASH | {"sample_from_anchor": "perhaps"},
+    "dflash, unknown layer": DFLASH | {"transformer_layer_config": {"model_type": "llama_9"}},
 }
 
 
@@ -164,6 +183,7 @@ def fields() -> dict[str, dict[str, Any]]:
         GreedyTokenProposalConfig,
         speculators.Eagle3SpeculatorConfig,
         PEagleSpeculatorConfig,
+        DFlashSpeculatorConfig,
     ]
     return {
         c.__name__: {

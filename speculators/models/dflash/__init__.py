@@ -1,0 +1,9 @@
+"""DFlash: a block of tokens filled in at once."""
+
+from speculators.utils.lazy import lazy_names
+
+_MODULES = {"DFlashModel": f"{__name__}.model", "DFlashSpeculatorConfig": f"{__name__}.config"}
+
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]  the names are loaded when they are asked for
+
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -1,0 +1,146 @@
+"""Drafts of blocks that upstream's speculators 0.9.0 made, with the logits that it computes. Run it where upstream is installed.
+
+UPSTREAM/bin/python tests/golden/make_upstream_blocks.py              writes tests/golden/upstream/dflash*/
+UPSTREAM/bin/python tests/golden/make_upstream_blocks.py FOLDER IN OUT  loads a draft, computes OUT from the inputs IN
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Qwen3Config
+
+from speculators import SpeculatorModelConfig, SpeculatorsConfig, VerifierConfig
+from speculators.models.dflash import DFlashDraftModel, DFlashSpeculatorConfig
+from speculators.models.dflash import core as dflash
+from speculators.proposals import GreedyTokenProposalConfig
+
+HERE = Path(__file__).parent / "upstream"
+VOCAB, DRAFT_VOCAB, HIDDEN, TOKENS, BLOCK = 128, 48, 32, 26, 4
+# Tokens that blocks begin with, in both documents; no block leaves its document.
+ANCHORS = [1, 3, 7, 11, 16, 18, 22]
+LAYER = {
+    "vocab_size": VOCAB,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 2048,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
+SLIDING = {"use_sliding_window": True, "sliding_window": 2048, "layer_types": ["sliding_attention"]}
+# By name, which begins with the type. Upstream's windows begin at a block, vLLM's move with each input: this one is longer
+# than any text, so that only the causal order is left of it.
+DRAFTS: dict[str, dict[str, Any]] = {
+    "dflash": {
+        "transformer_layer_config": Qwen3Config(**LAYER, num_hidden_layers=2),
+        "draft_vocab_size": VOCAB,
+        "sliding_window_non_causal": True,
+    },
+    "dflash_causal": {
+        "transformer_layer_config": Qwen3Config(**LAYER, **SLIDING, num_hidden_layers=1, attention_bias=True),
+        "draft_vocab_size": DRAFT_VOCAB,
+        "sliding_window_non_causal": False,
+    },
+}
+CONFIGS = {"dflash": DFlashSpeculatorConfig}
+MODELS = {"dflash": DFlashDraftModel}
+
+
+def draft(algorithm: str, options: dict[str, Any]) -> DFlashDraftModel:
+    """A draft of random weights, norms and vocabulary included."""
+    torch.manual_seed(0)
+    config = CONFIGS[algorithm](
+        **options,
+        block_size=BLOCK,
+        mask_token_id=VOCAB - 3,
+        aux_hidden_state_layer_ids=[1, 3, 5],
+        speculators_config=SpeculatorsConfig(
+            algorithm=algorithm,
+            proposal_methods=[GreedyTokenProposalConfig(speculative_tokens=3)],
+            default_proposal_method="greedy",
+            verifier=VerifierConfig(name_or_path=None, architectures=["LlamaForCausalLM"]),
+        ),
+    )
+    model = MODELS[algorithm](config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+            else:
+                parameter.normal_(0, 0.1)
+    if config.draft_vocab_size < VOCAB:
+        kept = torch.randperm(VOCAB)[: config.draft_vocab_size].sort().values
+        marked = torch.zeros(VOCAB, dtype=torch.bool)
+        marked[kept] = True
+        model.load_vocab_mappings(marked, kept - torch.arange(len(kept)))
+    return model
+
+
+def inputs(model: DFlashDraftModel) -> dict[str, Tensor]:
+    """Two documents side by side; what upstream does not save, since it is the verifier's; and where blocks begin."""
+    torch.manual_seed(1)
+    return {
+        "hidden_states": torch.randn(1, TOKENS, 3 * HIDDEN),
+        "input_ids": torch.randint(VOCAB, (1, TOKENS)),
+        "document_ids": torch.tensor([[0] * 15 + [1] * 11]),
+        "position_ids": torch.tensor([[*range(15), *range(11)]]),
+        "embed_tokens": model.embed_tokens.weight.data,
+        "lm_head": model.lm_head.weight.data,
+        "anchor_positions": torch.tensor(ANCHORS),
+    }
+
+
+@torch.no_grad()
+def logits(model: DFlashDraftModel, given: dict[str, Tensor]) -> Tensor:
+    """[slots, anchors, draft vocabulary] of the inputs that predict."""
+    anchors = given["anchor_positions"]
+    made: list[Tensor] = []
+
+    def keep(logits: Tensor, *_: Any, **__: Any) -> tuple[None, dict[str, Any]]:
+        made.append(logits)
+        return None, {}
+
+    dflash.compute_metrics = keep
+    # Instead of random anchors.
+    dflash.select_anchors = lambda *_: (anchors, torch.ones_like(anchors, dtype=torch.bool))
+    model.float().eval()
+    model.embed_tokens.weight.copy_(given["embed_tokens"])
+    model.lm_head.weight.copy_(given["lm_head"])
+    model(
+        hidden_states=given["hidden_states"],
+        input_ids=given["input_ids"],
+        loss_mask=torch.ones(1, TOKENS),
+        verifier_last_hidden_states=torch.zeros(1, TOKENS, HIDDEN),
+        document_ids=given["document_ids"],
+        position_ids=given["position_ids"],
+        max_anchors=len(anchors),
+    )
+    first = 0 if model.config.sample_from_anchor else 1
+    return made[0].view(len(anchors), BLOCK, -1)[:, first:].transpose(0, 1).contiguous()
+
+
+def main() -> None:
+    """Write the drafts, or compute what one gives."""
+    if sys.argv[1:]:
+        folder, given, out = sys.argv[1:]
+        config = SpeculatorModelConfig.from_pretrained(folder)
+        config.transformer_layer_config._attn_implementation = "sdpa"
+        model = MODELS[config.speculators_model_type].from_pretrained(folder, config=config)
+        save_file({"logits": logits(model, load_file(given))}, out)
+        return
+    for name, options in DRAFTS.items():
+        options["transformer_layer_config"]._attn_implementation = "sdpa"
+        model = draft(name.partition("_")[0], options)
+        model.save_pretrained(HERE / name)
+        for code in (HERE / name).glob("*.py"):
+            code.unlink()
+        given = inputs(model)
+        save_file({**given, "logits": logits(model, given)}, HERE / name / "golden.safetensors")
+
+
+main()
