@@ -13,7 +13,7 @@ SHORT_OPTIONS ?= recipe=quick
 UNSERVED := mlp
 SERVED := $(filter-out $(UNSERVED),$(ALGORITHMS))
 
-.PHONY: check quick env lint types browser slow train serve env-vllm clean
+.PHONY: check quick env lint types browser slow train serve env-vllm cuts clean
 
 # `quick` first: its environment has no more than the README says.
 check: quick lint types browser slow train serve
@@ -46,6 +46,10 @@ browser:
 
 slow: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+
+# Longer than what CI runs (docs/robustness.md): 60 runs cut off at random moments, other ones with SPECULATORS_SEED.
+cuts: env
+	SPECULATORS_CUTS=60 OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -s tests/run/test_cuts.py -k bit_equal
 
 # The README's command for each algorithm, as a person runs it; for some of them fewer steps.
 train: env

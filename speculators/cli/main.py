@@ -70,14 +70,18 @@ def run(
     path: Annotated[Path, typer.Argument(help="a run's folder, its run.yaml, or a copy of that file")],
     rights: Annotated[
         list[str] | None,
-        typer.Argument(help="key=value of a setting that a run.yaml cannot grant itself", show_default=False),
+        typer.Argument(
+            help="key=value of a setting that a run.yaml cannot grant itself, or of a place: data.path, verifier.name_or_path",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="repeat the run in this new folder")] = None,
 ) -> None:
     """Execute the run of a run.yaml: resume it in its own folder, or repeat it in another.
 
     All values are those of run.yaml; defaults that have changed since are reported and not applied. The file may be
-    untrusted, so code of the verifier, a cache, a tracker or a device must be allowed on the command line.
+    untrusted, so code of the verifier, a cache, a tracker or a device must be allowed on the command line. Data and verifier
+    may lie elsewhere than run.yaml says; their contents are compared with the recorded hashes.
     """
     from speculators.composition.moved import moved
     from speculators.execution import input_hashes

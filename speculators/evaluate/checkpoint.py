@@ -40,7 +40,7 @@ def with_its_own(checkpoint: Path, given: Sequence[str]) -> tuple[list[str], dic
         ValueError: it is no valid published folder; one line per problem.
         WrongInput: its run.yaml is broken, or would run the verifier's own Python code, and `given` does not set that.
     """
-    config = read_strictly(checkpoint)
+    config, chosen = read_strictly(checkpoint), {override.partition("=")[0] for override in given}
     name, speculators = config["speculators_model_type"], config["speculators_config"]
     fields = AlgorithmSettings.named(name).published_fields.model_fields
     proposal = speculators["proposal_methods"][0]
@@ -59,11 +59,10 @@ def with_its_own(checkpoint: Path, given: Sequence[str]) -> tuple[list[str], dic
             raise WrongInput([claim(key, True, file)])
         options["data"] = run.data.source
         values = {"seed": run.seed, "data": run.data.model_dump(), "verifier": run.verifier.model_dump()}
-        pinned = _by_key(values, _chosen(given))
+        pinned = _by_key(values, chosen)
     elif groups["verifier"]["name_or_path"] != EMBEDDED:
         options["data"] = "jsonl"
         groups["data"] = {"path": PROMPTS}
-    chosen = _chosen(given)
     overrides = [f"{group}={option}" for group, option in options.items() if group not in chosen]
     # The verifier that config.json names is the one that engines load, so it counts.
     return [*overrides, *given], {file: pinned, checkpoint / "config.json": _by_key(groups, chosen)}
@@ -76,11 +75,6 @@ def run_yaml_of_draft(checkpoint: Path) -> Path:
         return published
     read = load(published).read
     return own.run_yaml if read and load(own.run_yaml).read == read else published
-
-
-def _chosen(given: Sequence[str]) -> set[str]:
-    """The keys and groups that overrides set."""
-    return {override.partition("=")[0] for override in given}
 
 
 def _by_key(groups: Mapping[str, Any], chosen: Collection[str]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def launch(folder: Path, run: Callable[[Path], float]) -> float:
     """
     own = RunFolder(folder)
     with own.lock():
-        own.clear_markers()
+        own.clear()
         start = time.monotonic()
         objective = guarded(folder, run)
         own.mark_done(Done(round(time.monotonic() - start, 1), round(_peak_memory_gb(), 3), objective))

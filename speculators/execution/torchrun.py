@@ -1,6 +1,7 @@
 """Runs data-parallel training under torchrun, one process per accelerator."""
 
 import math
+import os
 import signal
 import sys
 from pathlib import Path
@@ -31,6 +32,9 @@ def run_in_processes(folder: Path) -> float:
     """
     run, own = read_pin(folder), RunFolder(folder)
     keep_the_path_safe()
+    if sys.platform != "win32":
+        # What a scheduler sends to all processes of a job; torchrun itself waits for its processes at a SIGTERM alone.
+        signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     # The rights that this run.yaml needs were given to the parent command, and are passed on.
     allowed = as_typed(claimed(run))
     command = ["--standalone", f"--nproc-per-node={run.launch.num_processes or 'auto'}", "-m", "speculators", "run"]

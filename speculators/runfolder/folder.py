@@ -113,8 +113,11 @@ class RunFolder:
             for root, folders, names in os.walk(written):
                 yield from (path for name in (*folders, *names) if (path := Path(root, name)).is_symlink())
 
-    def clear_markers(self) -> None:
-        """Remove DONE and FAILED of an earlier attempt."""
+    def clear(self) -> None:
+        """Remove DONE and FAILED of an earlier attempt, and files that it was killed while writing."""
+        for folder in (self.path, self.checkpoint):
+            for partial in folder.glob(f"*{files.PARTIAL}"):
+                partial.unlink(missing_ok=True)
         self.done.unlink(missing_ok=True)
         self.failed.unlink(missing_ok=True)
 

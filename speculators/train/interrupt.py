@@ -1,12 +1,16 @@
-"""Handles SIGINT and SIGTERM: finish the step, save, and print how to resume."""
+"""Handles the signals that ask a run to stop: finish the step, save, and print how to resume."""
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any
 
 from speculators.utils.process import STOPPED_BY_SIGNAL
+
+# SIGUSR1 is what Slurm sends before the end of a job's time (`--signal=USR1@SECONDS`).
+ASKING = (signal.SIGINT, signal.SIGTERM) if sys.platform == "win32" else (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(SystemExit):
@@ -21,7 +25,7 @@ class Interrupted(SystemExit):
 
 
 class Interrupt:
-    """While entered, the first SIGINT or SIGTERM only sets `asked`; a second one ends the process, except under torchrun."""
+    """While entered, the first signal of ASKING only sets `asked`; a second one ends the process, except under torchrun."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -30,7 +34,7 @@ class Interrupt:
     def __enter__(self) -> "Interrupt":
         # Python allows signal handlers in the main thread alone; elsewhere (a sweep's worker) the default stays.
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {s: signal.signal(s, self._ask) for s in ASKING}
         return self
 
     def __exit__(self, *error: object) -> None:

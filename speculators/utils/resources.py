@@ -3,9 +3,9 @@
 import errno
 import os
 
-FULL = "the disk takes no more: free some of it; all that was saved is kept, and the same command goes on"
-REFUSED = "a file there cannot be written: name another folder, or change its permissions"
-FEW = "this process may not open more files: raise the limit (`ulimit -n 4096`), and the same command goes on"
+FULL = "the disk is full: free some space and repeat the command, which resumes from what is saved"
+REFUSED = "the file cannot be written: choose another folder, or change the permissions"
+FEW = "this process may not open more files: raise the limit (`ulimit -n 4096`) and repeat the command, which resumes"
 REMEDIES = {
     errno.ENOSPC: FULL,
     errno.EDQUOT: FULL,

@@ -49,12 +49,11 @@ def masked(text: str) -> str:
 
 def exposed(values: Mapping[str, Any]) -> dict[str, str]:
     """Of values by dotted key those that hold a secret, masked; a key may say so by its name."""
-    found = {}
-    for key, value in values.items():
-        text = f"{key.rpartition('.')[2]}={value}"
-        if isinstance(value, str | list) and (hidden := masked(text)) != text:
-            found[key] = hidden.partition("=")[2]
-    return found
+    texts = {k: f"{k.rpartition('.')[2]}={value}" for k, value in values.items() if isinstance(value, str | list)}
+    together = "\n".join(texts.values())
+    if masked(together) == together:
+        return {}
+    return {k: hidden.partition("=")[2] for k, text in texts.items() if (hidden := masked(text)) != text}
 
 
 class Mask(logging.Filter):

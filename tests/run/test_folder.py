@@ -35,7 +35,7 @@ def test_the_first_failure_stays_until_the_markers_are_cleared(tmp_path: Path) -
     folder.mark_failed("Traceback ...\nValueError: the cause")
     folder.mark_failed("a process that waited for the first")
     assert folder.read_failed() == "Traceback ...\nValueError: the cause"
-    folder.clear_markers()
+    folder.clear()
     assert folder.read_failed() is None
 
 

@@ -6,7 +6,7 @@ import pytest
 from speculators.train.interrupt import Interrupt, Interrupted
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_the_first_signal_asks_and_the_handlers_come_back(number):
     before = signal.getsignal(number)
     with Interrupt() as interrupt:
