@@ -13,7 +13,7 @@ SHORT_OPTIONS ?= recipe=quick
 UNSERVED := mlp
 SERVED := $(filter-out $(UNSERVED),$(ALGORITHMS))
 
-.PHONY: check quick env lint types browser slow train serve env-vllm cuts clean
+.PHONY: check quick env lint types browser slow fuzz train serve env-vllm cuts clean
 
 # `quick` first: its environment has no more than the README says.
 check: quick lint types browser slow train serve
@@ -47,6 +47,9 @@ browser:
 slow: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 
+# 10,000 broken files of each reader of files that others may have written; the quick tests try 300. No part of `check`.
+fuzz: env
+	SPECULATORS_FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/readers/test_fuzz.py
 # Longer than what CI runs (docs/robustness.md): 60 runs cut off at random moments, other ones with SPECULATORS_SEED.
 cuts: env
 	SPECULATORS_CUTS=60 OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -s tests/run/test_cuts.py -k bit_equal

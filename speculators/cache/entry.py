@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from speculators.utils import digest, files
+from speculators.utils.untrusted import MOST_LIST_BYTES, read_json
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -63,14 +65,15 @@ class Manifest:
     def read(cls, path: Path) -> "Manifest":
         """Read a manifest file; an empty manifest if it is missing, invalid, or names a file outside its folder."""
         try:
-            manifest = cls(**json.loads(path.read_text(encoding="utf-8")))
-            shards: Any = manifest.shards
-            manifest.shards = {name: shard and Shard(**shard) for name, shard in shards.items()}
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            found = _MANIFEST.validate_python(read_json(path, MOST_LIST_BYTES))
+        except ValueError:
             return cls()
-        if not all(name != MANIFEST and SHARD_NAME.fullmatch(name) for name in manifest.shards):
+        if not all(name != MANIFEST and SHARD_NAME.fullmatch(name) for name in found.shards):
             return cls()
-        return manifest
+        return found
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 class Entry:

@@ -18,6 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 from speculators.composition.provenance import NAME, folder
 from speculators.utils.discovery import CONF
 from speculators.utils.messages import nearest
+from speculators.utils.untrusted import MOST_DIGITS, shortened
+
+# Limits on an override: Hydra's parser calls itself some 20 times for each level of brackets.
+MOST_LENGTH, MOST_BRACKETS = 2**16, 20
+LONG_NUMBER = re.compile(rf"(?:^|[=:,\[({{ ])[+-]?([0-9_]{{{MOST_DIGITS + 1},}})(?=$|[:,\])}} ])")
 
 # What other trainers have a setting for, and this one has not.
 ELSEWHERE = {
@@ -66,6 +71,27 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     if text.startswith("Config group override must be"):
         return f"a group is set to the name of one of its options; recipe and search may also be null: {' '.join(overrides)}"
     return " ".join(text.split())
+
+
+def beyond_limits(overrides: Sequence[str]) -> list[str]:
+    """A message for each override whose parsing would need too much memory or stack.
+
+    Args:
+        overrides: as typed.
+    """
+    found = []
+    for override in overrides:
+        shown, depth, deepest = shortened(override), 0, 0
+        for character in override:
+            depth += (character in "([{") - (character in ")]}")
+            deepest = max(deepest, depth)
+        if len(override) > MOST_LENGTH:
+            found.append(f"{shown}: it is longer than {MOST_LENGTH} characters")
+        elif deepest > MOST_BRACKETS:
+            found.append(f"{shown}: its brackets are nested deeper than {MOST_BRACKETS} levels")
+        elif match := LONG_NUMBER.search(override):
+            found.append(f"{shown}: it has a number of {len(match[1])} digits")
+    return found
 
 
 def _unreadable(override: str) -> str:

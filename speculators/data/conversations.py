@@ -12,6 +12,7 @@ from typing import Any
 from speculators.data.sources import rows
 from speculators.data.unused import Unused
 from speculators.settings.run_config import Source
+from speculators.utils.untrusted import check_depth, parse_value
 
 Message = dict[str, Any]
 
@@ -199,16 +200,17 @@ def _parsed(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return parse_value(value)
+    except ValueError:
         return value
 
 
 def _json(value: Any, otherwise: str) -> Any:
     """A value that a chat template can print as JSON; else raises Unusable with the reason `otherwise`."""
     try:
+        check_depth(value)
         json.dumps(value, ensure_ascii=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise Unusable(NOT_UNICODE if isinstance(error, UnicodeError) else otherwise) from error
     return value
 

@@ -109,7 +109,7 @@ def prepare(
         ValueError: no usable data, or token ids that the verifier does not have.
     """
     unused, left_out, unfinished, cut = Unused(), Unused(), Unused(), Counter[str]()
-    packed, tokens = [], []
+    packed: list[list[Packed]] = []
     with chosen(data, seed, unused) as sides:
         for side in sides:
             if data.regenerate:
@@ -119,12 +119,11 @@ def prepare(
             else:
                 documents = list(rendered(side, template, data.max_length, unused, left_out, cut))
             packed.append(pack(documents, data.max_length))
-            tokens.append([t for d in documents for t in d.tokens])
         heldout_prompts = prompts_of(sides[1], template, data.max_length, Unused())
         used, sources = sum(map(len, sides)), taken(data, sides)
     if not packed[0]:
         raise ValueError(nothing(unused))
-    largest = max(max(side, default=0) for side in tokens)
+    largest = max(max(document.tokens) for side in packed for sequence in side for document in sequence)
     if largest >= vocab_size:
         raise ValueError(
             f"verifier.name_or_path: the tokenizer produced token id {largest}, but the verifier's vocabulary has only "
@@ -137,7 +136,7 @@ def prepare(
         cut=cut["documents"],
         train_sequences=len(packed[0]),
         heldout_sequences=len(packed[1]),
-        train_tokens=len(tokens[0]),
+        train_tokens=sum(len(document.tokens) for sequence in packed[0] for document in sequence),
         supervised_tokens=len(supervised),
         heldout_prompts=len(heldout_prompts),
         first=unused.first,

@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import io
-import json
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -22,10 +21,16 @@ from speculators.data.files import content_of, files_of
 from speculators.data.unused import Unused
 from speculators.settings.run_config import Source
 from speculators.utils.hub import offline_unless_reachable
+from speculators.utils.untrusted import MOST_LINE, parse_value
 
 # Columns that are read from a parquet file; others are ignored.
 COLUMNS = ("messages", "conversations", "prompt", "completion", "tools", "finish_reason")
 ROWS_AT_ONCE = 256
+UNREADABLE = (
+    *(OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException),
+    # In a parquet column: text that is not UTF-8, a date out of range, lists in lists.
+    *(ValueError, OverflowError, RecursionError),
+)
 
 
 def rows(source: Source, key: str, unused: Unused) -> Iterator[tuple[str, Any]]:
@@ -48,7 +53,7 @@ def rows(source: Source, key: str, unused: Unused) -> Iterator[tuple[str, Any]]:
     for file in files_of(source.path, key):
         try:
             yield from _parquet(file) if file.suffix == ".parquet" else _lines(file, unused)
-        except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+        except UNREADABLE as error:
             raise ValueError(f"{key}.path: {file} cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -96,18 +101,31 @@ def _hub(source: Source, key: str) -> Iterator[None]:
 
 def _lines(file: Path, unused: Unused) -> Iterator[tuple[str, Any]]:
     with _opened(file) as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(_bounded(lines), start=1):
+            place = f"{file}:{number}"
+            if line is None:
+                unused.add(f"longer than {MOST_LINE >> 20} MiB", place)
+                continue
             # Some editors begin a file with a byte-order mark.
             text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if not text.strip():
                 continue
-            place = f"{file}:{number}"
             try:
-                yield place, json.loads(text.decode("utf-8"))
+                yield place, parse_value(text.decode())
             except UnicodeDecodeError:
                 unused.add("that are not UTF-8", place)
-            except (ValueError, RecursionError):
+            except ValueError:
                 unused.add("that are not JSON", place)
+
+
+def _bounded(lines: IO[bytes]) -> Iterator[bytes | None]:
+    """Lines of a file; None for one that is longer than MOST_LINE, which is not kept in memory."""
+    while line := lines.readline(MOST_LINE):
+        ended = line.endswith(b"\n") or len(line) < MOST_LINE
+        yield line if ended else None
+        while not ended:
+            rest = lines.readline(MOST_LINE)
+            ended = rest.endswith(b"\n") or len(rest) < MOST_LINE
 
 
 def _opened(file: Path) -> IO[bytes]:

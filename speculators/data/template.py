@@ -49,7 +49,7 @@ TOOL_TALK: list[Message] = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Document:
     """Tokens that attend only to each other.
 
@@ -123,6 +123,7 @@ class ChatTemplate:
         self.variables = {**tokenizer.special_tokens_map, **(variables or {})}
         if today is not None:
             self.variables["strftime_now"] = today.strftime
+        self._ids: dict[int, int] = {}
 
     @classmethod
     def of(cls, verifier: VerifierSettings, data: DataSettings) -> "ChatTemplate":
@@ -203,7 +204,13 @@ class ChatTemplate:
         texts = [d.text for d in documents]
         if not texts:
             return []
-        out = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        out = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
         made = zip(documents, out["input_ids"], out["offset_mapping"], strict=True)
         return [self._document(rendered, tokens, offsets) for rendered, tokens, offsets in made]
 
@@ -359,7 +366,8 @@ class ChatTemplate:
             while last < len(tokens) and offsets[last][0] < end:
                 supervised[last] = offsets[last][1] > offsets[last][0]
                 last += 1
-        document = Document(tokens, supervised)
+        # One object for each token id, not one for each token: half the memory of all documents.
+        document = Document(list(map(self._ids.setdefault, tokens, tokens)), supervised)
         return _without_end(document, self.special_ids) if rendered.truncated else document
 
 

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from speculators.utils.untrusted import printable
+from speculators.utils.untrusted import printable, shortened
 
 Level = Literal["refused", "wrong", "invalid", "ignored", "note"]
 GRAVEST_FIRST: tuple[Level, ...] = get_args(Level)
-SHOWN = 80  # characters of a value; more would hide the reason
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,8 @@ class Finding:
 
     def __str__(self) -> str:
         # A whole mapping would hide the message.
-        value = "" if self.value is None or isinstance(self.value, Mapping) else f"={self.value!r}"
-        shown = value if len(value) <= SHOWN else f"{value[: SHOWN - 3]}..."
-        return printable(f"{self.level}: {self.key}{shown}: {self.reason}")
+        value = "" if self.value is None or isinstance(self.value, Mapping) else f"={shortened(self.value)}"
+        return printable(f"{self.level}: {self.key}{value}: {self.reason}")
 
     @property
     def bad(self) -> bool:

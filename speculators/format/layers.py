@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from speculators.utils.untrusted import MOST_SIZE
+from speculators.utils.untrusted import MOST, MOST_SIZE
 
 # Keys that transformers itself reads and writes in every config. Several per line, to keep the list short.
 # fmt: off
@@ -33,8 +33,6 @@ ROPE_KEYS = {
     "proportional": ("rope_theta",),
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
 }
-# Upper bound of layers, heads or drafted tokens: more are a mistake, and their tensors would take very long to list.
-MOST = 1000
 Size = Annotated[int, Field(ge=1, le=MOST_SIZE)]
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from speculators.format.finding import Finding
-from speculators.format.layers import MOST, DecoderLayers
+from speculators.format.layers import DecoderLayers
 from speculators.format.tensors import Tensors
 from speculators.utils.discovery import import_part
 from speculators.utils.registry import ClassRegistryMixin
+from speculators.utils.untrusted import MOST
 from speculators.verifier.facts import VerifierFacts
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from speculators.format.finding import Finding
-from speculators.format.layers import LAYER_KEYS, MOST, TRANSFORMERS_KEYS, DecoderLayers, relations
+from speculators.format.layers import LAYER_KEYS, TRANSFORMERS_KEYS, DecoderLayers, relations
 from speculators.format.layout import Layout
 from speculators.format.usage import SpeculatorsConfig, VerifierConfig
 from speculators.proposals import TokenProposalConfig
 from speculators.settings.algorithm import AlgorithmSettings
-from speculators.utils.untrusted import MOST_SIZE, inside, read_json
+from speculators.utils.untrusted import MOST, MOST_SIZE, inside, read_json
 from speculators.verifier.facts import VerifierFacts
 
 # What every config of the format may hold at top level.

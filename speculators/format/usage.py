@@ -1,6 +1,5 @@
 """The part of a published config that says how the draft is used: algorithm, proposals, verifier. Torch-free."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from speculators.proposals import TokenProposalConfig
 from speculators.utils.pydantic_utils import ReloadableBaseModel
+from speculators.utils.untrusted import read_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -53,7 +53,7 @@ class VerifierConfig(BaseModel):
             if path.is_file()
             else hf_hub_download(name_or_path, CONFIG, **kwargs)
         )
-        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        values = read_json(Path(file))
         return cls(name_or_path=name_or_path, architectures=values.get("architectures") or [])
 
 

@@ -1,6 +1,5 @@
 """Status and results of runs, read from their folders. Free of torch and Hydra."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -13,6 +12,7 @@ from speculators.export.engines import engine_version
 from speculators.runfolder.folder import RUN_YAML, RunFolder, read_object
 from speculators.runfolder.result import EvaluationResult
 from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.untrusted import read_json
 
 # result.json has all but the texts, and that of an earlier version not what has a default.
 NEEDED = {field.name for field in fields(EvaluationResult) if field.default is MISSING} - {
@@ -128,7 +128,7 @@ def serve_command(trial: Trial, checkpoint: Path) -> str | None:
     if not engines or export["target"] == "none":
         return None
     engine = engine_version(engines[0], export["engine_version"])
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config = read_json(checkpoint / "config.json")
     verifier = config["speculators_config"]["verifier"]["name_or_path"]
     return engine.serve_command(algorithm, str(checkpoint), verifier, run["proposal"])
 

@@ -8,6 +8,7 @@ from typing import Any
 from speculators.runfolder.keys import WEIGHTS, WRITTEN
 from speculators.settings.run_config import RunConfig, flat
 from speculators.utils.messages import WrongInput
+from speculators.utils.untrusted import read_json
 
 # Locations of inputs; their contents are identified by the hashes.
 PLACES = ("data.path", "verifier.name_or_path", "verifier.revision")
@@ -30,9 +31,10 @@ def trained(checkpoints: Path) -> dict[str, Any]:
     """The identity of the run that wrote the newest checkpoint in a folder; empty if it cannot be read."""
     files = sorted(checkpoints.glob(f"step_*/{STATE}"), key=lambda file: (len(file.parent.name), file.parent.name))
     try:
-        return json.loads(files[-1].read_text(encoding="utf-8"))["identity"] if files else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # resuming reports the broken file
+        found = read_json(files[-1]).get("identity") if files else {}
+    except ValueError:
+        found = {}  # resuming reports the broken file
+    return found if isinstance(found, dict) else {}
 
 
 def check_same(own: Mapping[str, Any], theirs: Mapping[str, Any], checkpoint: Path) -> None:

@@ -96,8 +96,10 @@ def _step(pin: dict[str, Any], step: Step) -> Iterator[str]:
             *path, name = new.split(".")
             target = pin
             for part in path:
-                target = target.setdefault(part, {})
-            target[name] = step.values.get(new, {}).get(value, value)
+                inner = target.setdefault(part, {})
+                target = inner if isinstance(inner, dict) else {}  # validation refuses the run without that group
+            renamed = step.values.get(new, {})
+            target[name] = renamed.get(value, value) if isinstance(value, str) else value
             yield f"{old.removeprefix('run.')} is now {new.removeprefix('run.')}"
     for key, added in step.added.items():
         holder, name = _holder(pin, key)

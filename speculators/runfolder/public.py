@@ -17,7 +17,7 @@ def public(text: str) -> str:
     A verifier's folder becomes its Hub id where its config.json has one. `speculators run` takes the places on the command
     line, and compares what is there with the recorded hashes. A text without such paths stays as it is.
     """
-    pin: Any = Lines(text).value()
+    pin: Any = Lines(text).value
     before = dump(pin)
     for holder, key in _places(pin.get("run", {})):
         holder[key] = public_name(holder[key])

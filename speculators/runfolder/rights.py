@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from speculators.runfolder.identity import PLACES
 from speculators.settings.run_config import RunConfig, flat
 from speculators.utils.messages import WrongInput, complaints, key_of
+from speculators.utils.untrusted import parse_value
 from speculators.utils.yaml_lines import Lines
 
 NAME = "verifier.name_or_path"
@@ -25,7 +26,7 @@ def harmless() -> dict[str, tuple[Any, ...]]:
     Other values can run foreign code, write or delete files outside the run's folder, send measurements to other
     machines, or occupy an accelerator.
     """
-    defaults: Any = Lines((files("speculators.conf") / "train.yaml").read_text(encoding="utf-8")).value()
+    defaults: Any = Lines((files("speculators.conf") / "train.yaml").read_text(encoding="utf-8")).value
     return {
         "verifier.trust_remote_code": (False,),
         "cache.dir": (defaults["cache"]["dir"],),
@@ -108,6 +109,6 @@ def _text(value: Any) -> str:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_value(text)
     except ValueError:
         return text

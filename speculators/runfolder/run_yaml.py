@@ -9,16 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from speculators.runfolder.folder import RUN_YAML, TRAININGS, RunFolder, run_yaml_of
 from speculators.runfolder.migrations import SCHEMA_VERSION, carry
 from speculators.settings.run_config import RunConfig
 from speculators.utils import files
-from speculators.utils.messages import Blame, WrongInput, broken_yaml, complaints, set_by
+from speculators.utils.messages import Blame, WrongInput, complaints, set_by
 from speculators.utils.strict import Strict
-from speculators.utils.yaml_lines import Lines, dump
+from speculators.utils.yaml_lines import dump, read_yaml
 
 # Packages whose version can change the weights or the data.
 PACKAGES = (
@@ -160,10 +159,10 @@ def read(path: Path) -> tuple[Pin, list[str], Blame]:
     if not file.is_file():
         raise WrongInput([f"{path}: no {RUN_YAML} found; give a run's folder, or a {RUN_YAML}"])
     try:
-        lines = Lines(file.read_text(encoding="utf-8"))
-        pin: Any = lines.value()
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WrongInput([broken_yaml(error, file)]) from error
+        lines = read_yaml(file)
+    except ValueError as error:
+        raise WrongInput([str(error)]) from error
+    pin: Any = lines.value
     if not isinstance(pin, dict) or not isinstance(pin.get("run"), dict):
         raise WrongInput([f"{file}: it has no key `run` with the settings of a run; give the {RUN_YAML} of a run"])
 

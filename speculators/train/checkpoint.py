@@ -6,6 +6,7 @@ All files are safetensors and JSON, which cannot run code, and a manifest of the
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -22,9 +24,11 @@ from speculators.runfolder.identity import STATE, check_same
 from speculators.train import random_state
 from speculators.train.metrics import Readings
 from speculators.utils import manifest
+from speculators.utils.untrusted import read_json
 
 log = logging.getLogger(__name__)
 MODEL, OPTIMIZER, RANDOM = "model.safetensors", "optimizer.safetensors", "random_{}.json"
+NAME = re.compile(r"step_[1-9][0-9]{0,17}")
 
 
 @dataclass
@@ -56,12 +60,21 @@ class TrainState:
 
 def steps_in(folder: Path) -> list[int]:
     """Steps of the checkpoints in a folder of checkpoints, ascending."""
-    return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
+    return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*") if NAME.fullmatch(path.name))
 
 
 def state_in(folder: Path, step: int) -> TrainState:
-    """The state besides tensors in the checkpoint of one step."""
-    return TrainState(**json.loads((folder / f"step_{step}" / STATE).read_text()))
+    """The state besides tensors in the checkpoint of one step.
+
+    Raises:
+        ValueError: it cannot be read; the message names the file.
+    """
+    file = folder / f"step_{step}" / STATE
+    try:
+        return TypeAdapter(TrainState).validate_python(read_json(file))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def problem_in(folder: Path, step: int, needs_best: bool) -> str | None:
@@ -72,9 +85,13 @@ def problem_in(folder: Path, step: int, needs_best: bool) -> str | None:
         step: the checkpoint's.
         needs_best: whether the best step's checkpoint is needed, too.
     """
-    if (damage := manifest.damage(folder / f"step_{step}")) is not None:
+    needed = (MODEL, OPTIMIZER, STATE, RANDOM.format(0))
+    if (damage := manifest.damage(folder / f"step_{step}", needed)) is not None:
         return damage
-    best = state_in(folder, step).best_step
+    try:
+        best = state_in(folder, step).best_step
+    except ValueError as error:
+        return str(error)
     return manifest.damage(folder / f"step_{best}") if needs_best and best not in (None, step) else None
 
 

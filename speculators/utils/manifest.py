@@ -21,20 +21,29 @@ def write(folder: Path, covered: Iterable[Path]) -> None:
     files.write(folder / MANIFEST, json.dumps(hashes, indent=1))
 
 
-def damage(folder: Path) -> str | None:
+def damage(folder: Path, needed: Iterable[str] = ()) -> str | None:
     """Compare the files that a folder's manifest names with their hashes; None if they match.
+
+    Args:
+        folder: holds the manifest.
+        needed: names of files that it must have.
 
     Returns:
         A message with the path of the first file that does not match and what is wrong with it, or None.
     """
     try:
         hashes = read_json(inside(folder, MANIFEST))
+        for name in needed:
+            if name not in hashes:
+                return f"{folder / MANIFEST} has no {name}"
         for name, written in hashes.items():
             file = folder / name
             if file.parent != folder or not inside(folder, name).is_file():
                 return f"{file} is missing"
             if digest.of_file(file) != written:
                 return f"{file} is damaged: its SHA-256 differs from the one in {MANIFEST}"
-    except (OSError, ValueError) as error:
-        return f"{folder / MANIFEST} cannot be read: {error}"
+    except ValueError as error:
+        return str(error)
+    except OSError as error:
+        return f"{folder} cannot be read: {error}"
     return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from speculators.utils.resources import remedy
 from speculators.utils.secrets import masked
+from speculators.utils.untrusted import printable, shortened
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -31,7 +32,8 @@ class RunFailed(Exception):
 def stop(messages: Sequence[str]) -> NoReturn:
     """Print the problems and exit with 2."""
     problems = "1 problem" if len(messages) == 1 else f"{len(messages)} problems"
-    print(f"{problems}; nothing was started:", *(f"  {masked(m)}" for m in messages), sep="\n", file=sys.stderr)
+    shown = ("\n".join(map(printable, masked(message).split("\n"))) for message in messages)
+    print(f"{problems}; nothing was started:", *(f"  {m}" for m in shown), sep="\n", file=sys.stderr)
     sys.exit(2)
 
 
@@ -125,7 +127,7 @@ def _message(key: str, siblings: Sequence[str], problem: Any, missing_remedy: st
             return f"{key} is missing: {missing_remedy}"
         case "union_tag_not_found":
             tag = problem["ctx"]["discriminator"].strip("'")
-            if close := get_close_matches(tag, problem["input"], n=1, cutoff=0.5):
+            if close := get_close_matches(tag, map(str, problem["input"]), n=1, cutoff=0.5):
                 return f"{key}.{close[0]} is not a setting; did you mean {key}.{tag}?"
             return f"{key}.{tag} is missing: {missing_remedy}"
         case _:
@@ -133,5 +135,5 @@ def _message(key: str, siblings: Sequence[str], problem: Any, missing_remedy: st
             if text.startswith(f"{last}:") or text.startswith(key):
                 return text
             value = problem["input"]
-            shown = "" if isinstance(value, dict) else f" (got {value!r})"
+            shown = "" if isinstance(value, dict) else f" (got {shortened(value)})"
             return f"{key}: {text[:1].lower()}{text[1:]}{shown}"

@@ -1,14 +1,23 @@
-"""Reads untrusted files with limits on size and nesting, which bound memory and time. Torch-free."""
+"""Reads untrusted files with limits on size and nesting, which bound memory and time. Torch-free.
+
+`utils/yaml_lines.py` applies the same limits to YAML.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
-MOST_BYTES = 2**20  # of a JSON file: configs of published models have some 10 kB
+MOST_BYTES = 2**20  # of a file of settings: configs of published models have some 10 kB
+MOST_LIST_BYTES = 2**26  # of a file with an entry for each tensor or shard: some 10 MB for 100,000 of them
+MOST_LINE = 2**24  # of a conversation: text of a million tokens has some 4 MB
 MOST_DEPTH = 50
 MOST_DIGITS = 30  # a 64-bit number has 20
+MOST_NODES = 50_000  # keys, values and lists of a YAML file; a run's has some 500
 # Upper bound of any size in a model's config; published models have context lengths of up to 10 million.
 MOST_SIZE = 2**24
+# Upper bound of layers, heads, labels or drafted tokens: more are a mistake, and objects are made for each.
+MOST = 1000
+SHOWN = 80  # characters of a value in a message; more would hide the reason
 
 
 def read_json(file: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
@@ -50,21 +59,38 @@ def parse_json(text: bytes) -> dict[str, Any]:
         text: UTF-8.
 
     Raises:
-        ValueError: it is not one, is nested deeper than MOST_DEPTH, or has a number of more than MOST_DIGITS digits.
+        ValueError: it is not one, or as for `parse_value`.
     """
-    try:
-        value = json.loads(text.decode(), parse_int=_integer)
-    except RecursionError as error:
-        raise ValueError(f"it is nested deeper than {MOST_DEPTH} levels") from error
+    value = parse_value(text.decode())
     if not isinstance(value, dict):
         raise ValueError(f"it must hold a JSON object, not {type(value).__name__}")
-    level: list[Any] = [value]
-    for _ in range(MOST_DEPTH):
-        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return value
+
+
+def parse_value(text: str) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is none, is nested deeper than MOST_DEPTH, or has a number of more than MOST_DIGITS digits.
+    """
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError as error:
+        raise ValueError(TOO_DEEP) from error
+    if text.count("[") + text.count("{") > MOST_DEPTH:  # else it cannot be too deep, which spares most lines the walk
+        check_depth(value)
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Raise ValueError if lists and dicts are nested deeper than MOST_DEPTH."""
+    level = [value]
+    for _ in range(MOST_DEPTH + 1):
         level = [inner for inner in level if isinstance(inner, (dict, list))]
         if not level:
-            return value
-    raise ValueError(f"it is nested deeper than {MOST_DEPTH} levels")
+            return
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    raise ValueError(TOO_DEEP)
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -90,7 +116,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def shortened(value: Any) -> str:
+    """A value as Python writes it, cut to SHOWN characters."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
 def _integer(digits: str) -> int:
     if len(digits.lstrip("-")) > MOST_DIGITS:
         raise ValueError(f"it has a number of {len(digits)} digits")
     return int(digits)
+
+
+TOO_DEEP = f"it is nested deeper than {MOST_DEPTH} levels"
+_DECODER = json.JSONDecoder(parse_int=_integer)

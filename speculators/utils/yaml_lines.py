@@ -1,11 +1,15 @@
-"""YAML loader and dumper, and the line numbers of a file's keys. Imports no torch or Hydra."""
+"""YAML loader and dumper, limits on untrusted YAML, and the line numbers of a file's keys. Imports no torch or Hydra."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from speculators.utils.messages import broken_yaml
+from speculators.utils.untrusted import MOST_BYTES, MOST_DEPTH, MOST_DIGITS, MOST_NODES, TOO_DEEP, read_bytes
 
 try:
     from yaml import CSafeLoader as _Safe  # ten times as fast, where PyYAML was built with libyaml
@@ -14,7 +18,13 @@ except ImportError:
 
 
 class _Loader(_Safe):  # pyright: ignore[reportGeneralTypeIssues]  one of two classes, known when it is imported
-    """A loader that agrees with OmegaConf: 1e-4 is a number, and duplicate keys are errors."""
+    """A loader that agrees with OmegaConf: 1e-4 is a number, a date is text, and duplicate keys are errors."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > MOST_DIGITS:
+            reason = f"a number of {len(node.value)} digits"
+            raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
+        return super().construct_yaml_int(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -27,12 +37,20 @@ class _Loader(_Safe):  # pyright: ignore[reportGeneralTypeIssues]  one of two cl
 
 
 class _Dumper(yaml.SafeDumper):
-    """A dumper that quotes strings that `_Loader` would read as numbers, e.g. a commit 1234567e8."""
+    """A dumper that quotes strings that `_Loader` would read as numbers, e.g. a commit 1234567e8, and has no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 for _both in (_Loader, _Dumper):
     _number = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
     _both.add_implicit_resolver("tag:yaml.org,2002:float", _number, list("-+0123456789"))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
 
 
 def dump(tree: Any) -> str:
@@ -63,17 +81,16 @@ class Lines:
     Args:
         text: of the file.
 
+    Attributes:
+        value: the file's contents.
+
     Raises:
         yaml.YAMLError: it is not valid YAML, or has a duplicate key.
     """
 
     def __init__(self, text: str) -> None:
-        self._text = text
         self._root = yaml.compose(text, Loader=_Loader)
-
-    def value(self) -> Any:
-        """The file's contents."""
-        return yaml.load(self._text, Loader=_Loader)
+        self.value: Any = None if self._root is None else _Loader("").construct_document(self._root)
 
     def find(self, parts: Sequence[str]) -> Place:
         """Follow the parts of a key as far as the file contains them; a list's items are numbered from 0."""
@@ -85,6 +102,45 @@ class Lines:
             depth, (line, node) = depth + 1, below
         text = node.value if isinstance(node, yaml.ScalarNode) else None
         return Place(depth, line, text, ends=not isinstance(node, yaml.MappingNode))
+
+
+def read_yaml(file: Path) -> Lines:
+    """Read an untrusted YAML file.
+
+    Args:
+        file: opened only if it is a regular file.
+
+    Raises:
+        ValueError: it cannot be read or is not valid YAML; or it is too large or too deeply nested, or has aliases or
+            tags, which no file of a run has. The message names the file.
+    """
+    try:
+        text = read_bytes(file, MOST_BYTES).decode()
+        _check_limits(text)
+        return Lines(text)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: cannot be read as YAML: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(broken_yaml(error, file)) from error
+
+
+def _check_limits(text: str) -> None:
+    """Raise ValueError if a text has what its reader would need too much memory, time or stack for."""
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, Loader=_Safe)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        line = event.start_mark.line + 1
+        if depth > MOST_DEPTH:
+            raise ValueError(f"{TOO_DEEP} (line {line})")
+        if number > MOST_NODES:
+            raise ValueError(f"it has more than {MOST_NODES} keys and values")
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"line {line} has the alias *{event.anchor}; write the value there")
+        if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag is not None:
+            raise ValueError(f"line {line} has the tag {event.tag}; leave it out")
 
 
 def _below(node: yaml.Node | None, part: str) -> tuple[int, yaml.Node] | None:

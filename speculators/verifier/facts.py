@@ -1,14 +1,18 @@
 """Facts about a verifier from its config.json alone. Torch-free."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from speculators.utils.untrusted import MOST_SIZE, read_json
+from speculators.utils.untrusted import MOST, MOST_SIZE, read_json, shortened
 from speculators.verifier.location import config_file
 
 # Classes of transformers whose output head always has a bias; others set it in `lm_head_bias`.
 BIASED_HEADS = ("codegen", "gptj", "phi")
+# Keys by which transformers makes a list or a module for each number up to the value.
+COUNTS = re.compile(r"num_labels|(n|num)_(\w+_)?layers?")
 
 
 class VerifierFacts(BaseModel):
@@ -21,7 +25,7 @@ class VerifierFacts(BaseModel):
     model_type: str
     hidden_size: int = Field(ge=1)
     intermediate_size: int = Field(ge=1)
-    num_hidden_layers: int = Field(ge=1)
+    num_hidden_layers: int = Field(ge=1, le=MOST)
     num_attention_heads: int = Field(ge=1)
     num_key_value_heads: int = Field(ge=1)
     head_dim: int = Field(ge=1)
@@ -60,7 +64,9 @@ class VerifierFacts(BaseModel):
         try:
             return cls.from_dict(name_or_path, config)
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors())
+            wrong = "; ".join(
+                f"{'.'.join(map(str, e['loc']))}={shortened(e['input'])}: {e['msg']}" for e in error.errors()
+            )
             raise ValueError(f"verifier.name_or_path: the config.json of {name_or_path}: {wrong}") from error
 
     @classmethod
@@ -71,6 +77,7 @@ class VerifierFacts(BaseModel):
                 f"verifier.name_or_path: {name_or_path} is an encoder-decoder; a draft predicts the text of a decoder-only "
                 "model; choose a causal language model"
             )
+        _check_counts(name_or_path, config)
         text = {**config, **_mapping(config, "text_config")}
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
         missing = [k for k in sizes if not isinstance(text.get(k), int) or text[k] < 1]
@@ -104,8 +111,19 @@ class VerifierFacts(BaseModel):
 def _mapping(config: dict[str, Any], key: str) -> dict[str, Any]:
     value = config.get(key) or {}
     if not isinstance(value, dict):
-        raise ValueError(f"verifier.name_or_path: {key} in its config.json must be a mapping, not {value!r}")
+        raise ValueError(f"verifier.name_or_path: {key} in its config.json must be a mapping, not {shortened(value)}")
     return value
+
+
+def _check_counts(name_or_path: str, config: Mapping[str, Any]) -> None:
+    """Refuse numbers of layers and labels that no model has, also of parts such as a vision tower."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _check_counts(name_or_path, value)
+        elif isinstance(value, int) and value > MOST and COUNTS.fullmatch(key):
+            raise ValueError(
+                f"verifier.name_or_path: the config.json of {name_or_path} has {key}={value}; at most {MOST} is possible"
+            )
 
 
 def _rope(text: dict[str, Any]) -> dict[str, Any]:

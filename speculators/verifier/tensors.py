@@ -1,6 +1,5 @@
 """Reads single tensors of a verifier's checkpoint from its safetensors files, without loading the rest."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors import safe_open
 from torch import Tensor
 
+from speculators.utils.untrusted import MOST_LIST_BYTES, inside, read_json
 from speculators.verifier.location import local_path
 from speculators.verifier.settings import VerifierSettings
 
@@ -32,6 +32,7 @@ class VerifierTensors:
 
     Raises:
         NotInSafetensors: the checkpoint has another format.
+        ValueError: its index cannot be read.
     """
 
     def __init__(self, settings: VerifierSettings) -> None:
@@ -39,9 +40,9 @@ class VerifierTensors:
         # The same order of preference as from_pretrained's.
         if whole := self._local(WHOLE):
             with safe_open(whole, framework="pt") as file:
-                self._files = dict.fromkeys(file.keys(), WHOLE)
+                self._files: dict[str, str] = dict.fromkeys(file.keys(), WHOLE)
         elif index := self._local(INDEX):
-            self._files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            self._files = _weight_map(index)
         else:
             raise NotInSafetensors(f"{settings.name_or_path} has neither {WHOLE} nor {INDEX}")
         self.names = tuple(self._files)
@@ -83,8 +84,16 @@ class VerifierTensors:
         """A file of the checkpoint on the local disk, downloaded if needed; None if there is none."""
         folder = Path(local_path(self._settings.name_or_path))
         if folder.is_dir():
-            return folder / file if (folder / file).is_file() else None
+            return inside(folder, file) if (folder / file).is_file() else None
         try:
             return Path(hf_hub_download(self._settings.name_or_path, file, revision=self._settings.revision))
         except EntryNotFoundError:
             return None
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """File by tensor, of an index; ValueError if it has none."""
+    found = read_json(index, MOST_LIST_BYTES).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+        raise ValueError(f"{index}: weight_map must name a file for each tensor")
+    return found

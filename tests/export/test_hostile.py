@@ -10,18 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
-from safetensors import SafetensorError, safe_open
 from typer.testing import CliRunner
 from vllm_verdicts import VERIFIER as TINY
 from vllm_verdicts import read_golden, write_folder
 
 from speculators.cli.main import app
 from speculators.export.checklist import judge
-from speculators.format.tensors import read_header
 from speculators.settings.run_config import ExportSettings
-from speculators.utils.untrusted import parse_json
 
 BASES = read_golden()["bases"]
 LAYER, K = "transformer_layer_config", "speculators_config.proposal_methods.0.speculative_tokens"
@@ -250,89 +245,3 @@ def test_evaluating_refuses_sizes(tmp_path: Path) -> None:
     write_folder(BASES, {"base": "eagle3", "set": {"num_labels": 10**9}}, tmp_path)
     result = CliRunner().invoke(app, ["evaluate", str(tmp_path)])
     assert result.exit_code == 2 and "num_labels=1000000000" in result.output
-
-
-FUZZ = settings(
-    max_examples=int(os.environ.get("SPECULATORS_FUZZ", "300")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-SIDES = st.lists(st.integers(-1, 5) | st.sampled_from([True, 2**70, 1.5, None]), max_size=3)
-ENTRIES = st.dictionaries(
-    st.text(max_size=3) | st.just("__metadata__"),
-    st.builds(entry, SIDES, st.integers(-1, 40), st.integers(-1, 80), st.sampled_from(["F32", "BF16", "BOOL", "X"]))
-    | st.dictionaries(st.text(max_size=2), st.text(max_size=2) | st.integers())
-    | st.none(),
-    max_size=3,
-)
-
-
-@FUZZ
-@given(entries=ENTRIES, data=st.integers(0, 80))
-@example(entries={"a": entry([2], 0, 8), "b": entry([], 8, 12)}, data=12)
-@example(entries={"a": entry([0], 0, 0), "b": entry([3], 0, 12)}, data=12)
-def test_headers_are_read_as_by_the_library(entries: dict[str, Any], data: int, tmp_path: Path) -> None:
-    """What this reader accepts, the library accepts, and both say the same of every tensor."""
-    file = tmp_path / WEIGHTS
-    file.write_bytes(header(entries, data))
-    try:
-        with safe_open(file, framework="np") as opened:
-            names = list(opened.keys())
-            theirs = {n: (tuple(opened.get_slice(n).get_shape()), opened.get_slice(n).get_dtype()) for n in names}
-    except SafetensorError:
-        theirs = None
-    try:
-        ours = {name: (tensor.shape, tensor.dtype) for name, tensor in read_header(file).items()}
-    except ValueError as error:
-        ours = None
-        assert str(file) in str(error)
-    assert ours == theirs
-
-
-@FUZZ
-@given(contents=st.binary(max_size=200))
-@example(contents=b"\xff\xfe")
-def test_any_bytes_for_tensors(contents: bytes, tmp_path: Path) -> None:
-    file = tmp_path / WEIGHTS
-    file.write_bytes(contents)
-    with pytest.raises(ValueError, match="cannot be read as safetensors"):
-        read_header(file)
-
-
-@FUZZ
-@given(st.binary(max_size=60) | st.text('{}[]",:0123456789e-.\\u truefalsn', max_size=60).map(str.encode))
-def test_any_bytes_for_json(text: bytes) -> None:
-    """The one error that is documented, and else what the standard library reads."""
-    try:
-        value = parse_json(text)
-    except ValueError:
-        return
-    assert value == json.loads(text)
-
-
-CONFIGS = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**25), 10**25) | st.floats() | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@FUZZ
-@given(data=st.data(), base=st.sampled_from(["eagle3", "eagle", "medusa"]))
-def test_any_value_in_a_config(data: st.DataObject, base: str, tmp_path: Path) -> None:
-    """Each of a few keys, at any depth, holds anything: the config is judged, and no other error comes."""
-    config = json.loads(json.dumps(BASES[base]["config"]))
-    for _ in range(data.draw(st.integers(1, 3))):
-        at: Any = config
-        while isinstance(at, dict) and at:
-            key = data.draw(st.sampled_from(sorted(at)))
-            if not isinstance(at[key], dict) or data.draw(st.booleans()):
-                at[key] = data.draw(CONFIGS)
-                break
-            at = at[key]
-    write_folder(BASES, {"base": base}, tmp_path)
-    (tmp_path / CONFIG).write_text(json.dumps(config))
-    try:
-        assert judge(tmp_path, export("vllm")).summary
-    except ValueError as error:
-        assert str(tmp_path) in str(error)
