@@ -5,6 +5,9 @@ import os
 import random
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -60,3 +63,38 @@ def test_cut_runs_end_bit_equal(tmp_path: Path) -> None:
         assert not [*folder.glob("*.partial"), *(folder / "checkpoint").glob("*.partial")]
         shutil.rmtree(folder)
     print(f"{CUTS} runs, cut by {', '.join(f'{count} {number.name}' for number, count in counts.items())}")
+
+
+@pytest.mark.slow
+def test_two_preempted_nodes_go_on_from_their_last_step(tmp_path: Path) -> None:
+    """Two agents of torchrun, one of which is told to stop: both save the same step, and the same commands end the run."""
+    folder = made(tmp_path / "run", "launch=torchrun", "launch.num_processes=2", "trainer.epochs=20", "trainer.max_steps=60",
+                  "trainer.save_every=null", "algorithm=medusa", "device=cpu")  # fmt: skip
+
+    def nodes() -> list[subprocess.Popen[str]]:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+        shared = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
+        command = [sys.executable, "-m", "torch.distributed.run", *shared, "-m", "speculators", "run", str(folder)]
+        command.append(f"cache.dir={folder / 'cache'}")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        options: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment}
+        return [subprocess.Popen(command, cwd=tmp_path, **options) for _ in range(2)]
+
+    def steps() -> list[int]:
+        file = folder / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [json.loads(line)["step"] for line in lines if line.endswith("}")]
+
+    first = nodes()
+    while not steps() and all(node.poll() is None for node in first):
+        time.sleep(0.05)
+    first[0].terminate()
+    said = "".join(node.communicate(timeout=100)[0] for node in first)
+    (saved,) = [int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").iterdir()]
+    assert 1 <= saved < 60 and saved >= max(steps()) and "the state is saved" in said, said
+    second = nodes()
+    said = "".join(node.communicate(timeout=200)[0] for node in second)
+    assert [node.returncode for node in second] == [0, 0] and f"resuming after step {saved} of 60" in said, said
+    assert sorted(set(steps())) == list(range(1, 61)) and (folder / WEIGHTS).exists()
