@@ -109,6 +109,11 @@ def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str) -> Com
     ours = [json.loads(line) for line in (evaluation / "generations.jsonl").read_text().splitlines()]
     config = json.loads((checkpoint / "config.json").read_text())
     model, speculative = serve_arguments((checkpoint / "README.md").read_text())
+    verifier, folder = config["speculators_config"]["verifier"]["name_or_path"], checkpoint.resolve()
+    # The card's command runs in the checkpoint's folder, and names a local verifier without its path.
+    model = str(folder / model) if speculative is None else verifier
+    if speculative is not None:
+        speculative["model"] = str(folder / speculative["model"])
     drafted_tokens = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
     if result["speculative_tokens"] != drafted_tokens:
         raise SystemExit(
@@ -116,7 +121,7 @@ def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str) -> Com
         )
     limit = result["max_new_tokens"]
     job = {
-        "model": config["speculators_config"]["verifier"]["name_or_path"],
+        "model": verifier,
         "speculative": None,
         "dtype": dtype,
         "prompts": [one["prompt"] for one in ours],

@@ -132,12 +132,16 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -
 
 def job(case: Mapping[str, Any], kind: str, folder: Path) -> dict[str, Any]:
     """How vLLM is asked for a folder: as the model card says."""
+    from speculators.export.engines import engine_version
+
     if not (folder / "vllm").is_dir():
         return {"name": case["name"], "model": str(folder), "speculative": None}
     config = json.loads((folder / "config.json").read_text())
     tokens = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
-    speculative = {"method": kind, "model": str(folder / "vllm"), "num_speculative_tokens": tokens}
-    return {"name": case["name"], "model": str(VERIFIER), "speculative": speculative}
+    draft = engine_version("vllm", "0.32.0").draft(kind)
+    assert draft is not None
+    serving = draft.serving(str(folder), str(VERIFIER), tokens)
+    return {"name": case["name"], "model": serving.model, "speculative": dict(serving.options)}
 
 
 def main() -> None:

@@ -32,15 +32,17 @@ def hashes(run: RunConfig) -> dict[str, str]:
         run: its data and verifier settings are used.
 
     Returns:
-        SHA-256 of the data, of the verifier's weights (on the Hub the commit), of its tokenizer and chat template.
+        SHA-256 of the data, of the verifier's weights (on the Hub the commit), of its tokenizer and chat template; of the
+        model that a new draft starts from, if there is one, as of the verifier.
 
     Raises:
         ValueError: an input is missing.
     """
-    tokenizer = load_tokenizer(run.verifier)
-    return {
+    tokenizer, start = load_tokenizer(run.verifier), run.algorithm.starts_from
+    starts = {} if start is None else {"starts_from": _model(start, None)}
+    return starts | {
         "data": _data(run.data),
-        "verifier": _verifier(run.verifier),
+        "verifier": _model(run.verifier.name_or_path, run.verifier.revision),
         "tokenizer": _tokenizer(tokenizer, run.verifier),
         "chat_template": _hash([json.dumps(tokenizer.chat_template).encode()]),
     }
@@ -115,6 +117,8 @@ def _compare(pin: Pin, now: Mapping[str, str], path: Path) -> None:
 def _changed(name: str, was: str, now: str, run: RunConfig, file: Path) -> str:
     key = _data_key(run) if name in ("data", "vocabulary_map") else f"verifier.name_or_path={run.verifier.name_or_path}"
     revision = f" with verifier.revision={was.removeprefix('commit ')}" if was.startswith("commit ") else ""
+    if name == "starts_from":
+        key, revision = f"algorithm={run.algorithm.name} starting from {run.algorithm.starts_from}", ""
     return (
         f"{key}: {_differs(name, was, now)}; restore it{revision}, start a new run, or remove {name} under `read` in "
         f"{file} to accept the change"
@@ -150,10 +154,10 @@ def _data(settings: DataSettings) -> str:
     return found[0] if len(found) == 1 else _hash(map(str.encode, found))
 
 
-def _verifier(settings: VerifierSettings) -> str:
+def _model(name_or_path: str, revision: str | None) -> str:
     """Hash of a folder's config.json and of its weights' headers, sizes and sampled blocks; on the Hub, the commit."""
-    config = config_file(settings.name_or_path, settings.revision)
-    if not Path(local_path(settings.name_or_path)).is_dir():
+    config = config_file(name_or_path, revision)
+    if not Path(local_path(name_or_path)).is_dir():
         return f"commit {config.parent.name}"  # the Hub's cache: .../snapshots/COMMIT/config.json
     weights = sorted([*config.parent.glob("*.safetensors"), *config.parent.glob("*.bin")])
     return _hash([config.read_bytes(), *(block for file in weights for block in _blocks(file))])

@@ -29,6 +29,7 @@ from speculators.model import SpeculatorModel
 from speculators.protocols.initialisation import Initialisation
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import Pin, complete, load, training_folder
+from speculators.settings.run_config import RunConfig
 from speculators.train.build import build, on_meta
 from speculators.train.loop import finished, train
 from speculators.utils.device import resolve
@@ -112,6 +113,16 @@ def run(folder: Path) -> float:
     return result.objective
 
 
+def start_of(run: RunConfig) -> VerifierTensors | None:
+    """Tensors of the model that a new draft starts from; None if it starts without one."""
+    name = run.algorithm.starts_from
+    return (
+        None
+        if name is None
+        else VerifierTensors(run.verifier.model_copy(update={"name_or_path": name, "revision": None}))
+    )
+
+
 def trained(
     pin: Pin,
     folder: Path,
@@ -139,7 +150,9 @@ def trained(
     with open_states(run, store, verifier, sequences, on_meta(config).layer_ids) as states:
         # Seeded again: regenerating answers consumes random numbers, reading cached ones does not.
         set_seed(run.seed)
-        given = Initialisation(states.head, prepared.token_count_V, partial(VerifierTensors, run.verifier))
+        given = Initialisation(
+            states.head, prepared.token_count_V, partial(VerifierTensors, run.verifier), start_of(run)
+        )
         model = build(config, given, states.device)
         if first and pin.threads is None:
             complete(folder, torch.get_num_threads(), read | vocabulary_map(model))

@@ -45,8 +45,10 @@ class Initialisation:
         token_count_V: int64 count of each supervised token in the training data, for a reduced vocabulary.
         open_checkpoint: gives access to the verifier's other tensors by name; raises ValueError if the checkpoint has
             no safetensors files. Nothing is opened unless it is called.
+        start: the model that the settings' `starts_from` names; None if they name none.
     """
 
     verifier: VerifierHead
     token_count_V: Tensor
     open_checkpoint: Callable[[], CheckpointTensors] = _no_checkpoint
+    start: CheckpointTensors | None = None

@@ -30,6 +30,10 @@ class LossWeights(Strict):
         return self
 
 
+class NoFields(BaseModel):
+    """Of an algorithm none of whose settings is published."""
+
+
 class AlgorithmSettings(ClassRegistryMixin, Strict):
     """Base of every algorithm's settings; `models/<name>/settings.py` registers the one called `<name>`."""
 
@@ -42,7 +46,7 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
     # Engines that can serve this algorithm, best first; `export.target=auto` chooses from them.
     engines: ClassVar[tuple[str, ...]] = ()
     # Keys of the published config: the model of those that are also settings, and the names of those that are derived.
-    published_fields: ClassVar[type[BaseModel]] = BaseModel
+    published_fields: ClassVar[type[BaseModel]] = NoFields
     derived_keys: ClassVar[tuple[str, ...]] = ("transformer_layer_config",)
     # Whether the draft can draft more tokens than it has trained slots (recurrent), or not (one head per slot).
     recurrent: ClassVar[bool] = False
@@ -60,6 +64,11 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
     def slots(self) -> int:
         """How many tokens ahead the draft is trained to predict, >= 1."""
         raise NotImplementedError(f"{type(self).__name__} must implement slots")
+
+    @property
+    def starts_from(self) -> str | None:
+        """Hub id or folder of a model whose weights a new draft starts with; None for one that starts without."""
+        return None
 
     def published(self, facts: VerifierFacts) -> dict[str, Any]:
         """The algorithm's own fields of the published config.
