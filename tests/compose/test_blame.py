@@ -120,9 +120,9 @@ def test_defaults_that_moved_are_named(mine: Path, tmp_path: Path) -> None:
     recipe.write_text(recipe.read_text().replace("ce: 0.5", "ce: 0.25").replace("seed: 3", "seed: 4"))
     optimizer.write_text(optimizer.read_text().replace("1.0e-8", "1.0e-6"))
     assert moved(load(tmp_path)) == [
-        f"algorithm.loss.ce: pinned 0.5, now 0.25 ({recipe}:7)",
-        "optimizer.lr: pinned 1e-08, now 1e-06 (override optimizer.lr=${optimizer.eps})",
-        f"optimizer.eps: pinned 1e-08, now 1e-06 ({optimizer}:6)",
+        f"algorithm.loss.ce: run.yaml has 0.5, the default is now 0.25 ({recipe}:7)",
+        "optimizer.lr: run.yaml has 1e-08, the default is now 1e-06 (override optimizer.lr=${optimizer.eps})",
+        f"optimizer.eps: run.yaml has 1e-08, the default is now 1e-06 ({optimizer}:6)",
     ]
     optimizer.unlink()
     (said,) = moved(load(tmp_path))
@@ -138,7 +138,7 @@ def test_defaults_that_moved_are_named(mine: Path, tmp_path: Path) -> None:
         (["+attack=it"], ["pkg://attack"], ["pkg://attack does not exist"]),
         (["hydra.searchpath=[pkg://attack]"], [], ["hydra.searchpath=[pkg://attack] is not composed again"]),
         (["algorithm=${oc.env:TOKEN}"], [], ["algorithm=${oc.env:TOKEN} is not composed again"]),
-        (["tracker.project=${oc.env:TOKEN}", "seed=1"], [], ["seed: pinned 0, now 1"]),
+        (["tracker.project=${oc.env:TOKEN}", "seed=1"], [], ["seed: run.yaml has 0, the default is now 1"]),
         (["optimizer.lr=${nothing}"], [], ["Interpolation key 'nothing' not found"]),
     ],
 )

@@ -96,7 +96,7 @@ MISTAKES: list[tuple[str, Any, str, str]] = [
         "transformer_layer_config.layer_types",
         ["full_attention"] * 2,
         "transformer_layer_config.layer_types",
-        "1 of them",
+        "1 in all",
     ),
     ("transformer_layer_config.vocab_size", 500, "transformer_layer_config.vocab_size", "the verifier's, 512"),
     ("transformer_layer_config.hidden_size", "64", "transformer_layer_config.hidden_size", "valid integer"),
@@ -112,7 +112,7 @@ MISTAKES: list[tuple[str, Any, str, str]] = [
         "transformer_layer_config.rope_parameters",
         {"rope_type": "swirl"},
         "transformer_layer_config.rope_parameters.rope_type",
-        "there are default, linear",
+        "choose one of default, linear",
     ),
     (
         "transformer_layer_config.rope_parameters",

@@ -62,7 +62,7 @@ def test_the_embedded_conversations_are_the_embedded_verifiers(tmp_path: Path) -
         WrongInput, match="data.source='chat': these are answers of the embedded verifier, not of"
     ) as caught:
         compose([f"verifier.name_or_path={tmp_path}"])
-    remedy = str(caught.value).partition("itself: ")[2].splitlines()[0]
+    remedy = str(caught.value).partition("regenerate the answers: ")[2].splitlines()[0]
     assert remedy == "data=jsonl data.path=pkg://speculators.assets/prompts.jsonl data.regenerate=true"
     run = compose([f"verifier.name_or_path={tmp_path}", *remedy.split()])
     check(run.data, None)

@@ -126,7 +126,7 @@ VALUES: list[tuple[str, Any, list[str]]] = [
     (IDS, [1, 3, 70], [f"refused: {IDS}=[1, 3, 70]", "6"]),
     (IDS, [1, 3], ["refused: transformer_layer_config.num_aux_hidden_states", "must be 2"]),
     (IDS, "1,3,5", [f"refused: {IDS}='1,3,5'", "list"]),
-    (IDS, None, [f"refused: {IDS}", "takes [2, 3]"]),
+    (IDS, None, [f"refused: {IDS}", "uses [2, 3]"]),
     (LAYER, [], [f"refused: {LAYER}=[]", "mapping"]),
     (f"{LAYER}.hiden_size", 256, [f"{LAYER}.hiden_size=256", "did you mean hidden_size?"]),
     (f"{LAYER}.hidden_size", "256", [f"{LAYER}.hidden_size='256'", "integer"]),
@@ -134,7 +134,7 @@ VALUES: list[tuple[str, Any, list[str]]] = [
     (f"{LAYER}.model_type", "gemma", [f"refused: {LAYER}.model_type='gemma'", "llama and qwen3"]),
     (f"{LAYER}.num_attention_heads", 3, [f"refused: {LAYER}.num_key_value_heads=2", "divide"]),
     (f"{LAYER}.num_hidden_layers", 10**9, ["refused: config.json", "plausible size"]),
-    (f"{LAYER}.layer_types", ["full_attention"] * 2, [f"refused: {LAYER}.layer_types", "1 of them"]),
+    (f"{LAYER}.layer_types", ["full_attention"] * 2, [f"refused: {LAYER}.layer_types", "1 in all"]),
     (f"{LAYER}.rope_parameters", {"rope_type": "swirl"}, [f"refused: {LAYER}.rope_parameters.rope_type='swirl'"]),
     (f"{LAYER}.vocab_size", 4000, [f"wrong: {LAYER}.vocab_size=4000", "4096"]),
     (USAGE, "eagle3", [f"refused: {USAGE}='eagle3'", "mapping"]),
@@ -169,9 +169,9 @@ def test_wrong_values(key: str, value: Any, parts: list[str], draft: Callable[..
 @pytest.mark.parametrize(
     ("tensors", "parts"),
     [
-        ({"fc.weight": None}, ["wrong: fc.weight: is missing", "[256, 768]", "something else"]),
+        ({"fc.weight": None}, ["wrong: fc.weight: is missing", "[256, 768]", "something other"]),
         ({"norm.weight": ["F32", [128]]}, ["refused: norm.weight=[128]", "[256]", "could not serve"]),
-        ({"d2t": ["I32", [1024]]}, ["invalid: d2t='I32'", "int64", "breaks the published format"]),
+        ({"d2t": ["I32", [1024]]}, ["invalid: d2t='I32'", "int64", "violates the published format"]),
         ({"fc.bias": ["F32", [256]]}, ["wrong: fc.bias=[256]", "not a tensor of a draft"]),
         ({"verifier_lm_head.weight": ["F32", [4, 4]]}, ["refused: verifier_lm_head.weight=[4, 4]"]),
     ],
@@ -193,7 +193,7 @@ BREAKAGES: list[tuple[str, Callable[[Path], Any], list[str]]] = [
     ("binary config.json", lambda f: (f / "config.json").write_bytes(b"\xff\xfe\0{"), ["cannot be read as JSON"]),
     ("deep config.json", lambda f: (f / "config.json").write_text("[" * 10**5), ["cannot be read as JSON"]),
     ("a list", lambda f: (f / "config.json").write_text("[1]"), ["must hold a JSON object, not list"]),
-    ("a verifier", lambda f: shutil.copy(TINY / "config.json", f), ["it is no speculator's", "speculators_config"]),
+    ("a verifier", lambda f: shutil.copy(TINY / "config.json", f), ["not the config of a draft", "speculators_config"]),
     ("cut tensors", lambda f: cut(f / "model.safetensors", 5000), ["model.safetensors", "cannot be read as safe"]),
     ("no header", lambda f: cut(f / "model.safetensors", 4), ["model.safetensors", "cannot be read as safe"]),
     ("empty tensors", lambda f: cut(f / "model.safetensors", 0), ["model.safetensors", "cannot be read as safe"]),
@@ -242,7 +242,7 @@ def test_a_verifier_that_cannot_be_read(config: str, part: str, draft: Callable[
         ("seed=1", "only export.target"),
         ("export.tagret=vllm", "did you mean export.target?"),
         ("export.target=sglang", "export.target"),
-        ("export.engine_version=0.1.0", "there are vllm 0.32.0"),
+        ("export.engine_version=0.1.0", "choose one of vllm 0.32.0"),
     ],
 )
 def test_wrong_overrides(override: str, part: str, draft: Callable[..., Path]) -> None:

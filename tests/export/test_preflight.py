@@ -148,7 +148,7 @@ def test_auto_is_none_where_no_engine_serves(
 
 
 def test_an_unknown_version() -> None:
-    with pytest.raises(ValueError, match=r"export.engine_version=0.1: .* there are vllm 0.32.0"):
+    with pytest.raises(ValueError, match=r"export.engine_version=0.1: .* choose one of vllm 0.32.0"):
         engine_version("vllm", "0.1")
 
 

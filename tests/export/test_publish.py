@@ -105,8 +105,8 @@ tags:
 
 # A draft for verifier
 
-This [EAGLE-3](https://arxiv.org/abs/2503.01840) draft proposes tokens that verifier then verifies,
-several in one pass: the same greedy text, sooner.
+This [EAGLE-3](https://arxiv.org/abs/2503.01840) draft model proposes several tokens, which verifier
+verifies in one pass. Greedy text stays the same.
 
 ## Result
 
@@ -166,7 +166,7 @@ def test_model_card(
     run = make_run(EAGLE3)
     card = model_card(run, verifier.name, plan(run, published(run), facts))
     (tmp_path / "README.md").write_text(card)
-    assert "## Result\n\nIt was not measured.\n\n## Serve it" in card
+    assert "## Result\n\nNot evaluated.\n\n## Serve it" in card
     add_result(tmp_path, result, run)  # pyright: ignore[reportArgumentType]
     assert (tmp_path / "README.md").read_text() == CARD
 

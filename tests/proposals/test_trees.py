@@ -77,7 +77,7 @@ def test_ranks_beyond_the_drafts_vocabulary_are_left_out() -> None:
     ("paths", "message"),
     [
         ([], "at least one"),
-        ([[0], [0]], "none twice"),
+        ([[0], [0]], "each only once"),
         ([[1]], r"\[1\] needs \[0\]"),
         ([[0], [0, 1]], r"\[0, 1\] needs \[0, 0\]"),
         ([[0], [1, 0]], r"\[1, 0\] needs \[1\]"),

@@ -122,7 +122,7 @@ def test_running_takes_rights_from_the_command_alone(tmp_path: Path, verifier: P
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("seed=3", "seed: of a run.yaml only verifier.trust_remote_code, cache.dir"),
+        ("seed=3", "seed: for a run.yaml only verifier.trust_remote_code, cache.dir"),
         ("device=tpu", "device: should be auto, cpu, mps"),
         ("cache.limit_gb=none", "cache.limit_gb: input should be a valid number (got 'none')"),
         ("device", "device: should be auto"),

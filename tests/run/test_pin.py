@@ -124,7 +124,7 @@ def test_a_value_that_stands_twice_must_agree(tmp_path: Path) -> None:
     with pytest.raises(WrongInput) as caught:
         load_again(tmp_path)
     (message,) = caught.value.messages
-    assert "proposal_methods.0.speculative_tokens=5" in message and "make it 4;" in message
+    assert "proposal_methods.0.speculative_tokens=5" in message and "must be 4;" in message
     assert message.endswith(f"{file}:{number}")
 
 
@@ -306,7 +306,7 @@ def test_other_versions_are_said_and_no_more(tmp_path: Path) -> None:
     edited(tmp_path, f"  torch: {installed}", "  torch: 1.0.0")
     edited(tmp_path, "python: ", "python: 2.7.0 # ")
     assert [line.partition("; ")[0] for line in load(tmp_path).drift(threads=1)] == [
-        f"python: pinned 2.7.0, now {sys.version.split()[0]}",
-        f"torch: pinned 1.0.0, now {installed}",
-        "threads: pinned 2, now 1",
+        f"python: run.yaml has 2.7.0, now {sys.version.split()[0]}",
+        f"torch: run.yaml has 1.0.0, now {installed}",
+        "threads: run.yaml has 2, now 1",
     ]

@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_passed_over(
         if state.step == 2:  # the manifest's own spaces and line ends say nothing
             assert name == "manifest.json" and torch.equal(model.weight, expected)
             continue
-        assert f"passed over: {folder / 'step_2'}" in caplog.text
+        assert f"checkpoint skipped: {folder / 'step_2'}" in caplog.text
         assert f"resuming from {folder / 'step_1'}" in caplog.text
         assert name in caplog.text or name == "manifest.json"
         learn(model, optimizer)
