@@ -18,21 +18,22 @@ Dir = Annotated[
 def list_(dir: Dir = None) -> None:
     """List all entries, least recently used first, which is the order in which they are evicted."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from speculators.cache.store import Store, ago, folder_of, gb
+    from speculators.utils.terminal import console
+    from speculators.utils.untrusted import printable
 
     store = Store(folder_of(dir), limit=None)
     table = Table("entry", "of", "size", "last used", "state", box=box.SIMPLE)
     entries = [(entry, entry.size) for entry in store.entries()]
     for entry, size in entries:
         state = "complete" if entry.complete else "partial"
-        table.add_row(entry.name, entry.manifest.about, gb(size), ago(entry.last_used), state)
-    console = Console()
+        table.add_row(entry.name, printable(entry.manifest.about), gb(size), ago(entry.last_used), state)
+    shown = console()
     if entries:
-        console.print(table)
-    console.print(f"{len(entries)} entries, {gb(sum(size for _, size in entries))} in {store.folder}", soft_wrap=True)
+        shown.print(table)
+    shown.print(f"{len(entries)} entries, {gb(sum(size for _, size in entries))} in {store.folder}", soft_wrap=True)
 
 
 @app.command()

@@ -92,8 +92,10 @@ class Results(Callback):
             write(sweep, read(sweep))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """After the last trial, exit with 1 if one failed: some sweepers count a failed trial as a result."""
-        if self._failed() - self.failed_before:
+        """After the last trial, exit with 1 if one failed or is unreadable: some sweepers count a failed trial as a result."""
+        from speculators.report.runs import read
+
+        if self._failed() - self.failed_before or any(trial.status == "unreadable" for trial in read(self.sweep)):
             sys.exit(1)
 
     def _failed(self) -> set[tuple[Path, int]]:

@@ -238,15 +238,26 @@ def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs or of sweeps")],
     output: Annotated[Path | None, typer.Option(help="file of the page; default: report.html in the first DIR")] = None,
 ) -> None:
-    """Write one self-contained HTML page of runs and sweeps: settings, acceptance, cost, curves, failures."""
+    """Write one self-contained HTML page of runs and sweeps: settings, acceptance, cost, curves, failures.
+
+    Files that cannot be read are named on the page and here; exits with 1 if no run can be read.
+    """
     from speculators.report.page import PAGE, write_page
+    from speculators.report.rows import ranked
     from speculators.report.runs import read, runs
     from speculators.utils.messages import stop
+    from speculators.utils.untrusted import printable
 
     if empty := [folder for folder in folders if not runs(folder)]:
         stop([f"{folder}: it contains no run; give the folder of a run, with its run.yaml, or of a sweep"
               for folder in empty])  # fmt: skip
+    file = output or folders[0] / PAGE
+    rows = ranked(read(*folders))
     try:
-        typer.echo(write_page(read(*folders), output or folders[0] / PAGE))
-    except ValueError as error:
-        stop(str(error).splitlines())
+        typer.echo(write_page(rows, file))
+    except OSError as error:
+        stop([f"{file}: cannot be written: {error}; name another file with --output"])
+    for message in dict.fromkeys(message for row in rows for message in row.trial.unreadable):
+        typer.echo(printable(f"unreadable: {message}"), err=True)
+    if all(row.trial.status == "unreadable" for row in rows):
+        sys.exit(1)

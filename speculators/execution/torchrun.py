@@ -11,6 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from speculators.runfolder.folder import RunFolder, read_object
+from speculators.runfolder.result import EvaluationResult
 from speculators.runfolder.rights import as_typed, claimed
 from speculators.runfolder.run_yaml import read_pin
 from speculators.utils.messages import RunFailed
@@ -51,4 +52,4 @@ def run_in_processes(folder: Path) -> float:
         # A process that rejected its input has printed the reason and wrote no traceback.
         own.mark_failed(str(error))
         raise RunFailed(f"one of the processes failed; its traceback is in {own.failed}") from error
-    return read_object(own.result, {"objective"})["objective"] if own.result.exists() else math.nan
+    return read_object(own.result, EvaluationResult).objective if own.result.exists() else math.nan

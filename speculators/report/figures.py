@@ -7,11 +7,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from speculators.report.rows import COLOURS, OTHERS, Row, Training, short
+from speculators.report.rows import COLOURS, OTHERS, Reading, Row, Training, short
 
 # Least distance of parallel axes in pixels, so that their names do not overlap.
 APART = 150
-Reading = Callable[[dict[str, Any]], float]
+Number = Callable[[Reading], float]
 
 
 def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
@@ -140,7 +140,7 @@ def positions(rows: Sequence[Row]) -> go.Figure | None:
     return figure
 
 
-def curve(trainings: Sequence[Training], of: Reading, title: str) -> go.Figure | None:
+def curve(trainings: Sequence[Training], of: Number, title: str) -> go.Figure | None:
     """A reading over the steps: a line for training, dots for the held-out data; None if nothing was logged.
 
     Args:
@@ -154,11 +154,12 @@ def curve(trainings: Sequence[Training], of: Reading, title: str) -> go.Figure |
 
 def slots(training: Training) -> go.Figure | None:
     """Accuracy of each slot of one training: how often the draft's first choice is the verifier's."""
-    if not training.train:
+    train = training.curves.train
+    if not train:
         return None
     traces = []
-    for slot in reversed(range(len(training.train[0]["accuracy"]))):
-        drawn = _learning(training, lambda r, slot=slot: r["accuracy"][slot], COLOURS[slot % len(COLOURS)])
+    for slot in reversed(range(len(train[0].accuracy))):
+        drawn = _learning(training, lambda r, slot=slot: r.accuracy[slot], COLOURS[slot % len(COLOURS)])
         drawn[0].update(name=f"token {slot + 1}", showlegend=True)
         traces += drawn
     figure = _figure(traces, "step", "accuracy", 330)
@@ -166,18 +167,21 @@ def slots(training: Training) -> go.Figure | None:
     return figure.update_layout(showlegend=True, legend=right)
 
 
-def _learning(training: Training, of: Reading, colour: str) -> list[go.Scatter]:
+def _learning(training: Training, of: Number, colour: str) -> list[go.Scatter]:
     """A reading of one training: a solid line for training data, dotted with markers for the held-out data."""
-    kinds = (("training", training.train, "solid", "lines"), ("held out", training.heldout, "dot", "lines+markers"))
+    kinds = (
+        ("training", training.curves.train, "solid", "lines"),
+        ("held out", training.curves.heldout, "dot", "lines+markers"),
+    )
     return [
-        _line(colour, training.rows, [r["step"] for r in readings], [of(r) for r in readings], dash, mode,
+        _line(colour, training.rows, [r.step for r in readings], [of(r) for r in readings], dash, mode,
               f"step %{{x}}, {kind}: %{{y:.4g}}")
         for kind, readings, dash, mode in kinds if readings
     ]  # fmt: skip
 
 
 def _line(
-    colour: str, rows: Sequence[Row], x: list[int], y: list[float], dash: str, mode: str, hover: str
+    colour: str, rows: Sequence[Row], x: Sequence[float], y: Sequence[float], dash: str, mode: str, hover: str
 ) -> go.Scatter:
     """A line of one or more trials."""
     return go.Scatter(

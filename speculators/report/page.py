@@ -5,18 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment
+from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from speculators.report import figures
-from speculators.report.rows import COLOURS, OTHERS, Row, Training, ranked, short, trainings
-from speculators.report.runs import Trial, serve_command
+from speculators.report.rows import COLOURS, OTHERS, Row, Training, short, trainings
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.result import between
 from speculators.utils import files
@@ -68,31 +66,25 @@ class Cell:
     style: str = "right"
 
 
-def write_page(trials: Sequence[Trial], file: Path) -> Path:
+def write_page(own: Sequence[Row], file: Path) -> Path:
     """Write the page, about 5 MB, nearly all of it plotly.js.
 
     Args:
-        trials: at least one, sorted; with a single one the page describes that run.
+        own: rows of trials, at least one, the best first; with a single one the page describes that run.
         file: is replaced; its folder is made.
-
-    Raises:
-        ValueError: a trial's run.yaml is broken; the message names it.
     """
-    own = ranked(trials)
     trained = trainings(own)
     one = own[0] if len(own) == 1 else None
-    objectives = {row.run["evaluation"]["objective"].replace("_", " ") for row in own}
+    objectives = {row.run["evaluation"]["objective"].replace("_", " ") for row in own if row.run}
     objective = objectives.pop() if len(objectives) == 1 else "objective"
-    template = Environment(autoescape=True, trim_blocks=True).from_string(
-        (resources("speculators.report") / "report.html").read_text(encoding="utf-8")
-    )
-    page = template.render(
+    page = template("report.html").render(
         title=_title(own),
         summary=_summary(own),
         best=_best(own[0], objective, {} if one else own[0].settings),
         one=one,
-        pinned=RunFolder(one.trial.folder).run_yaml.read_text(encoding="utf-8") if one else "",
+        pinned=RunFolder(one.trial.folder).run_yaml.read_text(encoding="utf-8") if one and one.run else "",
         failures=_failures(own),
+        unreadable=[(row.trial.name, message) for row in own for message in row.trial.unreadable],
         columns=_columns(own[0], objective),
         table=[(row, _cells(row, objective)) for row in own],
         legend=[row for row in own if row.colour != OTHERS] if not one else [],
@@ -107,6 +99,12 @@ def write_page(trials: Sequence[Trial], file: Path) -> Path:
     return file
 
 
+def template(name: str) -> Template:
+    """A template of this folder, which escapes what it is given."""
+    folder = PackageLoader("speculators", "report")
+    return Environment(loader=folder, autoescape=True, trim_blocks=True).get_template(name)
+
+
 def _title(rows: Sequence[Row]) -> str:
     """A run's folder, or the one that all trials are in."""
     folder, name = rows[0].trial.folder.absolute(), Path(rows[0].trial.name)
@@ -115,8 +113,7 @@ def _title(rows: Sequence[Row]) -> str:
 
 def _summary(rows: Sequence[Row]) -> str:
     counts = Counter(row.trial.status for row in rows)
-    if len(rows) == 1:
-        run = rows[0].run
+    if len(rows) == 1 and (run := rows[0].run):
         return f"{run['algorithm']['name']} for {run['verifier']['name_or_path']}, {rows[0].trial.status}"
     return f"{len(rows)} trials: " + ", ".join(f"{count} {status}" for status, count in counts.items())
 
@@ -139,9 +136,7 @@ def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, An
     tiles.append(("same text", same))
     if row.parameters is not None:
         tiles.append(("draft", f"{row.parameters / 1e6:.1f} M parameters"))
-    checkpoint = trial.checkpoint
-    command = serve_command(trial, checkpoint.resolve()) if checkpoint else None
-    return {"tiles": tiles, "checkpoint": checkpoint, "command": command}
+    return {"tiles": tiles, "checkpoint": trial.checkpoint, "command": row.command}
 
 
 def _ratio(result: dict[str, Any]) -> float:
@@ -188,7 +183,7 @@ def _cells(row: Row, objective: str) -> list[Cell]:
         _number(result.get("acceptance_length"), ".3f"),
         Cell(f"{interval[0]:.2f} – {interval[1]:.2f}" if interval else "–", interval[0] if interval else ""),
         *(Cell(short(value, 28) or "–", value, "") for value in row.settings.values()),
-        Cell(trial.status, trial.status, trial.status.split()[0]),
+        Cell(f"{trial.status}, see below" if trial.unreadable else trial.status, trial.status, trial.status.split()[0]),
         _number(result.get("tokens_per_second"), ".0f"),
         _number(_ratio(result) if result else None, ".2f"),
         Cell(same, same, "right no" if same == "no" else "right"),
@@ -206,7 +201,7 @@ def _number(value: float | None, form: str) -> Cell:
 def _sections(rows: Sequence[Row], trained: Sequence[Training], objective: str) -> list[Section]:
     """All sections that have something to show."""
     seconds = {row.number: training.seconds for training in trained for row in training.rows}
-    first = figures.curve(trained, lambda r: r["accuracy"][0], "accuracy of the first token")
+    first = figures.curve(trained, lambda r: r.accuracy[0], "accuracy of the first token")
     accuracy = first if len(rows) > 1 else figures.slots(trained[0])
     found = [
         _section(
@@ -238,9 +233,9 @@ def _sections(rows: Sequence[Row], trained: Sequence[Training], objective: str) 
             "Training",
             "Solid lines: training; dotted with markers: held-out data. Losses of different algorithms are not comparable.",
             {
-                "loss": figures.curve(trained, lambda r: r["loss"], "loss"),
+                "loss": figures.curve(trained, lambda r: r.loss, "loss"),
                 "accuracy": accuracy,
-                "estimate": figures.curve(trained, lambda r: r["acceptance"], "estimated acceptance length"),
+                "estimate": figures.curve(trained, lambda r: r.acceptance, "estimated acceptance length"),
             },
         ),
     ]

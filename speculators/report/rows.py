@@ -1,17 +1,20 @@
-"""Trials as rows of the page: rank, colour, varying settings and cost of the draft. Torch-free."""
+"""Trials as rows of the page: rank, colour, varying settings, curves and cost of the draft. Torch-free."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
-from safetensors import safe_open
+from pydantic import TypeAdapter, ValidationError
 
-from speculators.report.runs import Trial, pinned
+from speculators.format.tensors import read_tensors
+from speculators.report.runs import Trial, order, pinned, serve_command
 from speculators.runfolder.folder import RunFolder
+from speculators.utils.untrusted import MOST_LINE, parse_value
+from speculators.utils.yaml_lines import read_yaml
 
+T = TypeVar("T")
 # Tableau's ten, distinct on white and on black. Each of the best trials has one colour in all figures.
 COLOURS = (
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#eeca3b", "#ff9da6", "#9d755d", "#7f7fd5",
@@ -24,6 +27,29 @@ POINTS = 300
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What is drawn of a line of metrics.jsonl: of one step, of the kind `train` or `heldout`."""
+
+    kind: str
+    step: float
+    loss: float
+    accuracy: list[float]
+    acceptance: float
+    seconds: float | None = None
+
+
+READING = TypeAdapter(Reading)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The readings of one training, by kind, thinned to `POINTS`."""
+
+    train: Sequence[Reading] = ()
+    heldout: Sequence[Reading] = ()
+
+
+@dataclass(frozen=True)
 class Row:
     """A trial with its place in the page.
 
@@ -31,9 +57,11 @@ class Row:
         number: from 1, the best first.
         colour, opacity: of everything that shows it.
         settings: value by key, for each key that some trial overrides and not all alike.
-        run: the contents of its run.yaml.
+        run: the contents of its run.yaml; empty if that is unreadable.
         training: the folder that it trains in, resolved; other trials may share it.
+        curves: readings of the training.
         parameters: floating-point numbers of the published draft; None before it is published.
+        command: the command that serves its draft; None if there is none.
     """
 
     trial: Trial
@@ -43,7 +71,9 @@ class Row:
     settings: dict[str, str]
     run: dict[str, Any]
     training: Path
+    curves: Curves
     parameters: int | None
+    command: str | None
 
     @property
     def label(self) -> str:
@@ -61,41 +91,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Training:
-    """The readings of one training, and the trials that use it.
-
-    Attributes:
-        rows: never empty, the best first.
-        train, heldout: readings by kind, thinned to `POINTS`.
-    """
+    """The curves of one training, and the trials that use it; `rows` is never empty, the best first."""
 
     rows: list[Row]
-    train: list[dict[str, Any]]
-    heldout: list[dict[str, Any]]
+    curves: Curves
 
     @property
     def seconds(self) -> float | None:
         """Time spent in training steps; None before anything was logged."""
-        return self.train[-1].get("seconds") if self.train else None
+        return self.curves.train[-1].seconds if self.curves.train else None
 
 
 def ranked(trials: Sequence[Trial]) -> list[Row]:
-    """Rows of trials that are sorted, the best first.
-
-    Raises:
-        ValueError: a trial's run.yaml is broken; the message names it.
-    """
+    """Rows of trials, the best first. What cannot be read of a trial is added to its `unreadable`."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.chosen))
-    found = []
-    for i, trial in enumerate(trials):
-        pin = pinned(trial.folder)
-        settings = {
-            key: trial.chosen[key] if key in trial.chosen else _untouched(trial, pin["run"], key) for key in keys
-        }
-        coloured = i < len(COLOURS) and trial.objective is not None
-        look = (COLOURS[i], 1.0) if coloured else (OTHERS, 0.3 if len(trials) > CROWD else 1.0)
-        training = (trial.folder / pin.get("training", ".")).resolve()
-        found.append(Row(trial, i + 1, *look, settings, pin["run"], training, _parameters(trial.checkpoint)))
-    return found
+    curves: dict[Path, tuple[Curves, str]] = {}
+    rows = order([_row(trial, keys, curves) for trial in trials], lambda row: row.trial)
+    return [_placed(row, i, len(rows)) for i, row in enumerate(rows)]
 
 
 def trainings(rows: Sequence[Row]) -> list[Training]:
@@ -103,7 +115,7 @@ def trainings(rows: Sequence[Row]) -> list[Training]:
     shared: dict[Path, list[Row]] = {}
     for row in rows:
         shared.setdefault(row.training, []).append(row)
-    return [Training(own, *_readings(RunFolder(folder).metrics)) for folder, own in shared.items()]
+    return [Training(own, own[0].curves) for own in shared.values()]
 
 
 def short(text: str, length: int) -> str:
@@ -111,10 +123,62 @@ def short(text: str, length: int) -> str:
     return text if len(text) <= length else "…" + text[-length + 1 :]
 
 
-def _untouched(trial: Trial, run: dict[str, Any], key: str) -> str:
+def _row(trial: Trial, keys: Sequence[str], known: dict[Path, tuple[Curves, str]]) -> Row:
+    """A trial with what its files say; `known` has the curves of trainings that were read already."""
+    problems = list(trial.unreadable)
+
+    def read(what: Callable[[], T], otherwise: T) -> T:
+        try:
+            return what()
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+            return otherwise
+
+    pin = read(lambda: pinned(trial.folder), {})
+    run: dict[str, Any] = pin.get("run", {})
+    training = (trial.folder / pin.get("training", ".")).resolve()
+    if training not in known:
+        known[training] = read(lambda: _curves(RunFolder(training).metrics), (Curves(), ""))
+    curves, problem = known[training]
+    problems += [problem] if problem else []
+    unset = [key for key in keys if key not in trial.chosen]
+    choices = read(lambda: _choices(trial.folder), {}) if unset else {}
+    settings = {key: trial.chosen[key] if key in trial.chosen else _untouched(choices, run, key) for key in keys}
+    checkpoint = trial.checkpoint
+    parameters = read(lambda: _parameters(checkpoint), None) if checkpoint else None
+    command = read(lambda: _command(trial, run), None) if run else None
+    trial = replace(trial, unreadable=list(dict.fromkeys(problems)))
+    if not run:
+        trial = replace(trial, status="unreadable", result={})
+    return Row(trial, 0, OTHERS, 1.0, settings, run, training, curves, parameters, command)
+
+
+def _command(trial: Trial, run: dict[str, Any]) -> str | None:
+    try:
+        return serve_command(run, trial.checkpoint.resolve()) if trial.checkpoint else None
+    except ValidationError as error:
+        raise ValueError(f"{RunFolder(trial.folder).run_yaml}: run.proposal: {error.errors()[0]['msg']}") from error
+
+
+def _placed(row: Row, place: int, count: int) -> Row:
+    coloured = place < len(COLOURS) and row.trial.objective is not None
+    colour, opacity = (COLOURS[place], 1.0) if coloured else (OTHERS, 0.3 if count > CROWD else 1.0)
+    return replace(row, number=place + 1, colour=colour, opacity=opacity)
+
+
+def _choices(folder: Path) -> dict[str, Any]:
+    """Options of groups that Hydra recorded for a run; ValueError if its file is broken."""
+    file = RunFolder(folder).hydra / "hydra.yaml"
+    node: Any = read_yaml(file).value if file.exists() else {"hydra": {"runtime": {"choices": {}}}}
+    for key in ("hydra", "runtime", "choices"):
+        node = node.get(key) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        raise ValueError(f"{file}: it has no hydra.runtime.choices")
+    return node
+
+
+def _untouched(choices: dict[str, Any], run: dict[str, Any], key: str) -> str:
     """A trial's own value, or option of a group, at a key that only other trials override."""
-    file = RunFolder(trial.folder).hydra / "hydra.yaml"
-    choices = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["runtime"]["choices"] if file.exists() else {}
     if key in choices:
         return str(choices[key])
     node: Any = run
@@ -123,26 +187,35 @@ def _untouched(trial: Trial, run: dict[str, Any], key: str) -> str:
     return "" if node is None or isinstance(node, dict) else str(node)
 
 
-def _parameters(checkpoint: Path | None) -> int | None:
-    if checkpoint is None:
-        return None
-    with safe_open(checkpoint / "model.safetensors", framework="np") as file:
-        slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - not a dict
-        return sum(_product(s.get_shape()) for s in slices if "F" in s.get_dtype())
+def _parameters(checkpoint: Path) -> int:
+    tensors = read_tensors(checkpoint).values()
+    return sum(math.prod(tensor.shape) for tensor in tensors if "F" in tensor.dtype)
 
 
-def _product(shape: Sequence[int]) -> int:
-    return shape[0] * _product(shape[1:]) if shape else 1
+def _curves(file: Path) -> tuple[Curves, str]:
+    """The readings of a metrics.jsonl, and a message if lines of it are broken; the last line may be unfinished."""
+    if not file.exists():
+        return Curves(), ""
+    found: list[Reading] = []
+    bad: list[int] = []
+    with file.open("rb") as lines:
+        for number, line in enumerate(iter(lambda: lines.readline(MOST_LINE), b""), start=1):
+            if not line.endswith(b"\n"):
+                continue
+            try:
+                reading = READING.validate_python(parse_value(line.decode()))
+            except ValueError:
+                reading = None
+            # Every line has an accuracy for each slot.
+            if reading and reading.accuracy and len(reading.accuracy) == len((found or [reading])[0].accuracy):
+                found.append(reading)
+            else:
+                bad.append(number)
+    curves = Curves(*(_thin([r for r in found if r.kind == kind]) for kind in ("train", "heldout")))
+    return curves, f"{file}: {len(bad)} lines cannot be read (first: {bad[0]})" if bad else ""
 
 
-def _readings(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Readings of `train` and of `heldout`; a line that is still being written is left out."""
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-    found = [json.loads(line) for line in lines]
-    return _thin([r for r in found if r["kind"] == "train"]), _thin([r for r in found if r["kind"] == "heldout"])
-
-
-def _thin(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _thin(readings: list[Reading]) -> list[Reading]:
     """At most `POINTS` readings, evenly spaced, including the last."""
     stride = -(-len(readings) // POINTS) or 1
     return readings[::-1][::stride][::-1]

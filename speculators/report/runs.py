@@ -1,25 +1,23 @@
-"""Status and results of runs, read from their folders. Free of torch and Hydra."""
+"""Status and results of runs, read from their folders, in which any file may be broken. Free of torch and Hydra."""
 
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, TypeVar
 
 from speculators.export.engines import engine_version
-from speculators.runfolder.folder import RUN_YAML, RunFolder, read_object
+from speculators.format.strict import read_config
+from speculators.runfolder.folder import RunFolder, read_object
 from speculators.runfolder.result import EvaluationResult
+from speculators.runfolder.run_yaml import check_training
 from speculators.settings.algorithm import AlgorithmSettings
-from speculators.utils.untrusted import read_json
+from speculators.utils.yaml_lines import read_yaml
 
-# result.json has all but the texts, and that of an earlier version not what has a default.
-NEEDED = {field.name for field in fields(EvaluationResult) if field.default is MISSING} - {
-    "prompts",
-    "tokens",
-    "rounds",
-}
+T = TypeVar("T")
+# Texts of a run.yaml that are shown.
+SHOWN = ("algorithm.name", "verifier.name_or_path", "evaluation.objective", "export.target", "export.engine_version")
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,11 @@ class Trial:
         folder: of the run.
         name: the folder's path below what all trials that were read together share.
         overrides: those of its overrides that are not every trial's.
-        status: `done`, `failed`, `running`, or `cut off`.
+        status: `done`, `failed`, `running`, `cut off`, or `unreadable`, where a file that decides it is broken.
         result: contents of result.json; empty if there is none.
         seconds, memory_gb: of the process that finished it, without a training done by another trial.
         traceback: of the failure.
+        unreadable: a message for each file that cannot be read, with its path.
     """
 
     folder: Path
@@ -44,6 +43,7 @@ class Trial:
     seconds: float | None
     memory_gb: float | None
     traceback: str
+    unreadable: list[str] = field(default_factory=list)
 
     @property
     def chosen(self) -> dict[str, str]:
@@ -57,8 +57,8 @@ class Trial:
 
     @property
     def error(self) -> str:
-        """Last line of the traceback."""
-        return self.traceback.rpartition("\n")[2]
+        """Last line of the traceback, or the first file that cannot be read; empty if neither."""
+        return self.traceback.rpartition("\n")[2] or next(iter(self.unreadable), "")
 
     @property
     def checkpoint(self) -> Path | None:
@@ -72,25 +72,42 @@ def read(*folders: Path) -> list[Trial]:
 
     Args:
         folders: each a run's, or a sweep's with its trials inside; one without a run is left out.
-
-    Raises:
-        ValueError: a file of a run's folder is broken; the message names it.
     """
     found = list(dict.fromkeys(run for folder in folders for run in runs(folder)))
     if not found:
         return []
     shared = Path(os.path.commonpath([folder.absolute().parent for folder in found]))
-    names = [folder.absolute().relative_to(shared).as_posix() for folder in found]
-    own = varying([_overrides(folder) for folder in found])
-    trials = [_trial(folder, name, overrides) for folder, name, overrides in zip(found, names, own, strict=True)]
-    return sorted(trials, key=lambda trial: (trial.objective is None, -(trial.objective or 0), trial.overrides))
+    problems: dict[Path, list[str]] = {folder: [] for folder in found}
+    typed = {folder: overrides for folder in found if (overrides := _overrides(folder, problems[folder])) is not None}
+    own = dict(zip(typed, varying(list(typed.values())), strict=True))
+    return order(
+        [_trial(f, f.absolute().relative_to(shared).as_posix(), own.get(f, []), problems[f]) for f in found],
+        lambda trial: trial,
+    )
+
+
+def order(found: Iterable[T], trial_of: Callable[[T], Trial]) -> list[T]:
+    """Sorted by objective, the best first, those without one last."""
+
+    def key(one: T) -> tuple[bool, float, list[str]]:
+        trial = trial_of(one)
+        return trial.objective is None, -(trial.objective or 0), trial.overrides
+
+    return sorted(found, key=key)
 
 
 def runs(folder: Path) -> list[Path]:
     """The folder itself if it is a run's, else the runs' in it."""
-    if RunFolder(folder).run_yaml.is_file():
+    if _is_run(folder):
         return [folder]
-    return sorted(file.parent for file in folder.glob(f"*/{RUN_YAML}") if not file.parent.is_symlink())
+    if not folder.is_dir():
+        return []
+    return sorted(inner for inner in folder.iterdir() if _is_run(inner) and not inner.is_symlink())
+
+
+def _is_run(folder: Path) -> bool:
+    own = RunFolder(folder)
+    return any(os.path.lexists(file) for file in (own.run_yaml, own.done, own.failed))
 
 
 def varying(trials: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -103,46 +120,91 @@ def pinned(folder: Path) -> dict[str, Any]:
     """Contents of a run.yaml of any schema version, not migrated.
 
     Raises:
-        ValueError: it is broken; the message names it.
+        ValueError: it is broken, or lacks what is shown of it; the message names it.
     """
     file = RunFolder(folder).run_yaml
-    try:
-        pin = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: invalid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(pin, dict) or "run" not in pin:
+    pin = read_yaml(file).value
+    if not isinstance(pin, dict) or not isinstance(pin.get("run"), dict):
         raise ValueError(f"{file}: it has no key `run` with the settings of a run")
+    for key in SHOWN:
+        group, _, name = key.partition(".")
+        inner = pin["run"].get(group)
+        if not isinstance(inner, dict) or not isinstance(inner.get(name), str):
+            raise ValueError(f"{file}: run.{key} must be a text")
+    try:
+        check_training(str(pin.get("training", ".")))
+    except ValueError as error:
+        raise ValueError(f"{file}: training {error}") from error
     return pin
 
 
-def serve_command(trial: Trial, checkpoint: Path) -> str | None:
-    """The command that serves a trial's draft; None if it was not exported for an engine.
+def serve_command(run: dict[str, Any], checkpoint: Path) -> str | None:
+    """The command that serves a run's draft; None if it was not exported for an engine, or nothing is known of that.
 
     Args:
-        trial: with a checkpoint.
-        checkpoint: where that is, as the command names it.
+        run: of a run.yaml, as `pinned` has it.
+        checkpoint: the published draft, as the command names it.
+
+    Raises:
+        ValueError: the checkpoint's config.json is broken; the message names it.
+        pydantic.ValidationError: the run's proposal is broken.
     """
-    run = pinned(trial.folder)["run"]
     algorithm, export = run["algorithm"]["name"], run["export"]
-    engines = AlgorithmSettings.named(algorithm).engines
+    engines = AlgorithmSettings.named(algorithm).engines if algorithm in AlgorithmSettings.names() else ()
     if not engines or export["target"] == "none":
         return None
-    engine = engine_version(engines[0], export["engine_version"])
-    config = read_json(checkpoint / "config.json")
-    verifier = config["speculators_config"]["verifier"]["name_or_path"]
-    return engine.serve_command(algorithm, str(checkpoint), verifier, run["proposal"])
+    try:
+        engine = engine_version(engines[0], export["engine_version"])
+    except ValueError:
+        return None
+    node: Any = read_config(checkpoint)
+    for key in ("speculators_config", "verifier", "name_or_path"):
+        node = node.get(key) if isinstance(node, dict) else None
+    if not isinstance(node, str):
+        raise ValueError(f"{checkpoint / 'config.json'}: it names no verifier")
+    return engine.serve_command(algorithm, str(checkpoint), node, run.get("proposal", {}))
 
 
-def _overrides(folder: Path) -> list[str]:
+def _overrides(folder: Path, problems: list[str]) -> list[str] | None:
+    """The overrides that Hydra recorded; None, and a message in `problems`, if its file is broken."""
     file = RunFolder(folder).hydra / "overrides.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else []
+    try:
+        found = read_yaml(file).value if file.exists() else []
+        if not isinstance(found, list) or not all(isinstance(override, str) for override in found):
+            raise ValueError(f"{file}: it must be a list of texts")
+        return found
+    except (OSError, ValueError) as error:
+        problems.append(str(error))
+        return None
 
 
-def _trial(folder: Path, name: str, overrides: list[str]) -> Trial:
+def _trial(folder: Path, name: str, overrides: list[str], problems: list[str]) -> Trial:
     own = RunFolder(folder)
-    if (traceback := own.read_failed()) is not None:
-        return Trial(folder, name, overrides, "failed", {}, None, None, traceback)
-    if (done := own.read_done()) is None:
+    traceback = _attempt(own.read_failed, problems)
+    done = _attempt(own.read_done, problems)
+    measured = _attempt(lambda: _result(own.result), problems) if done is not None and own.result.exists() else {}
+    if traceback is not None:
+        return Trial(folder, name, overrides, "failed", {}, None, None, traceback, problems)
+    if problems:
+        return Trial(folder, name, overrides, "unreadable", {}, None, None, "", problems)
+    if done is None:
         return Trial(folder, name, overrides, "running" if own.is_running() else "cut off", {}, None, None, "")
-    measured = read_object(own.result, NEEDED) if own.result.exists() else {}
-    return Trial(folder, name, overrides, "done", measured, done.seconds, done.memory_gb, "")
+    return Trial(folder, name, overrides, "done", measured or {}, done.seconds, done.memory_gb, "")
+
+
+def _attempt(read: Callable[[], T], problems: list[str]) -> T | None:
+    try:
+        return read()
+    except (OSError, ValueError) as error:
+        problems.append(str(error))
+        return None
+
+
+def _result(file: Path) -> dict[str, Any]:
+    """The measurements of a run; ValueError if the file is broken."""
+    found = asdict(read_object(file, EvaluationResult))
+    rates = ("acceptance_length", "tokens_per_second", "plain_tokens_per_second")
+    for key in ("objective", *rates):
+        if not math.isfinite(found[key]) or key in rates and found[key] <= 0:
+            raise ValueError(f"{file}: {key}={found[key]} is no measurement")
+    return found

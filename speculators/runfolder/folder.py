@@ -3,22 +3,26 @@
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 from speculators.utils import files
 from speculators.utils.messages import WrongInput
 from speculators.utils.secrets import masked
+from speculators.utils.strict import read_as
 
+T = TypeVar("T")
 # A published draft holds a copy under the same name.
 RUN_YAML = "run.yaml"
 # Folder beside the trials of a sweep, with one training per distinct set of weights.
 TRAININGS = "trainings"
+MOST_FAILED = 2**16  # bytes of FAILED that are read, from its end
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class RunFolder:
         return FileLock(self.path / "training.lock")
 
     def is_running(self) -> bool:
-        """Whether a process, this one included, holds the folder's lock."""
+        """Whether a process, this one included, holds the folder's lock; False where the lock cannot be opened."""
         if not self._run_lock.exists():
             return False
         try:
@@ -92,6 +96,8 @@ class RunFolder:
                 return False
         except Timeout:
             return True
+        except OSError:
+            return False  # a folder that is only readable, such as a copy on another machine
 
     def check_links(self) -> None:
         """Check that the folder contains no symbolic links, through which a run would write elsewhere.
@@ -140,33 +146,40 @@ class RunFolder:
         """Read DONE; None if there is none.
 
         Raises:
-            ValueError: it is not valid JSON, or lacks a key.
+            ValueError: it is broken; the message names the command that writes it again.
         """
-        return Done(**read_object(self.done, {"seconds", "memory_gb"})) if self.done.exists() else None
+        return read_object(self.done, Done) if self.done.exists() else None
 
     def read_failed(self) -> str | None:
-        """The traceback or reason in FAILED; None if there is none."""
-        return self.failed.read_text(encoding="utf-8").strip() if self.failed.exists() else None
+        """The end of the traceback or reason in FAILED; None if there is none.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        if not self.failed.exists():
+            return None
+        try:
+            with self.failed.open("rb") as file:
+                file.seek(max(0, self.failed.stat().st_size - MOST_FAILED))
+                return file.read().decode(errors="replace").strip() or "FAILED is empty"
+        except OSError as error:
+            raise ValueError(f"{self.failed}: cannot be read: {error}") from error
 
 
-def read_object(file: Path, keys: set[str]) -> dict[str, Any]:
-    """Read the JSON object in a file that a run wrote.
+def read_object(file: Path, kind: type[T]) -> T:
+    """Read the JSON object in a file that a run wrote, as a dataclass.
 
     Args:
         file: in a run's folder.
-        keys: keys that it must have.
+        kind: the dataclass.
 
     Raises:
-        ValueError: it is not valid JSON, or lacks a key; the message names the command that writes it again.
+        ValueError: it is broken; the message names the command that writes it again.
     """
-    remedy = f"`speculators run {file.parent}` writes it again"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        return read_as(file, kind)
     except ValueError as error:
-        raise ValueError(f"{file}: invalid JSON: {error}; {remedy}") from error
-    if missing := sorted(keys - set(found) if isinstance(found, dict) else keys):
-        raise ValueError(f"{file}: it has no {missing[0]}; {remedy}")
-    return found
+        raise ValueError(f"{error}; `speculators run {shlex.quote(str(file.parent))}` writes it again") from error
 
 
 def run_yaml_of(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """EvaluationResult: the measurements of one evaluation. Torch-free."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class EvaluationResult:
         lossy: the setting of the proposal that makes decoding lossy; None if it is lossless.
         tokens_per_second: generated tokens a second with the draft.
         plain_tokens_per_second: without it, in the same loop.
-        prompts, tokens: token ids of each prompt and of the text decoded with the draft.
-        rounds: of each prompt, the drafted tokens that each draft had accepted.
+        prompts, tokens: token ids of each prompt and of the text decoded with the draft; result.json leaves out these lists.
+        rounds: of each prompt, the drafted tokens that each draft had accepted; left out, too.
         acceptance_length_interval: 95 % bootstrap interval over prompts; None with one prompt, and in files of earlier
             versions.
     """
@@ -46,9 +46,9 @@ class EvaluationResult:
     lossy: str | None
     tokens_per_second: float
     plain_tokens_per_second: float
-    prompts: list[list[int]]
-    tokens: list[list[int]]
-    rounds: list[list[int]]
+    prompts: list[list[int]] = field(default_factory=list)
+    tokens: list[list[int]] = field(default_factory=list)
+    rounds: list[list[int]] = field(default_factory=list)
     acceptance_length_interval: tuple[float, float] | None = None
 
 

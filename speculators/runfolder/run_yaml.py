@@ -41,7 +41,8 @@ class Origin:
     sources: dict[str, str]
 
 
-def _training(where: str) -> str:
+def check_training(where: str) -> str:
+    """`training` of a `run.yaml`; ValueError if it leads out of the run and its sweep."""
     if where != "." and not re.fullmatch(rf"\.\./{TRAININGS}/[0-9a-f]{{12}}", where):
         raise ValueError(f"must be . or ../{TRAININGS}/HASH of the run's own sweep")
     return where
@@ -55,7 +56,7 @@ class Pin(Strict):
     git: dict[str, str] = Field(description="commits, with the suffix -dirty if files had uncommitted changes")
     python: str
     packages: dict[str, str] = Field(description="versions")
-    training: Annotated[str, AfterValidator(_training)] = Field(
+    training: Annotated[str, AfterValidator(check_training)] = Field(
         description="folder of the training, relative to the run's: the run's own, or one that trials of a sweep share"
     )
     overrides: list[str] | None = Field(description="as given on the command line; null if they were not recorded")

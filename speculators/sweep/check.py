@@ -17,8 +17,8 @@ from speculators.composition.validate import COMPOSING, check_data, check_machin
 from speculators.report.runs import varying
 from speculators.runfolder.keys import result_key, weights_key
 from speculators.sweep.points import CAP, points
-from speculators.sweep.table import console
 from speculators.utils.messages import WrongInput, stop
+from speculators.utils.terminal import console
 
 if TYPE_CHECKING:
     from speculators.settings.run_config import RunConfig

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from speculators.report.rows import Row
 from speculators.report.runs import Trial, serve_command
 from speculators.utils import files
 
@@ -39,13 +40,13 @@ def _row(trial: Trial) -> dict[str, Any]:
     }
 
 
-def link_best(sweep: Path, trials: Sequence[Trial]) -> str | None:
+def link_best(sweep: Path, rows: Sequence[Row]) -> str | None:
     """Link `best` to the best trial's checkpoint; return a line with its serve command, None without one."""
-    best = next((trial for trial in trials if trial.objective is not None and trial.checkpoint), None)
-    if best is None or best.checkpoint is None:
+    best = next((row for row in rows if row.trial.objective is not None and row.trial.checkpoint), None)
+    if best is None or best.trial.checkpoint is None:
         return None
     link = sweep / BEST
     link.unlink(missing_ok=True)
-    link.symlink_to(best.checkpoint.relative_to(sweep), target_is_directory=True)
-    command = serve_command(best, link)
+    link.symlink_to(best.trial.checkpoint.relative_to(sweep), target_is_directory=True)
+    command = serve_command(best.run, link) if best.command else None
     return f"best: {link}" if command is None else f"best: {link}\n{command}"

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from speculators.report.page import PAGE, write_page
+from speculators.report.rows import ranked
 from speculators.report.runs import read
 from speculators.sweep.results import RESULTS, link_best, write
-from speculators.sweep.table import console, table
+from speculators.sweep.table import table
+from speculators.utils.terminal import console
 
 
 def show(sweep: Path) -> None:
@@ -14,12 +16,13 @@ def show(sweep: Path) -> None:
     Args:
         sweep: the sweep's folder; the sweep may still be running.
     """
-    trials = read(sweep)
-    if not trials:
+    rows = ranked(read(sweep))
+    if not rows:
         return
+    trials = [row.trial for row in rows]
     write(sweep, trials)
     shown = console()
     shown.print(table(trials))
-    shown.print(f"{sweep / RESULTS}\n{write_page(trials, sweep / PAGE)}", soft_wrap=True)
-    if (best := link_best(sweep, trials)) is not None:
+    shown.print(f"{sweep / RESULTS}\n{write_page(rows, sweep / PAGE)}", soft_wrap=True)
+    if (best := link_best(sweep, rows)) is not None:
         shown.print(best, soft_wrap=True)

@@ -1,17 +1,11 @@
-"""The trials of a sweep as a table, and the console that prints it."""
+"""The trials of a sweep as a table."""
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from speculators.report.runs import Trial
-
-
-def console() -> Console:
-    """A console with the terminal's width; 140 columns for a file or pipe, so that tables are not wrapped."""
-    found = Console()
-    return found if found.is_terminal else Console(width=140)
+from speculators.utils.untrusted import printable
 
 
 def table(trials: Sequence[Trial]) -> Table:
@@ -25,5 +19,7 @@ def table(trials: Sequence[Trial]) -> Table:
         measured = [trial.objective, trial.result.get("acceptance_length"), trial.result.get("tokens_per_second")]
         cells = [f"{v:.4g}" if v is not None else "-" for v in (*measured, trial.seconds, trial.memory_gb)]
         outcome = f"{trial.status}: {trial.error}" if trial.error else trial.status
-        shown.add_row("\n".join(trial.overrides) or "-", trial.folder.name, outcome, *cells)
+        shown.add_row(
+            "\n".join(map(printable, trial.overrides)) or "-", *map(printable, (trial.folder.name, outcome)), *cells
+        )
     return shown

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from speculators.runfolder.folder import TRAININGS, RunFolder
+from speculators.runfolder.folder import TRAININGS, Done, RunFolder
 from speculators.runfolder.keys import weights_key
 from speculators.runfolder.run_yaml import Origin, write_pin
 from speculators.settings.run_config import RunConfig
@@ -39,7 +39,7 @@ def run_trial(run: RunConfig, folder: Path, origin: Origin, number: int, launch:
         RunFailed: it failed, or a trial before it did and launch.on_failure=stop.
     """
     own = RunFolder(folder)
-    if (done := own.read_done()) is not None:
+    if (done := _done(own)) is not None:
         log.info("trial %d is already done: %s", number, folder)
         return done.objective
     stopped = folder.parent / STOPPED
@@ -69,8 +69,17 @@ def once(folder: Path, launch: Launch) -> None:
     """Run a folder's run.yaml once: wait for another process that runs it, and skip the run if that succeeded."""
     own = RunFolder(folder)
     with own.lock():
-        if own.read_done() is None:
+        if _done(own) is None:
             launch(folder)
+
+
+def _done(folder: RunFolder) -> Done | None:
+    """DONE of a trial; None if there is none, or if it is broken: the trial is run again then, which writes it anew."""
+    try:
+        return folder.read_done()
+    except ValueError as error:
+        log.warning("%s; the trial is run again", str(error).partition(";")[0])
+        return None
 
 
 def start(folder: Path, timeout: float | None, own_device: bool, work: Work) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -24,7 +23,7 @@ from speculators.runfolder.identity import STATE, check_same
 from speculators.train import random_state
 from speculators.train.metrics import Readings
 from speculators.utils import manifest
-from speculators.utils.untrusted import read_json
+from speculators.utils.strict import read_as
 
 log = logging.getLogger(__name__)
 MODEL, OPTIMIZER, RANDOM = "model.safetensors", "optimizer.safetensors", "random_{}.json"
@@ -69,12 +68,7 @@ def state_in(folder: Path, step: int) -> TrainState:
     Raises:
         ValueError: it cannot be read; the message names the file.
     """
-    file = folder / f"step_{step}" / STATE
-    try:
-        return TypeAdapter(TrainState).validate_python(read_json(file))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return read_as(folder / f"step_{step}" / STATE, TrainState)
 
 
 def problem_in(folder: Path, step: int, needs_best: bool) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from speculators.utils.resources import remedy
 from speculators.utils.secrets import masked
-from speculators.utils.untrusted import printable, shortened
+from speculators.utils.untrusted import printable_lines, shortened
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -32,8 +32,8 @@ class RunFailed(Exception):
 def stop(messages: Sequence[str]) -> NoReturn:
     """Print the problems and exit with 2."""
     problems = "1 problem" if len(messages) == 1 else f"{len(messages)} problems"
-    shown = ("\n".join(map(printable, masked(message).split("\n"))) for message in messages)
-    print(f"{problems}; nothing was started:", *(f"  {m}" for m in shown), sep="\n", file=sys.stderr)
+    shown = (f"  {printable_lines(masked(message))}" for message in messages)
+    print(f"{problems}; nothing was started:", *shown, sep="\n", file=sys.stderr)
     sys.exit(2)
 
 

@@ -116,6 +116,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """`printable`, but line breaks stay."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def shortened(value: Any) -> str:
     """A value as Python writes it, cut to SHOWN characters."""
     text = repr(value)

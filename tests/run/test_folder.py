@@ -22,7 +22,9 @@ def test_done_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert done is not None and math.isnan(done.objective)
 
 
-@pytest.mark.parametrize(("text", "reason"), [("{", "invalid JSON"), ('{"seconds": 1}', "no memory_gb"), ("[]", "no ")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("{", "cannot be read as JSON"), ('{"seconds": 1}', "no memory_gb"), ("[]", "JSON object")]
+)
 def test_a_broken_marker_names_the_remedy(tmp_path: Path, text: str, reason: str) -> None:
     folder = RunFolder(tmp_path)
     folder.done.write_text(text)
