@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from speculators.cli import cache
+from speculators.cli import cache, data
 from speculators.cli.launch import launch
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cache.app, name="cache")
+app.command("data")(data.data)
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="as for train: group=option, key=value", show_default=False)
 ]

@@ -265,9 +265,21 @@ def rendered(
         left_out: counts what the template does not render.
         cut: counts documents that were longer.
     """
+    for conversation, document in whole(side, template, unused, left_out):
+        short = limited(document, max_length, cut)
+        if any(short.supervised):
+            yield short
+        else:
+            unused.add(NO_ROOM, conversation.place)
+
+
+def whole(
+    side: Iterable[Conversation], template: ChatTemplate, unused: Unused, left_out: Unused
+) -> Iterator[tuple[Conversation, Document]]:
+    """Documents of any length, each with its conversation; arguments as of `rendered`."""
     left = iter(side)
     while some := list(islice(left, AT_ONCE)):
-        places, texts = [], []
+        owners, texts = [], []
         for conversation in some:
             try:
                 made = template.rendered(conversation, left_out)
@@ -275,13 +287,8 @@ def rendered(
                 unused.add(str(error), conversation.place)
                 continue
             texts += made
-            places += [conversation.place] * len(made)
-        for place, document in zip(places, template.tokenised(texts), strict=True):
-            short = limited(document, max_length, cut)
-            if any(short.supervised):
-                yield short
-            else:
-                unused.add(NO_ROOM, place)
+            owners += [conversation] * len(made)
+        yield from zip(owners, template.tokenised(texts), strict=True)
 
 
 def limited(document: Document, max_length: int, cut: Counter[str]) -> Document:

@@ -25,5 +25,11 @@ class Unused:
         self.counts[reason] += 1
         self.first.setdefault(reason, place)
 
+    def __add__(self, other: "Unused") -> "Unused":
+        """Both counts together; of a reason that both have, the first place is this one's."""
+        both = Unused()
+        both.counts, both.first = self.counts + other.counts, other.first | self.first
+        return both
+
     def __str__(self) -> str:
         return ", ".join(f"{count} {reason} (first: {self.first[reason]})" for reason, count in self.counts.items())
