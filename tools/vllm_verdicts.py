@@ -94,15 +94,14 @@ def write_folder(bases: Mapping[str, Any], case: Mapping[str, Any], folder: Path
 
 def patch(config: dict[str, Any], values: Mapping[str, Any], gone: Sequence[str]) -> None:
     """Set and delete dotted paths, where a number is a list's index."""
+    from speculators.utils.dotted import holder
+
     for path in [*values, *gone]:
-        *parents, last = path.split(".")
-        at: Any = config
-        for part in parents:
-            at = at[int(part)] if isinstance(at, list) else at[part]
+        group, name = holder(config, path)
         if path in values:
-            at[last] = values[path]
+            group[name] = values[path]
         else:
-            del at[last]
+            del group[name]
 
 
 def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:

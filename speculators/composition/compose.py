@@ -150,7 +150,7 @@ def composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
 def origin(blame: Blame, run: "RunConfig") -> "Origin":
     """Provenance of the values of a run: overrides, search path, and the source of each key."""
     from speculators.runfolder.run_yaml import Origin
-    from speculators.settings.run_config import flat
+    from speculators.utils.dotted import flat
 
     found = {key: blame.source(key) for key in flat(run.model_dump(mode="json"))}
     return Origin(blame.overrides, blame.searchpath, {key: str(source) for key, source in found.items() if source})

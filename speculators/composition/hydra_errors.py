@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speculators.composition.provenance import NAME, folder
 from speculators.utils.discovery import CONF
-from speculators.utils.messages import nearest
+from speculators.utils.dotted import find
+from speculators.utils.messages import did_you_mean
 from speculators.utils.untrusted import MOST_DIGITS, shortened
 
 # Limits on an override: Hydra's parser calls itself some 20 times for each level of brackets.
@@ -51,9 +52,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         with _loader() as loader:
             options = loader.get_group_options(group, config_name=NAME, overrides=_searchpath(searched))
         more = "; `pip install 'speculators-hydra[sweeps]'` adds more" if group in PLUGINS else ""
-        return (
-            f"{group}={option}: there is no such option{nearest(option, options)} Options: {', '.join(options)}{more}"
-        )
+        near = did_you_mean(option, options) or "."
+        return f"{group}={option}: there is no such option{near} Options: {', '.join(options)}{more}"
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         key, _, value = match[1].partition("=")
         return (
@@ -67,7 +67,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
             options = _options_with(key, loader, searched)
             keys = _keys(loader, overrides, searched)
         # A key that another option of the group has is not a misspelling.
-        return f"{key} is not a setting{f' of the chosen option; it is one of {options}' if options else nearest(key, keys)}"
+        return f"{key} is not a setting{f' of the chosen option; it is one of {options}' if options else did_you_mean(key, keys)}"
     if text.startswith("Config group override must be"):
         return f"a group is set to the name of one of its options; recipe and search may also be null: {' '.join(overrides)}"
     return " ".join(text.split())
@@ -127,9 +127,7 @@ def _options_with(key: str, loader: Any, searched: Sequence[str]) -> str:
     for option in loader.get_group_options(group, config_name=NAME, overrides=_searchpath(searched)):
         file = next((f for root in roots if (f := root / group / f"{option}.yaml").is_file()), None)
         node: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file else None
-        for part in path:
-            node = node.get(part, ...) if isinstance(node, dict) else ...
-        if path and node is not ...:
+        if path and find(node, ".".join(path), ...) is not ...:
             found.append(f"{group}={option}")
     return " or ".join(found)
 

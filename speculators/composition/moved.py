@@ -26,7 +26,7 @@ def moved(pin: "Pin") -> list[str]:
     Composing serves only this comparison: if it fails, a line reports it. The overrides and the search path may be
     untrusted: no unknown package is imported for its options, and no variable of the environment is read.
     """
-    from speculators.settings.run_config import flat
+    from speculators.utils.dotted import flat
 
     if pin.overrides is None:
         return ["run.yaml does not record its overrides, so defaults that changed since cannot be reported"]

@@ -17,8 +17,8 @@ from speculators.decoding.generate import greedy, plain
 from speculators.decoding.text_sampler import TextSampler
 from speculators.proposals.sampler import Sampler
 from speculators.settings.run_config import DataSettings, RunConfig
+from speculators.verifier import identity
 from speculators.verifier.loader import VerifierLoader
-from speculators.verifier.location import content
 
 log = logging.getLogger(__name__)
 # Prompts between two writes: the most that an interrupted run loses.
@@ -37,7 +37,7 @@ def kept_answers(run: RunConfig, store: Store, verifier: VerifierLoader) -> Gene
 
     def generate(prompts: list[list[int]]) -> list[list[int]]:
         made_of = {
-            "verifier": content(run.verifier.name_or_path, run.verifier.revision, weights=True),
+            "verifier": identity.whole(run.verifier.name_or_path, run.verifier.revision),
             "dtype": verifier.dtype,
             **_decoding(run.data),
             "transformers": version("transformers"),

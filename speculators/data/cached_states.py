@@ -26,9 +26,9 @@ from speculators.data.pack import Packed
 from speculators.protocols.batch import Batch
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
+from speculators.verifier import identity
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.loader import VerifierLoader
-from speculators.verifier.location import content
 
 log = logging.getLogger(__name__)
 # Sequences of a shard: 2048 tokens of 4096 numbers in bfloat16 make 268 MB.
@@ -116,7 +116,7 @@ def cached_states(
     keys = [fingerprints(collate([sequence], 1))[0] for sequence in sequences]
     made_of = {
         "version": VERSION,
-        "verifier": content(settings.name_or_path, settings.revision, weights=True),
+        "verifier": identity.whole(settings.name_or_path, settings.revision),
         "dtype": verifier.dtype,
         "sequences": sha256(b"".join(keys)).hexdigest(),
         "transformers": version("transformers"),

@@ -63,7 +63,7 @@ def files_of(path: str, key: str = "data") -> list[Path]:
 
 def content_of(files: Sequence[Path]) -> str:
     """An identifier of the current content of files."""
-    return digest.of_file(files[0]) if len(files) == 1 else digest.of_files(files)
+    return digest.of_file_once(files[0]) if len(files) == 1 else digest.of_files(files)
 
 
 def _bare_suffix(file: Path) -> str:

@@ -14,15 +14,14 @@ from safetensors.torch import load_file, save
 from speculators.cache.entry import Entry, NoRoom
 from speculators.cache.store import Store
 from speculators.data.answers import kept_answers
-from speculators.data.files import key_of, sources_of
 from speculators.data.prepare import DataReport, Prepared, prepare
 from speculators.data.ragged import cut, flat, lists
-from speculators.data.sources import content as content_of
+from speculators.data.sources import data_content
 from speculators.data.template import ChatTemplate, Document
 from speculators.settings.run_config import RunConfig
 from speculators.utils import digest
+from speculators.verifier import identity
 from speculators.verifier.loader import VerifierLoader
-from speculators.verifier.location import content
 
 log = logging.getLogger(__name__)
 # Settings that are locations; they do not determine the content.
@@ -64,8 +63,8 @@ def ingredients(run: RunConfig, verifier: VerifierLoader, vocab_size: int) -> di
     name, revision = run.verifier.name_or_path, run.verifier.revision
     made_of = {
         "settings": run.data.model_dump(mode="json", exclude=ELSEWHERE),
-        "conversations": [content_of(s, key_of(run.data, i)) for i, s in enumerate(sources_of(run.data))],
-        "tokenizer": content(name, revision, weights=False),
+        "conversations": data_content(run.data),
+        "tokenizer": identity.without_weights(name, revision),
         "vocab_size": vocab_size,
         "seed": run.seed,
         "code": digest.of_files(Path(__file__).parent.glob("*.py")),
@@ -74,7 +73,7 @@ def ingredients(run: RunConfig, verifier: VerifierLoader, vocab_size: int) -> di
     if run.data.chat_template_date is None:
         made_of["today"] = date.today().isoformat()
     if run.data.regenerate:
-        made_of |= {"verifier": content(name, revision, weights=True), "dtype": verifier.dtype}
+        made_of |= {"verifier": identity.whole(name, revision), "dtype": verifier.dtype}
     return made_of
 
 

@@ -17,9 +17,10 @@ from datasets import config as datasets_config
 from datasets import load_dataset
 from huggingface_hub import HfApi
 
-from speculators.data.files import content_of, files_of
+from speculators.data.files import content_of, files_of, key_of, sources_of
 from speculators.data.unused import Unused
-from speculators.settings.run_config import Source
+from speculators.settings.run_config import DataSettings, Source
+from speculators.utils import digest
 from speculators.utils.hub import offline_unless_reachable
 from speculators.utils.untrusted import MOST_LINE, parse_value
 
@@ -31,6 +32,8 @@ UNREADABLE = (
     # In a parquet column: text that is not UTF-8, a date out of range, lists in lists.
     *(ValueError, OverflowError, RecursionError),
 )
+# Hashes of rows that this process has computed, by the fingerprint of the loaded data set.
+_hashed: dict[str, str] = {}
 
 
 def rows(source: Source, key: str, unused: Unused) -> Iterator[tuple[str, Any]]:
@@ -82,12 +85,29 @@ def content(source: Source, key: str) -> str:
         return content_of(files_of(source.path, key))
     assert source.name is not None, "a source must have a path or a name"
     if not source.streaming:
-        # The fingerprint of datasets depends on the loaded files, not on the name of the revision.
-        return from_hub(source, key)._fingerprint
+        return _rows_content(from_hub(source, key))
     if (folder := Path(source.name)).is_dir():
         return content_of(sorted(f for f in folder.rglob("*") if f.is_file()))
     with _hub(source, key):
         return f"commit {HfApi().dataset_info(source.name, revision=source.revision).sha}"
+
+
+def data_content(data: DataSettings) -> str:
+    """An identifier of the current content of all sources of data settings.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    found = [content(source, key_of(data, number)) for number, source in enumerate(sources_of(data))]
+    return found[0] if len(found) == 1 else digest.of_parts(map(str.encode, found))
+
+
+def _rows_content(loaded: Any) -> str:
+    """A hash of a loaded data set's rows, which is the same on every machine, unlike the fingerprint of `datasets`."""
+    if loaded._fingerprint not in _hashed:
+        rows = (json.dumps(row, sort_keys=True, default=str).encode() for row in loaded)
+        _hashed[loaded._fingerprint] = digest.of_parts(rows)
+    return _hashed[loaded._fingerprint]
 
 
 @contextmanager

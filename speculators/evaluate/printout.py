@@ -6,12 +6,12 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.result import EvaluationResult, between
 from speculators.utils import files
+from speculators.utils.terminal import console
 
 
 def report(result: EvaluationResult, folder: Path) -> None:
@@ -30,7 +30,7 @@ def report(result: EvaluationResult, folder: Path) -> None:
     lines = [json.dumps({"prompt": p, "tokens": t, "accepted": accepted}) + "\n" for p, t, accepted in texts]
     files.write(own.generations, "".join(lines))
     plot(result, own.acceptance_plot)
-    Console().print(table(result))
+    console().print(table(result))
 
 
 def table(result: EvaluationResult) -> Table:

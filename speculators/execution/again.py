@@ -11,7 +11,8 @@ from speculators.runfolder.identity import check_same, identity, trained
 from speculators.runfolder.keys import WEIGHTS, weights_key
 from speculators.runfolder.rights import allow, command, elsewhere
 from speculators.runfolder.run_yaml import Pin, load, read
-from speculators.settings.run_config import RunConfig, flat
+from speculators.settings.run_config import RunConfig
+from speculators.utils.dotted import flat
 from speculators.utils.messages import WrongInput, key_of, set_by
 
 

@@ -1,27 +1,22 @@
 """Hashes of a run's inputs: data, verifier, tokenizer and chat template; a changed input makes it another run."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-from transformers.utils.hub import cached_file
-
-from speculators.data.files import key_of, sources_of
-from speculators.data.sources import content, from_hub
+from speculators.data.files import sources_of
+from speculators.data.sources import data_content
 from speculators.model import SpeculatorModel
 from speculators.runfolder.folder import run_yaml_of
 from speculators.runfolder.rights import elsewhere
 from speculators.runfolder.run_yaml import Pin
-from speculators.settings.run_config import DataSettings, JsonlData, RunConfig
+from speculators.settings.run_config import JsonlData, RunConfig
+from speculators.utils import digest
 from speculators.utils.messages import WrongInput
-from speculators.verifier.location import SCHEME, config_file, local_path
-from speculators.verifier.settings import VerifierSettings
+from speculators.verifier import identity
+from speculators.verifier.location import SCHEME
 from speculators.verifier.tokenizer import load_tokenizer
 
-# Blocks of a weights file that are hashed instead of all of it: 64 of 4 KiB, evenly spaced.
-BLOCKS, BLOCK = 64, 4096
 NAMES = ("data", "verifier", "tokenizer", "chat_template")
 
 
@@ -39,12 +34,12 @@ def hashes(run: RunConfig) -> dict[str, str]:
         ValueError: an input is missing.
     """
     tokenizer, start = load_tokenizer(run.verifier), run.algorithm.starts_from
-    starts = {} if start is None else {"starts_from": _model(start, None)}
+    starts = {} if start is None else {"starts_from": identity.sampled(start, None)}
     return starts | {
-        "data": _data(run.data),
-        "verifier": _model(run.verifier.name_or_path, run.verifier.revision),
-        "tokenizer": _tokenizer(tokenizer, run.verifier),
-        "chat_template": _hash([json.dumps(tokenizer.chat_template).encode()]),
+        "data": data_content(run.data),
+        "verifier": identity.sampled(run.verifier.name_or_path, run.verifier.revision),
+        "tokenizer": identity.of_tokenizer(tokenizer, run.verifier),
+        "chat_template": digest.of_parts([json.dumps(tokenizer.chat_template).encode()]),
     }
 
 
@@ -54,7 +49,7 @@ def vocabulary_map(model: SpeculatorModel) -> dict[str, str]:
         return {}
     kept_D = model.kept_D.cpu().numpy()
     # Hashed as offsets, like the published d2t.
-    return {"vocabulary_map": _hash([(kept_D - range(len(kept_D))).tobytes()])}
+    return {"vocabulary_map": digest.of_parts([(kept_D - range(len(kept_D))).tobytes()])}
 
 
 def check(pin: Pin, path: Path) -> None:
@@ -93,7 +88,7 @@ def check_data(run: RunConfig, pin: Pin, file: Path) -> None:
             raise WrongInput([f"data.path={named[0]}: {file} records no hash of the data; {other}"])
         return
     try:
-        now = _data(run.data)
+        now = data_content(run.data)
     except (OSError, ValueError) as error:
         raise WrongInput([f"{error}; {other}"]) from error
     if now != pin.read["data"]:
@@ -131,53 +126,3 @@ def _data_key(run: RunConfig) -> str:
 
 def _differs(name: str, was: str, now: str) -> str:
     return f"the {name.replace('_', ' ')} has changed since run.yaml was written ({was[:19]}, now {now[:19]})"
-
-
-def _hash(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        # The length prefix makes the concatenation unambiguous.
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
-
-
-def _data(settings: DataSettings) -> str:
-    """Hash of the data files; for a data set of the Hub, of its rows, which is the same on every machine."""
-    found = []
-    for number, source in enumerate(sources_of(settings)):
-        key = key_of(settings, number)
-        if source.path is None and not source.streaming:
-            rows = (json.dumps(row, sort_keys=True, default=str).encode() for row in from_hub(source, key))
-            found.append(_hash(rows))
-        else:
-            found.append(content(source, key))
-    return found[0] if len(found) == 1 else _hash(map(str.encode, found))
-
-
-def _model(name_or_path: str, revision: str | None) -> str:
-    """Hash of a folder's config.json and of its weights' headers, sizes and sampled blocks; on the Hub, the commit."""
-    config = config_file(name_or_path, revision)
-    if not Path(local_path(name_or_path)).is_dir():
-        return f"commit {config.parent.name}"  # the Hub's cache: .../snapshots/COMMIT/config.json
-    weights = sorted([*config.parent.glob("*.safetensors"), *config.parent.glob("*.bin")])
-    return _hash([config.read_bytes(), *(block for file in weights for block in _blocks(file))])
-
-
-def _blocks(file: Path) -> Iterable[bytes]:
-    size = file.stat().st_size
-    yield size.to_bytes(8, "little")
-    with file.open("rb") as opened:
-        if file.suffix == ".safetensors":
-            yield opened.read(min(int.from_bytes(opened.read(8), "little"), size))
-        for i in range(BLOCKS):
-            opened.seek(i * max(size - BLOCK, 0) // (BLOCKS - 1))
-            yield opened.read(BLOCK)
-
-
-def _tokenizer(tokenizer: PreTrainedTokenizerBase, settings: VerifierSettings) -> str:
-    """Hash of the vocabulary files and special tokens; the tokenizer object has no canonical serialisation."""
-    names = sorted(name for name in set(tokenizer.vocab_files_names.values()) if isinstance(name, str))
-    where, revision = local_path(settings.name_or_path), settings.revision
-    found = [cached_file(where, n, revision=revision, _raise_exceptions_for_missing_entries=False) for n in names]
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return _hash([json.dumps(special, sort_keys=True).encode(), *(Path(f).read_bytes() for f in found if f)])

@@ -5,8 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import disk_usage
 
-import torch
-
 from speculators.cache.store import Store, gb
 from speculators.config import SpeculatorModelConfig
 from speculators.data import saved
@@ -16,6 +14,7 @@ from speculators.model import SpeculatorModel
 from speculators.settings.run_config import CachedStates, RunConfig
 from speculators.train.build import on_meta
 from speculators.utils.device import resolve
+from speculators.utils.dtypes import dtype_of
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.in_process import run_dtype
 from speculators.verifier.loader import VerifierLoader
@@ -54,7 +53,7 @@ def folder_has_room(run: RunConfig, folder: Path) -> Iterator[str]:
     """One resumable checkpoint and the published draft, the least that a run writes, must fit on the disk."""
     model = draft(run)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    need = trained * (SAVED_BYTES + getattr(torch, run.export.dtype).itemsize)
+    need = trained * (SAVED_BYTES + dtype_of(run.export.dtype).itemsize)
     if need > (free := disk_usage(_existing(folder)).free):
         yield (
             f"hydra.run.dir={folder}: a checkpoint and the published draft take {gb(need)}, and the disk has {gb(free)} free; "
@@ -95,7 +94,7 @@ def states_bytes(run: RunConfig, facts: VerifierFacts, prepared: Prepared, layer
         layers: states per token: those that the draft reads, and the last, which the loss reads.
     """
     tokens = sum(len(d.tokens) for side in (prepared.train, prepared.heldout) for sequence in side for d in sequence)
-    return tokens * layers * facts.hidden_size * getattr(torch, running_dtype(run, facts)).itemsize
+    return tokens * layers * facts.hidden_size * dtype_of(running_dtype(run, facts)).itemsize
 
 
 def running_dtype(run: RunConfig, facts: VerifierFacts) -> str:

@@ -33,6 +33,7 @@ from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
 from speculators.train.build import on_meta
 from speculators.train.step import Student
+from speculators.utils.dtypes import dtype_of
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.structure import without_weights
 
@@ -302,7 +303,7 @@ def _decoding(run: RunConfig, verifier: Verifier, draft: SpeculatorModel, prompt
 
 def _loading(verifier: int, running: str, stored: str | None, beside: dict[str, int]) -> Moment:
     """Peak of loading: the verifier's weights, and its memory-mapped file."""
-    file = verifier * getattr(torch, stored or running).itemsize // getattr(torch, running).itemsize
+    file = verifier * dtype_of(stored or running).itemsize // dtype_of(running).itemsize
     return Moment("loading", {VERIFIER: verifier, COPY: file, **beside})
 
 

@@ -8,7 +8,8 @@ from speculators.data.files import EMBEDDED, PROMPTS
 from speculators.export.preflight import CannotServe, plan
 from speculators.format import strict
 from speculators.format.published import speculator_dict
-from speculators.settings.run_config import ChatData, RunConfig, flat
+from speculators.settings.run_config import ChatData, RunConfig
+from speculators.utils.dotted import flat
 from speculators.utils.secrets import NO_SECRETS, exposed
 from speculators.verifier.facts import VerifierFacts
 

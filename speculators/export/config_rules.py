@@ -5,26 +5,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from speculators.format.finding import Finding, Level
+from speculators.utils.dotted import find, holder
 
 
 def lookup(config: Any, path: str) -> Any:
     """The value at a dotted path, where `[0]` is a list's first; None where any part of it is missing."""
-    value = config
-    for part in path.replace("[0]", ".0").split("."):
-        if part == "0" and isinstance(value, list):
-            value = value[0] if value else None
-        else:
-            value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    return find(config, path.replace("[0]", ".0"))
 
 
 def filled(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a config with values at dotted paths where it has none, or null; a missing mapping is not made."""
     copied = copy.deepcopy(dict(config))
     for path, value in values.items():
-        *parents, last = path.split(".")
-        place = lookup(copied, ".".join(parents)) if parents else copied
-        if isinstance(place, dict) and place.get(last) is None:
+        place, last = holder(copied, path)
+        if place is not None and place.get(last) is None:
             place[last] = value
     return copied
 

@@ -15,16 +15,16 @@ from speculators.export.model_card import model_card
 from speculators.export.preflight import CannotServe, ExportPlan, plan
 from speculators.format.layout import Layout
 from speculators.model import SpeculatorModel
+from speculators.runfolder.folder import RUN_YAML, RunFolder
 from speculators.runfolder.public import public
 from speculators.settings.run_config import RunConfig
 from speculators.utils import files, manifest
+from speculators.utils.dtypes import dtype_of
 from speculators.utils.manifest import MANIFEST
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.location import SCHEME, local_path, public_name
 
 log = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder: Path) -> Path:
@@ -42,18 +42,19 @@ def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder
     Raises:
         CannotServe: the engine that the user named would not load what was written.
     """
-    checkpoint = folder / "checkpoint"
+    own = RunFolder(folder)
+    checkpoint = own.checkpoint
     checkpoint.mkdir(parents=True, exist_ok=True)
     verifier = real_name(run.verifier.name_or_path)
     config = _config(model, run, verifier)
     export = plan(run, config.to_diff_dict(), facts)
     (checkpoint / MANIFEST).unlink(missing_ok=True)  # of an earlier export
     config.save_pretrained(checkpoint)
-    save_weights(model, DTYPES[run.export.dtype], checkpoint / "model.safetensors")
+    save_weights(model, dtype_of(run.export.dtype), checkpoint / "model.safetensors")
     if export.engine is not None:
         _write_native(checkpoint, config, export.engine.name)
-    if (folder / "run.yaml").is_file():
-        files.write(checkpoint / "run.yaml", public((folder / "run.yaml").read_text(encoding="utf-8")))
+    if own.run_yaml.is_file():
+        files.write(checkpoint / RUN_YAML, public(own.run_yaml.read_text(encoding="utf-8")))
     export = _checked(checkpoint, run, facts, export)
     files.write(checkpoint / "README.md", model_card(run, public_name(verifier), export))
     manifest.write(checkpoint, [checkpoint / "model.safetensors"])
@@ -92,7 +93,7 @@ def _write_native(checkpoint: Path, config: SpeculatorModelConfig, engine: str) 
         return
     folder = checkpoint / engine
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(native, indent=2) + "\n", encoding="utf-8")
+    files.write(folder / "config.json", json.dumps(native, indent=2) + "\n")
     target = folder / "model.safetensors"
     target.unlink(missing_ok=True)
     try:

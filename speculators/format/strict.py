@@ -1,6 +1,5 @@
 """Strict check of a published config: reports what `from_dict` accepts and engines do not. Torch-free."""
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from speculators.format.layout import Layout
 from speculators.format.usage import SpeculatorsConfig, VerifierConfig
 from speculators.proposals import TokenProposalConfig
 from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.messages import did_you_mean
 from speculators.utils.untrusted import MOST, MOST_SIZE, inside, read_json
 from speculators.verifier.facts import VerifierFacts
 
@@ -54,7 +54,7 @@ def problems(config: Mapping[str, Any], facts: VerifierFacts | None = None) -> l
     name = config.get("speculators_model_type")
     names = AlgorithmSettings.names()
     if name not in names:
-        reason = f"must be an algorithm, one of {', '.join(names)}{_nearest(name, names)}"
+        reason = f"must be an algorithm, one of {', '.join(names)}{did_you_mean(str(name), names)}"
         return [_invalid("speculators_model_type", name, reason), *_usage(config)]
     algorithm = AlgorithmSettings.named(str(name))
     layout = Layout.named(str(name))
@@ -78,7 +78,7 @@ def layer_problems(layer: Any, path: str, layers: type[DecoderLayers] = DecoderL
     for key, value in layer.items():
         # Layers of other kinds have keys of their own, so only likely misspellings are reported.
         known = LAYER_KEYS | layers.model_fields.keys()
-        if key not in known and (hint := _nearest(key, known, cutoff=0.85)):
+        if key not in known and (hint := did_you_mean(key, known, cutoff=0.85)):
             yield _invalid(f"{path}.{key}", value, f"is not a key of a decoder layer{hint}")
     yield from _mistyped(layers, layer, path)
     for key, value, reason in relations(layer):
@@ -158,7 +158,8 @@ def _against_verifier(config: Mapping[str, Any], layout: type[Layout], facts: Ve
 def _unknown(path: str, values: Mapping[str, Any], known: Iterable[str]) -> Iterator[Finding]:
     for key, value in values.items():
         if key not in known:
-            yield _invalid(f"{path}{key}", value, f"is not a key of the format and has no effect{_nearest(key, known)}")
+            hint = did_you_mean(key, known, cutoff=0.6)
+            yield _invalid(f"{path}{key}", value, f"is not a key of the format and has no effect{hint}")
 
 
 def _mistyped(
@@ -196,11 +197,6 @@ def _at(values: Any, where: Sequence[str | int], path: str) -> tuple[str, Any]:
 
 def _invalid(key: str, value: Any, reason: str) -> Finding:
     return Finding("invalid", key, value, reason)
-
-
-def _nearest(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from speculators.format.tensors import read_tensors
 from speculators.report.runs import Trial, order, pinned, serve_command
 from speculators.runfolder.folder import RunFolder
+from speculators.utils.dotted import find
 from speculators.utils.untrusted import MOST_LINE, parse_value
 from speculators.utils.yaml_lines import read_yaml
 
@@ -169,22 +170,18 @@ def _placed(row: Row, place: int, count: int) -> Row:
 def _choices(folder: Path) -> dict[str, Any]:
     """Options of groups that Hydra recorded for a run; ValueError if its file is broken."""
     file = RunFolder(folder).hydra / "hydra.yaml"
-    node: Any = read_yaml(file).value if file.exists() else {"hydra": {"runtime": {"choices": {}}}}
-    for key in ("hydra", "runtime", "choices"):
-        node = node.get(key) if isinstance(node, dict) else None
-    if not isinstance(node, dict):
+    choices = find(read_yaml(file).value, "hydra.runtime.choices") if file.exists() else {}
+    if not isinstance(choices, dict):
         raise ValueError(f"{file}: it has no hydra.runtime.choices")
-    return node
+    return choices
 
 
 def _untouched(choices: dict[str, Any], run: dict[str, Any], key: str) -> str:
     """A trial's own value, or option of a group, at a key that only other trials override."""
     if key in choices:
         return str(choices[key])
-    node: Any = run
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return "" if node is None or isinstance(node, dict) else str(node)
+    value = find(run, key)
+    return "" if value is None or isinstance(value, dict) else str(value)
 
 
 def _parameters(checkpoint: Path) -> int:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from speculators.runfolder.keys import WEIGHTS, WRITTEN
-from speculators.settings.run_config import RunConfig, flat
+from speculators.settings.run_config import RunConfig
+from speculators.utils.dotted import flat
 from speculators.utils.messages import WrongInput
 from speculators.utils.untrusted import read_json
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from speculators.utils.dotted import find, holder
+
 
 @dataclass(frozen=True)
 class Added:
@@ -90,9 +92,9 @@ def carry(pin: dict[str, Any], steps: Mapping[int, Step] = STEPS) -> list[str]:
 
 def _step(pin: dict[str, Any], step: Step) -> Iterator[str]:
     for old, new in step.renamed.items():
-        holder, name = _holder(pin, old)
-        if holder is not None and name in holder:
-            value = holder.pop(name)
+        group, name = holder(pin, old)
+        if group is not None and name in group:
+            value = group.pop(name)
             *path, name = new.split(".")
             target = pin
             for part in path:
@@ -102,21 +104,11 @@ def _step(pin: dict[str, Any], step: Step) -> Iterator[str]:
             target[name] = renamed.get(value, value) if isinstance(value, str) else value
             yield f"{old.removeprefix('run.')} is now {new.removeprefix('run.')}"
     for key, added in step.added.items():
-        holder, name = _holder(pin, key)
-        if holder is not None and name not in holder and (added.where is None or _value(pin, added.where)):
-            holder[name] = added.value
+        group, name = holder(pin, key)
+        if (
+            group is not None
+            and name not in group
+            and (added.where is None or find(pin, added.where[0]) == added.where[1])
+        ):
+            group[name] = added.value
             yield f"{key.removeprefix('run.')} is new, set to {added.value!r}, which keeps the earlier behaviour"
-
-
-def _holder(pin: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
-    """The dict that contains a dotted key (None if there is none), and the key's last part."""
-    *path, name = key.split(".")
-    node: Any = pin
-    for part in path:
-        node = node.get(part) if isinstance(node, dict) else None
-    return (node if isinstance(node, dict) else None), name
-
-
-def _value(pin: dict[str, Any], where: tuple[str, str]) -> bool:
-    holder, name = _holder(pin, where[0])
-    return holder is not None and holder.get(name) == where[1]

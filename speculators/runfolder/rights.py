@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from speculators.runfolder.identity import PLACES
-from speculators.settings.run_config import RunConfig, flat
+from speculators.settings.run_config import RunConfig
+from speculators.utils.dotted import flat, holder
 from speculators.utils.messages import WrongInput, complaints, key_of
 from speculators.utils.untrusted import parse_value
 from speculators.utils.yaml_lines import Lines
@@ -68,8 +69,8 @@ def allow(run: RunConfig, typed: Sequence[str], file: Path) -> RunConfig:
         raise WrongInput([claim(key, value, file) for key, value in missing.items()])
     values = run.model_dump(mode="json")
     for key, text in pairs.items():
-        group, _, name = key.rpartition(".")
-        (values[group] if group else values)[name] = text if key in PLACES else _value(text)
+        group, name = holder(values, key)
+        group[name] = text if key in PLACES else _value(text)
     if NAME in pairs:
         values["speculator"]["speculators_config"]["verifier"]["name_or_path"] = pairs[NAME]  # follows it
     try:

@@ -1,7 +1,6 @@
 """RunConfig: all settings of one run, composed by Hydra and validated here. Torch-free; all defaults are in conf/."""
 
 import re
-from collections.abc import Iterator
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -291,20 +290,6 @@ def _exact(value: Any, handler: Handler) -> TokenProposalConfig:
     if problems:
         raise ValidationError.from_exception_data("proposal", problems)
     return type(proposal).model_validate(value, strict=True)
-
-
-def flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """Flatten a nested dict to values by dotted key; a list is a value, unless it holds dicts."""
-
-    def walk(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        items = node.items() if isinstance(node, dict) else enumerate(node)
-        for name, value in items:
-            if isinstance(value, dict) or isinstance(value, list) and any(isinstance(v, dict) for v in value):
-                yield from walk(value, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}", value
-
-    return dict(walk(tree, ""))
 
 
 def _device(name: str) -> str:

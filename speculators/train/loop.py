@@ -128,7 +128,7 @@ class Loop:
         self.optimizers = [self.accelerator.prepare_optimizer(o) for o in made]
         self.order = Order(len(prepared.train), run.seed, run.trainer, self.accelerator.num_processes)
         self.checkpoints = Checkpoints(
-            folder / "checkpoints",
+            RunFolder(folder).checkpoints,
             self.accelerator,
             model,
             made,

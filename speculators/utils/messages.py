@@ -55,10 +55,21 @@ def broken_yaml(error: Exception, file: object = "") -> str:
     return f"{file}{': ' if file else ''}invalid YAML: {' '.join(str(error).split())}"
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean X?`, or a full stop if no word is similar."""
-    close = get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else "."
+def nearest(word: str, words: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The word that is most similar to `word`; None if none is.
+
+    Args:
+        word: misspelled.
+        words: the valid ones.
+        cutoff: least similarity, from 0 to 1.
+    """
+    return next(iter(get_close_matches(word, list(words), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(word: str, words: Iterable[str], cutoff: float = 0.5) -> str:
+    """`; did you mean X?`, or nothing if no word is similar; arguments as of `nearest`."""
+    close = nearest(word, words, cutoff)
+    return f"; did you mean {close}?" if close else ""
 
 
 def complaints(
@@ -122,13 +133,13 @@ def _message(key: str, siblings: Sequence[str], problem: Any, missing_remedy: st
     match problem["type"]:
         case "extra_forbidden":
             options = [f"{prefix}.{s}" if prefix else s for s in siblings]
-            return f"{key} is not a setting{nearest(key, options)}"
+            return f"{key} is not a setting{did_you_mean(key, options)}"
         case "missing":
             return f"{key} is missing: {missing_remedy}"
         case "union_tag_not_found":
             tag = problem["ctx"]["discriminator"].strip("'")
-            if close := get_close_matches(tag, map(str, problem["input"]), n=1, cutoff=0.5):
-                return f"{key}.{close[0]} is not a setting; did you mean {key}.{tag}?"
+            if close := nearest(tag, map(str, problem["input"])):
+                return f"{key}.{close} is not a setting; did you mean {key}.{tag}?"
             return f"{key}.{tag} is missing: {missing_remedy}"
         case _:
             text = problem["msg"].removeprefix("Value error, ")

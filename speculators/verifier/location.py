@@ -1,4 +1,4 @@
-"""Location of a verifier (Hub, folder or installed package) and identifier of its content. Torch-free."""
+"""Location of a verifier: Hub, folder or installed package. Torch-free."""
 
 import os
 import re
@@ -8,14 +8,12 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from speculators.utils import digest
 from speculators.utils.discovery import is_known
 from speculators.utils.hub import offline_unless_reachable
 from speculators.utils.untrusted import read_json
 
 SCHEME = "pkg://"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
 def local_path(name_or_path: str) -> str:
@@ -81,19 +79,12 @@ def config_file(name_or_path: str, revision: str | None) -> Path:
         ) from error
 
 
-def content(name_or_path: str, revision: str | None, weights: bool) -> str:
-    """An identifier of a verifier's content, independent of its location.
+def commit_of(config: Path, name_or_path: str) -> str | None:
+    """The Hub's commit of a verifier; None of a folder.
 
     Args:
+        config: as `config_file` gives it.
         name_or_path: hub id, folder, or pkg://package/folder.
-        revision: branch, tag or commit on the Hub.
-        weights: False considers config, tokenizer and chat template alone.
-
-    Returns:
-        `commit:` and the Hub's commit, which identifies all files; or `sha256:` and the hash of a folder's files.
     """
-    file = config_file(name_or_path, revision)
-    if not Path(local_path(name_or_path)).is_dir():
-        return f"commit:{file.parent.name}"  # the Hub's cache: .../snapshots/COMMIT/config.json
-    files = (f for f in file.parent.iterdir() if f.is_file() and (weights or f.suffix not in WEIGHTS))
-    return f"sha256:{digest.of_files(files)}"
+    # The Hub's cache: .../snapshots/COMMIT/config.json
+    return None if Path(local_path(name_or_path)).is_dir() else config.parent.name

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from speculators.utils.dtypes import dtype_of
 from speculators.verifier.location import local_path
 from speculators.verifier.settings import VerifierSettings
 
@@ -76,7 +77,7 @@ def without_weights(settings: VerifierSettings, dtype: str = "auto") -> PreTrain
     """
     config = read_config(settings)
     auto: Any = auto_class(config, settings.name_or_path)
-    wanted = config.dtype if dtype == "auto" else getattr(torch, dtype)
+    wanted = config.dtype if dtype == "auto" else dtype_of(dtype)
     return auto.from_config(config, dtype=wanted, trust_remote_code=settings.trust_remote_code)
 
 

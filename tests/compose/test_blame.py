@@ -11,7 +11,7 @@ import yaml
 from speculators.composition.compose import compose, pinned
 from speculators.composition.moved import moved
 from speculators.runfolder.run_yaml import load
-from speculators.settings.run_config import flat
+from speculators.utils.dotted import flat
 from speculators.utils.messages import WrongInput
 
 CONF = Path(str(files("speculators.conf")))

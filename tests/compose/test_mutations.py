@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 from speculators.composition.compose import compose
 from speculators.execution.again import load_again
 from speculators.runfolder.run_yaml import write_pin
-from speculators.settings.run_config import RunConfig, flat
+from speculators.settings.run_config import RunConfig
+from speculators.utils.dotted import flat
 from speculators.utils.messages import WrongInput
 from speculators.utils.yaml_lines import dump
 from speculators.verifier.facts import VerifierFacts

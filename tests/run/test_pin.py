@@ -17,7 +17,8 @@ from speculators.execution import input_hashes
 from speculators.execution.again import load_again, place
 from speculators.runfolder.migrations import SCHEMA_VERSION, Added, Step, carry
 from speculators.runfolder.run_yaml import complete, load, read_pin, training_folder, write_pin
-from speculators.settings.run_config import RunConfig, flat
+from speculators.settings.run_config import RunConfig
+from speculators.utils.dotted import flat
 from speculators.utils.messages import WrongInput
 
 PINS = Path(__file__).parent / "pins"
