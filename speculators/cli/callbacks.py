@@ -52,15 +52,15 @@ class Check(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate every trial before the first starts; on a dry run list them and exit."""
         from speculators.sweep.check import check
-        from speculators.sweep.points import typed_wins
+        from speculators.sweep.points import drop_overridden
 
         try:
-            typed_wins(config)
+            drop_overridden(config)
             check(config)
             if config.hydra.sweeper._target_ == OPTUNA:
-                from speculators.sweep.study import settle
+                from speculators.sweep.study import prepare_study
 
-                settle(config)
+                prepare_study(config)
         except Exception:
             print(masked(traceback.format_exc()), file=sys.stderr)
             sys.exit(1)

@@ -102,7 +102,7 @@ def checked(overrides: Sequence[str] = ()) -> "tuple[RunConfig, list[str]]":
     Raises:
         WrongInput: with every problem of the values or the data.
     """
-    # A tokenizer that cannot be had is no error of a dry run.
+    # With dry_run=true a tokenizer that cannot be downloaded is not an error.
     with composed([*overrides, "dry_run=true"]) as config:
         run = validate(config)
         check_data(config, run)

@@ -129,7 +129,7 @@ class Ledger(TorchDispatchMode):
             self._small += sign * size
 
 
-def rehearse(
+def peak_by_phase(
     run: RunConfig,
     config: SpeculatorModelConfig,
     running: str,

@@ -18,7 +18,7 @@ from speculators.data.collate import collate
 from speculators.data.prepare import Prepared, prepare
 from speculators.data.template import ChatTemplate, Document
 from speculators.execution.machine import device_kind, running_dtype, states_bytes
-from speculators.execution.memory import Moment, rehearse
+from speculators.execution.memory import Moment, peak_by_phase
 from speculators.format.published import speculator_dict
 from speculators.model import SpeculatorModel
 from speculators.protocols.batch import Batch
@@ -151,7 +151,7 @@ def peak_memory(
     resident = psutil.Process().memory_info().rss if on_cpu else 0
     prompts = [len(p) for p in prepared.prompts[: run.evaluation.num_prompts]] if prepared else []
     prompt = max(prompts, default=run.data.max_length)
-    moments = rehearse(
+    moments = peak_by_phase(
         run, config, running_dtype(run, facts), facts.dtype, largest_batch(run, config, prepared), prompt, on_cpu
     )
     slack = HEAP_SLACK if on_cpu and platform.libc_ver()[0] == "glibc" else 0.0

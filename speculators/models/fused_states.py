@@ -61,7 +61,7 @@ class FusedStatesSettings(AlgorithmSettings, DraftLayers, FusedStatesFields):
         ids = self.eagle_aux_hidden_state_layer_ids or default_layer_ids(facts.num_hidden_layers)
         layer = self.layer_config(facts, self.draft_arch)
         if self.draft_arch == "llama" and len(ids) != 3:
-            # vLLM's llama draft takes three states unless it is told otherwise here.
+            # vLLM's llama draft takes three states where this key is missing.
             layer["num_aux_hidden_states"] = len(ids)
         return self.model_dump(include=set(self.published_fields.model_fields)) | {
             "transformer_layer_config": layer,

@@ -82,7 +82,7 @@ def allow(run: RunConfig, typed: Sequence[str], file: Path) -> RunConfig:
 def elsewhere(error: Exception) -> str:
     """What to add to a message about a missing input: that its place can be given on the command line."""
     key = key_of(error)
-    return f"; if it lies elsewhere, add {key}=... to the command" if key in PLACES else ""
+    return f"; if it is elsewhere, add {key}=... to the command" if key in PLACES else ""
 
 
 def claim(key: str, value: Any, file: Path) -> str:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 CAP = 1000
 
 
-def typed_wins(config: DictConfig) -> None:
+def drop_overridden(config: DictConfig) -> None:
     """Remove keys overridden on the command line from the sweeper config's `params`: Hydra would sweep both.
 
     Args:

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
-def settle(config: DictConfig) -> None:
+def prepare_study(config: DictConfig) -> None:
     """Set up the Optuna sweeper of a multirun.
 
     The objective is maximised, the study continues after failed trials and is stored in the sweep's folder. Trials that

@@ -8,8 +8,8 @@ from typing import Any
 
 HIDDEN = "***"
 NO_SECRETS = (
-    "holds a secret, which run.yaml and the published draft would show; leave it where libraries look for it by "
-    "themselves: in the environment (HF_TOKEN, WANDB_API_KEY) or in ~/.netrc"
+    "holds a secret, which run.yaml and the published draft would show; set it where libraries read it: in the "
+    "environment (HF_TOKEN, WANDB_API_KEY) or in ~/.netrc"
 )
 # Words of a variable's name: WANDB_API_KEY, HF_TOKEN, DB_PASSWORD.
 WORDS = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASS", "KEY", "CREDENTIALS", "PAT"}
@@ -18,7 +18,7 @@ NAMES = (
     r"(?:password|passwd|passphrase|secret|credentials?|(?:api|access|private|secret)[_-]?key|"
     r"(?:auth|access|api|hf|bearer)[_-]?token)"
 )
-# The group `secret` is hidden. Repetitions have bounds, so that the time grows with the length of a text alone.
+# The group `secret` is hidden. Repetitions have bounds, so that the time is linear in the length of a text.
 PATTERNS = [
     re.compile(r"[a-z][a-z0-9+.-]{0,20}://(?P<secret>[^\s/@'\"]{1,200}:[^\s/@'\"]{1,200})@", re.IGNORECASE),
     re.compile(
@@ -73,6 +73,6 @@ def _without(match: re.Match[str]) -> str:
 
 def _of_the_environment() -> Iterator[str]:
     for name, value in os.environ.items():
-        # The name of a file of credentials is no secret.
+        # The name of a file of credentials is not secret.
         if len(value) >= LEAST and WORDS.intersection(name.upper().split("_")) and not os.path.exists(value):
             yield value

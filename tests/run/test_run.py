@@ -176,7 +176,7 @@ def test_a_copied_pin_is_run_again_from_the_command_line(tmp_path: Path) -> None
 
     done = again("second")
     assert done.returncode == 2 and "data.path: no file matches data.jsonl" in done.stderr
-    assert "if it lies elsewhere, add data.path=... to the command" in done.stderr
+    assert "if it is elsewhere, add data.path=... to the command" in done.stderr
     done = again(str(tmp_path / "second"), f"data.path={data}")
     assert done.returncode == 0, done.stderr
     assert "defaults that changed since cannot be reported: file://mine does not exist" in done.stdout.splitlines()

@@ -66,7 +66,7 @@ def test_a_setting_holds_no_secret(kind: str, capsys: pytest.CaptureFixture[str]
         stop(refused.value.messages)
     text = capsys.readouterr().err
     assert not shown(text) and "***" in text
-    assert kind == "number" or "leave it where libraries look for it by themselves" in text
+    assert kind == "number" or "set it where libraries read it" in text
 
 
 def test_neither_does_a_run_yaml(tmp_path: Path) -> None:
