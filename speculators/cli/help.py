@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from speculators.utils.messages import nearest, stop
+from speculators.utils.messages import no_such, stop
 from speculators.utils.yaml_lines import comments
 
 FLAGS = ("--help", "-h")
@@ -45,7 +45,7 @@ def print_help(words: Sequence[str]) -> None:
     asked = [word for word in words if not word.startswith("-") and word not in values]
     names = [word for word in asked if "=" not in word or word.partition("=")[0] in groups]
     if unknown := [name for name in names if name.partition("=")[0] not in groups]:
-        stop([f"--help {n}: there is no such group{nearest(n, groups)} Groups: {', '.join(groups)}" for n in unknown])
+        stop([f"--help {n}: {no_such('group', n, groups)}" for n in unknown])
     if not names:
         print(_overview(roots, groups))
     for name in names:
@@ -78,7 +78,7 @@ def _group(roots: Sequence[Path], group: str, only: str) -> str:
 
     options, verifier = _options(roots, group), roots[0] / "verifier" / "tiny.yaml"
     if only and only not in options:
-        stop([f"--help {group}={only}: there is no such option{nearest(only, options)} Options: {', '.join(options)}"])
+        stop([f"--help {group}={only}: {no_such('option', only, list(options))}"])
     lines: list[str] = []
     for name, file in options.items():
         if only and name != only:

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from speculators.composition.provenance import NAME, folder
 from speculators.utils.discovery import CONF
 from speculators.utils.dotted import find
-from speculators.utils.messages import did_you_mean
+from speculators.utils.messages import did_you_mean, no_such
 from speculators.utils.untrusted import MOST_DIGITS, shortened
 
 # Limits on an override: Hydra's parser calls itself some 20 times for each level of brackets.
@@ -52,8 +52,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         with _loader() as loader:
             options = loader.get_group_options(group, config_name=NAME, overrides=_searchpath(searched))
         more = "; `pip install 'speculators-hydra[sweeps]'` adds more" if group in PLUGINS else ""
-        near = did_you_mean(option, options) or "."
-        return f"{group}={option}: there is no such option{near} Options: {', '.join(options)}{more}"
+        return f"{group}={option}: {no_such('option', option, options)}{more}"
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         key, _, value = match[1].partition("=")
         return (

@@ -72,6 +72,11 @@ def did_you_mean(word: str, words: Iterable[str], cutoff: float = 0.5) -> str:
     return f"; did you mean {close}?" if close else ""
 
 
+def no_such(kind: str, word: str, words: Sequence[str]) -> str:
+    """The reason for a word that is not one of the possible ones, e.g. `there is no such option. Options: a, b`."""
+    return f"there is no such {kind}{did_you_mean(word, words) or '.'} {kind.capitalize()}s: {', '.join(words)}"
+
+
 def complaints(
     error: "ValidationError", composed: dict[str, Any], blame: Blame, missing_remedy: str = "its group file must set it"
 ) -> list[str]:
