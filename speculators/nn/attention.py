@@ -108,8 +108,8 @@ def cached_mask(old_BL: Tensor, own_BT: Tensor) -> Tensor:
 
     Args:
         old_BL: bool, validity of the places whose keys are cached.
-        own_BT: bool, validity of the new places. One that is padding sees itself, so that its softmax is defined; nobody
-            reads its output or its key.
+        own_BT: bool, validity of the new places. One that is padding sees itself, so that its softmax is defined; its
+            output and key are not used.
     """
     T = own_BT.shape[1]
     sees_BTT = torch.ones(T, T, dtype=torch.bool, device=own_BT.device).tril() & own_BT.unsqueeze(1)
