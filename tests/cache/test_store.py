@@ -63,7 +63,7 @@ def test_nothing_is_removed_for_what_does_not_fit_even_so(tmp_path: Path, store:
     """The message says what is needed, what is there, and the keys that help."""
     filled(store, "a", 1_000_000)
     limited = opened(tmp_path / "cache", 0.002)
-    with pytest.raises(NoRoom, match=r"3.0 MB are needed in .*take 1.0 MB of cache.limit_gb=0.002; 1.0 MB are missing even"):
+    with pytest.raises(NoRoom, match=r"3.0 MB are needed in .*take 1.0 MB of cache.limit_gb=0.002; 1.0 MB are missing"):
         limited.make_room(3_000_000)
     with pytest.raises(NoRoom, match="cache.dir to a folder on a larger disk"):
         store.make_room(10**17)
