@@ -132,7 +132,7 @@ def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, An
     if objective != ACCEPTANCE:
         tiles.insert(0, (objective, f"{result['objective']:.4g}"))
     tiles += settings.items()
-    tiles.append(("tokens/s of plain decoding", f"{_ratio(result):.2f}"))
+    tiles.append(("tokens/s / plain decoding", f"{_ratio(result):.2f}"))
     tiles.append(("same text", same))
     if row.parameters is not None:
         tiles.append(("draft", f"{row.parameters / 1e6:.1f} M parameters"))
@@ -157,7 +157,7 @@ def _failures(rows: Sequence[Row]) -> list[Failure]:
 def _columns(row: Row, objective: str) -> list[Column]:
     settings = [Column(key.rpartition(".")[2], key.rpartition(".")[0], right=False) for key in row.settings]
     measured = [] if objective == ACCEPTANCE else [Column(objective)]
-    rest = ["tokens/s", "of plain", "same text", "s", "GB", "M param."]
+    rest = ["tokens/s", "/ plain", "same text", "s", "GB", "M param."]
     return [
         Column("#", right=False),
         *measured,
@@ -183,7 +183,7 @@ def _cells(row: Row, objective: str) -> list[Cell]:
         _number(result.get("acceptance_length"), ".3f"),
         Cell(f"{interval[0]:.2f} – {interval[1]:.2f}" if interval else "–", interval[0] if interval else ""),
         *(Cell(short(value, 28) or "–", value, "") for value in row.settings.values()),
-        Cell(f"{trial.status}, see below" if trial.unreadable else trial.status, trial.status, trial.status.split()[0]),
+        Cell(f"{trial.status}, see below" if trial.unreadable else trial.status, trial.status, trial.status),
         _number(result.get("tokens_per_second"), ".0f"),
         _number(_ratio(result) if result else None, ".2f"),
         Cell(same, same, "right no" if same == "no" else "right"),

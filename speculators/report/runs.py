@@ -28,7 +28,7 @@ class Trial:
         folder: of the run.
         name: the folder's path below what all trials that were read together share.
         overrides: those of its overrides that are not every trial's.
-        status: `done`, `failed`, `running`, `cut off`, or `unreadable`, where a file that decides it is broken.
+        status: `done`, `failed`, `running`, `interrupted`, or `unreadable`, where a file that decides it is broken.
         result: contents of result.json; empty if there is none.
         seconds, memory_gb: of the process that finished it, without a training done by another trial.
         traceback: of the failure.
@@ -188,7 +188,7 @@ def _trial(folder: Path, name: str, overrides: list[str], problems: list[str]) -
     if problems:
         return Trial(folder, name, overrides, "unreadable", {}, None, None, "", problems)
     if done is None:
-        return Trial(folder, name, overrides, "running" if own.is_running() else "cut off", {}, None, None, "")
+        return Trial(folder, name, overrides, "running" if own.is_running() else "interrupted", {}, None, None, "")
     return Trial(folder, name, overrides, "done", measured or {}, done.seconds, done.memory_gb, "")
 
 

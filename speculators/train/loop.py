@@ -13,7 +13,7 @@ import torch
 from speculators.data.prepare import Prepared
 from speculators.model import SpeculatorModel
 from speculators.protocols.hidden_states import HiddenStates
-from speculators.runfolder.folder import RunFolder
+from speculators.runfolder.folder import TRAININGS, RunFolder
 from speculators.runfolder.identity import identity
 from speculators.runfolder.rights import command
 from speculators.settings.run_config import RunConfig
@@ -175,7 +175,10 @@ class Loop:
         if stopping:
             if state.step not in self.checkpoints.steps():
                 self.save()
-            stop = Interrupted(state.step, command(self.folder, self.settings))
+            # A training that trials of a sweep share has no run.yaml of its own.
+            shared = self.folder.parent.name == TRAININGS
+            remedy = "repeat the sweep's command" if shared else command(self.folder, self.settings)
+            stop = Interrupted(state.step, remedy)
             self.progress.say(stop.message)
             raise stop
 

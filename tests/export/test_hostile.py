@@ -114,7 +114,7 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: sparse(f / WEIGHTS, struct.pack("<Q", 10**8), 10**8 + 8),
         "header of 100000000 bytes is larger",
     ),
-    "a header of 2**63 bytes": (lambda f: sparse(f / WEIGHTS, struct.pack("<Q", 2**63), 10**6), "was cut off"),
+    "a header of 2**63 bytes": (lambda f: sparse(f / WEIGHTS, struct.pack("<Q", 2**63), 10**6), "is truncated"),
     "a header of brackets": (lambda f: (f / WEIGHTS).write_bytes(header(b'{"a":' + b"[" * 10**5)), "nested"),
     "a header of many tensors": (
         lambda f: (f / WEIGHTS).write_bytes(header({f"t{i}": entry([0]) for i in range(10000)})),

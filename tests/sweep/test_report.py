@@ -151,7 +151,7 @@ def test_trials_that_have_not_ended_are_told_apart(tmp_path: Path) -> None:
         launch(tmp_path / "sweep" / "broken")
     with RunFolder(tmp_path / "sweep" / "going").lock():
         status = {trial.name: trial.status for trial in read(tmp_path / "sweep")}
-        assert status == {"stopped": "cut off", "going": "running", "broken": "failed"}
+        assert status == {"stopped": "interrupted", "going": "running", "broken": "failed"}
         made = report(tmp_path / "sweep")
     assert made.returncode == 0, made.stderr
     page = (tmp_path / "sweep" / "report.html").read_text(encoding="utf-8")
