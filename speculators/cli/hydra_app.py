@@ -54,8 +54,6 @@ def _run() -> None:
     except KeyboardInterrupt:
         print("stopped; repeat the same command to resume", file=sys.stderr)
         sys.exit(STOPPED_BY_SIGNAL)
-    except OSError as error:
-        refused(error)
     except yaml.YAMLError as error:
         stop([broken_yaml(error)])
     except COMPOSING as error:
@@ -63,6 +61,8 @@ def _run() -> None:
             print(f"the sweep failed: {masked(str(error))}", file=sys.stderr)
             sys.exit(1)
         stop([explain(error, sys.argv[1:])])
+    except OSError as error:  # after Hydra's, of which the one for a missing option is an OSError too
+        refused(error)
 
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name=NAME)
