@@ -13,6 +13,7 @@ from speculators.runfolder.folder import RunFolder, read_object
 from speculators.runfolder.result import EvaluationResult
 from speculators.runfolder.run_yaml import check_training
 from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.dotted import find
 from speculators.utils.yaml_lines import read_yaml
 
 T = TypeVar("T")
@@ -157,12 +158,10 @@ def serve_command(run: dict[str, Any], checkpoint: Path) -> str | None:
         engine = engine_version(engines[0], export["engine_version"])
     except ValueError:
         return None
-    node: Any = read_config(checkpoint)
-    for key in ("speculators_config", "verifier", "name_or_path"):
-        node = node.get(key) if isinstance(node, dict) else None
-    if not isinstance(node, str):
+    verifier = find(read_config(checkpoint), "speculators_config.verifier.name_or_path")
+    if not isinstance(verifier, str):
         raise ValueError(f"{checkpoint / 'config.json'}: it names no verifier")
-    return engine.serve_command(algorithm, str(checkpoint), node, run.get("proposal", {}))
+    return engine.serve_command(algorithm, str(checkpoint), verifier, run.get("proposal", {}))
 
 
 def _overrides(folder: Path, problems: list[str]) -> list[str] | None:

@@ -204,14 +204,14 @@ def read_only(tmp_path: Path) -> Iterator[Callable[[], Path]]:
 def test_a_run_that_has_not_ended_in_a_folder_that_is_only_readable(
     good: Path, tmp_path: Path, read_only: Callable[[], Path]
 ) -> None:
-    """Its lock cannot be opened; it counts as cut off."""
+    """Its lock cannot be opened; it counts as interrupted."""
     copy = Path(shutil.copytree(good, tmp_path / "disk" / "run"))
     (copy / "DONE").unlink()
     (copy / "run.lock").touch()
     read_only()
     done = CliRunner().invoke(app, ["report", str(copy), "--output", str(tmp_path / "page.html")])
     assert done.exit_code == 0, done.output
-    assert "cut off" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "interrupted" in (tmp_path / "page.html").read_text(encoding="utf-8")
     done = CliRunner().invoke(app, ["report", str(copy)])
     assert done.exit_code == 2 and "name another file with --output" in done.output
 

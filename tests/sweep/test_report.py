@@ -143,7 +143,7 @@ def test_a_runs_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
 
 
 def test_trials_that_have_not_ended_are_told_apart(tmp_path: Path) -> None:
-    """A process at work in a folder holds its lock; cut off, nobody does. The page has both."""
+    """A running process holds the lock of its folder, an interrupted one does not. The page has both."""
     for name in ("stopped", "going", "broken"):
         missing = ["data=jsonl", "data.path=/nowhere.jsonl"]
         write_pin(compose([*SHORT[:-1], *missing]), tmp_path / "sweep" / name)
