@@ -22,7 +22,7 @@ from speculators.composition.validate import COMPOSING, validate
 from speculators.runfolder.folder import RunFolder
 from speculators.utils.discovery import CONF
 from speculators.utils.messages import RunFailed, WrongInput, broken_yaml, refused, stop
-from speculators.utils.process import STOPPED_BY_SIGNAL, closed_pipe, keep_the_path_safe
+from speculators.utils.process import STOPPED_BY_SIGNAL, closed_pipe, keep_the_path_safe, mask_logs
 from speculators.utils.secrets import masked
 
 
@@ -67,6 +67,7 @@ def _run() -> None:
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name=NAME)
 def _entry(config: DictConfig) -> float:
+    mask_logs()
     hydra_config = HydraConfig.get()
     folder, run = Path(hydra_config.runtime.output_dir), validate(config)
     came_from = origin(Blame(hydra_config), run)

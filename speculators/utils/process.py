@@ -47,9 +47,14 @@ def start_log(log_file: Path) -> None:
 
 def log_to(*handlers: logging.Handler) -> None:
     """Send log records to handlers, secrets masked; from noisy packages and ranks other than 0 only warnings and above."""
-    for handler in handlers:
-        handler.addFilter(Mask())
     level = logging.INFO if first_process() else logging.WARNING
     logging.basicConfig(level=level, handlers=handlers, force=True)
     for noisy in ("accelerate", "matplotlib", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    mask_logs()
+
+
+def mask_logs() -> None:
+    """Mask secrets in what the root logger's handlers write."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Mask())
