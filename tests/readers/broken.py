@@ -47,7 +47,7 @@ ODD = st.sampled_from(
         nested(60),
         {"": {}},
     ]
-)
+).map(copy.deepcopy)  # a case changes what it has drawn
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | ODD,
     lambda inner: (
