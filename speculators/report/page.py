@@ -66,31 +66,31 @@ class Cell:
     style: str = "right"
 
 
-def write_page(own: Sequence[Row], file: Path) -> Path:
+def write_page(rows: Sequence[Row], file: Path) -> Path:
     """Write the page, about 5 MB, nearly all of it plotly.js.
 
     Args:
-        own: rows of trials, at least one, the best first; with a single one the page describes that run.
+        rows: of trials, at least one, the best first; with a single one the page describes that run.
         file: is replaced; its folder is made.
     """
-    trained = trainings(own)
-    one = own[0] if len(own) == 1 else None
-    objectives = {row.run["evaluation"]["objective"].replace("_", " ") for row in own if row.run}
+    trained = trainings(rows)
+    one = rows[0] if len(rows) == 1 else None
+    objectives = {row.run["evaluation"]["objective"].replace("_", " ") for row in rows if row.run}
     objective = objectives.pop() if len(objectives) == 1 else "objective"
     page = template("report.html").render(
-        title=_title(own),
-        summary=_summary(own),
-        best=_best(own[0], objective, {} if one else own[0].settings),
+        title=_title(rows),
+        summary=_summary(rows),
+        best=_best(rows[0], objective, {} if one else rows[0].settings),
         one=one,
         pinned=RunFolder(one.trial.folder).run_yaml.read_text(encoding="utf-8") if one and one.run else "",
-        failures=_failures(own),
-        unreadable=[(row.trial.name, message) for row in own for message in row.trial.unreadable],
-        columns=_columns(own[0], objective),
-        table=[(row, _cells(row, objective)) for row in own],
-        legend=[row for row in own if row.colour != OTHERS] if not one else [],
-        coloured=f"The best {len(COLOURS)} have colours of their own." if len(own) > len(COLOURS) else "",
-        sections=_sections(own, trained, objective),
-        shared=trained if len(trained) < len(own) else [],
+        failures=_failures(rows),
+        unreadable=[(row.trial.name, message) for row in rows for message in row.trial.unreadable],
+        columns=_columns(rows[0], objective),
+        table=[(row, _cells(row, objective)) for row in rows],
+        legend=[row for row in rows if row.colour != OTHERS] if not one else [],
+        coloured=f"The best {len(COLOURS)} have colours of their own." if len(rows) > len(COLOURS) else "",
+        sections=_sections(rows, trained, objective),
+        shared=trained if len(trained) < len(rows) else [],
         footer=f"speculators-hydra {version('speculators-hydra')}, {datetime.now():%Y-%m-%d %H:%M}",
         plotly=Markup(get_plotlyjs()),
     )
