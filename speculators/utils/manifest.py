@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from speculators.utils import digest, files
-from speculators.utils.untrusted import inside, read_json
+from speculators.utils.untrusted import inside, read_json, shortened
 
 MANIFEST = "manifest.json"
 
@@ -33,17 +33,18 @@ def damage(folder: Path, needed: Iterable[str] = ()) -> str | None:
     """
     try:
         hashes = read_json(inside(folder, MANIFEST))
-        for name in needed:
-            if name not in hashes:
-                return f"{folder / MANIFEST} has no {name}"
-        for name, written in hashes.items():
-            file = folder / name
+    except ValueError as error:
+        return str(error)
+    for name in needed:
+        if name not in hashes:
+            return f"{folder / MANIFEST} has no {name}"
+    for name, written in hashes.items():
+        file = folder / name
+        try:
             if file.parent != folder or not inside(folder, name).is_file():
                 return f"{file} is missing"
             if digest.of_file(file) != written:
                 return f"{file} is damaged: its SHA-256 differs from the one in {MANIFEST}"
-    except ValueError as error:
-        return str(error)
-    except OSError as error:
-        return f"{folder} cannot be read: {error}"
+        except (OSError, ValueError) as error:  # the name may be none that a file can have
+            return f"{folder / MANIFEST}: {shortened(name)} cannot be read: {error}"
     return None
