@@ -1,7 +1,8 @@
 """The README's picture of a report: the top of a page, in headless Chromium.
 
-    python train.py -m algorithm=eagle,eagle3,medusa proposal.speculative_tokens=2,5 optimizer.lr=0.005,0.02 \
-        trainer.max_steps=90 trainer.eval_every=30 trainer.log_every=3 hydra.sweep.dir=runs/sweeps/algorithms
+    python train.py -m recipe=quick algorithm=eagle,eagle3,medusa proposal.speculative_tokens=2,5 \
+        optimizer.lr=0.005,0.02 trainer.max_steps=40 trainer.eval_every=10 trainer.log_every=2 \
+        evaluation.num_prompts=8 launch=inline hydra.sweep.dir=runs/sweeps/algorithms
     python tools/screenshot_report.py runs/sweeps/algorithms/report.html docs/images/report.png
 """
 
