@@ -51,6 +51,8 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
 
     # Whether drafting reads the verifier's states; a small language model reads only the text.
     reads_states: ClassVar[bool] = True
+    # Whether the first tokens of a draft are the same however many are asked for: not if a block has more mask tokens then.
+    same_at_any_depth: ClassVar[bool] = False
 
     @property
     def layer_ids(self) -> tuple[int, ...]:

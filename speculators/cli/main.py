@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from speculators.cli import cache, data
+from speculators.cli import cache, data, evaluation
 from speculators.cli.launch import launch
+from speculators.cli.paths import is_path
 
 if TYPE_CHECKING:
     from speculators.runfolder.run_yaml import Pin
@@ -24,9 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(cache.app, name="cache")
 app.command("data")(data.data)
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="as for train: group=option, key=value", show_default=False)
-]
+app.command("evaluate")(evaluation.evaluate)
 HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -144,7 +143,7 @@ def check(
     from speculators.verifier.facts import VerifierFacts
 
     given = list(overrides or [])
-    if given and _is_path(given[0]):
+    if given and is_path(given[0]):
         _check_published(Path(given[0]), given[1:])
         return
     try:
@@ -156,11 +155,6 @@ def check(
     typer.echo("\n".join(notes(chosen)), nl=bool(notes(chosen)))
     if lacking:
         stop(lacking)
-
-
-def _is_path(argument: str) -> bool:
-    # Folders of sweeps contain = in their names.
-    return Path(argument).exists() or ("=" not in argument and not argument.startswith("~"))
 
 
 def _check_published(path: Path, overrides: list[str]) -> None:
@@ -188,50 +182,6 @@ def _check_published(path: Path, overrides: list[str]) -> None:
         typer.echo(f"  note: {claim(key, value, path / RUN_YAML)}", err=bad)
     if bad:
         sys.exit(2)
-
-
-@app.command()
-def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="a published folder")],
-    overrides: Overrides = None,
-    output: Annotated[
-        Path | None, typer.Option(help="folder for result.json; also output=FOLDER; the current one unless given")
-    ] = None,
-) -> None:
-    """Decode with a published draft and measure its acceptance length.
-
-    Verifier, proposal, data and seed default to the checkpoint's own. Without `data=...` the prompts are the held-out
-    prompts of its training, or the packaged ones for a draft without run.yaml; with `data=chat` those held out under
-    the seed; with any other `data=...` all of that data.
-    """
-    from speculators.composition.compose import compose
-    from speculators.evaluate.checkpoint import is_trained, run_yaml_of_draft, with_its_own
-    from speculators.utils.messages import WrongInput, stop
-
-    given = list(overrides or [])
-    outputs = [Path(o.removeprefix("output=")) for o in given if o.startswith("output=")]
-    given = [o for o in given if not o.startswith("output=")]
-    try:
-        chosen = compose(*with_its_own(checkpoint, given))
-        if not chosen.evaluation.num_prompts:
-            stop(["evaluation.num_prompts=0: there is nothing to evaluate; it must be at least 1"])
-        trained = is_trained(checkpoint, given)
-        heldout = trained or chosen.data.source == "chat"
-
-        from speculators.evaluate.evaluate import evaluate_checkpoint
-        from speculators.evaluate.printout import report
-        from speculators.execution.input_hashes import check_data
-        from speculators.runfolder.run_yaml import load
-
-        if trained:
-            file = run_yaml_of_draft(checkpoint)
-            check_data(chosen, load(file), file)
-        result = evaluate_checkpoint(checkpoint, chosen, heldout)
-    except WrongInput as error:
-        stop(error.messages)
-    except ValueError as error:
-        stop(str(error).splitlines())
-    report(result, output or (outputs[-1] if outputs else Path(".")))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -111,6 +112,24 @@ def checked(overrides: Sequence[str] = ()) -> "tuple[RunConfig, list[str]]":
         except WrongInput as error:
             return run, error.messages
         return run, []
+
+
+def listed(key: str, text: str) -> list[Any]:
+    """The items of a list in the grammar of Hydra's overrides, or of a single value.
+
+    Args:
+        key: with its `=`, for the message.
+        text: as on the command line, e.g. `[greedy,{proposal_type: dynamic_tree, depth: 4}]`.
+
+    Raises:
+        WrongInput: it cannot be read.
+    """
+    try:
+        value: Any = OverridesParser.create().parse_override(f"{key}{text}").value()
+    except COMPOSING as error:
+        reason = str(error).splitlines()[0]
+        raise WrongInput([f"{key}{text}: is no list that Hydra can read: {reason}"]) from error
+    return list(value) if isinstance(value, list) else [value]
 
 
 def pinned(overrides: Sequence[str], folder: Path) -> "RunConfig":

@@ -43,12 +43,14 @@ class Conversation:
         messages: each with `role` and `content`, a text; some with `tool_calls`, `reasoning`, `name` or `tool_call_id`.
         tools: definitions of the tools that the model may call.
         truncated: the last answer was cut at a token limit, so its text here is incomplete.
+        category: what kind of prompt it is, by which evaluations are broken down; None if the row names none.
         place: file and line, or data set and row.
     """
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
     truncated: bool = False
+    category: str | None = field(default=None, compare=False)
     place: str = field(default="", compare=False)
 
     @property
@@ -99,7 +101,9 @@ def conversation(place: str, row: Any, answered: bool) -> Conversation:
             raise Unusable("without an answer")
     if not messages or messages[0]["role"] == "assistant":
         raise Unusable("without a prompt")
-    return Conversation(messages, _tools(row.get("tools")), truncated=finish_reason == "length", place=place)
+    category = row.get("category")
+    category = category if isinstance(category, str) else None
+    return Conversation(messages, _tools(row.get("tools")), finish_reason == "length", category, place)
 
 
 def is_answer(message: Message) -> bool:

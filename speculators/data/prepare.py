@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -119,7 +120,7 @@ def prepare(
             else:
                 documents = list(rendered(side, template, data.max_length, unused, left_out, cut))
             packed.append(pack(documents, data.max_length))
-        heldout_prompts = prompts_of(sides[1], template, data.max_length, Unused())
+        heldout_prompts = [p.tokens for p in prompts_of(sides[1], template, data.max_length, Unused())]
         used, sources = sum(map(len, sides)), taken(data, sides)
     if not packed[0]:
         raise ValueError(nothing(unused))
@@ -148,8 +149,15 @@ def prepare(
     return Prepared(packed[0], packed[1], heldout_prompts, count_V, report)
 
 
-def prompts(data: DataSettings, template: ChatTemplate, seed: int | None) -> list[list[int]]:
-    """Token ids of the distinct prompts of a data source, for decoding.
+class Prompt(NamedTuple):
+    """A prompt's token ids, with the start of an answer, and its category if the data names one."""
+
+    tokens: list[int]
+    category: str | None
+
+
+def prompts(data: DataSettings, template: ChatTemplate, seed: int | None) -> list[Prompt]:
+    """The distinct prompts of a data source, for decoding.
 
     Args:
         data: the source.
@@ -299,11 +307,9 @@ def limited(document: Document, max_length: int, cut: Counter[str]) -> Document:
     return Document(document.tokens[:max_length], document.supervised[:max_length])
 
 
-def prompts_of(
-    side: Iterable[Conversation], template: ChatTemplate, max_length: int, unused: Unused
-) -> list[list[int]]:
-    """Token ids of the distinct prompts, in order; those that the template refuses or that leave no room are counted."""
-    distinct: dict[tuple[int, ...], None] = {}
+def prompts_of(side: Iterable[Conversation], template: ChatTemplate, max_length: int, unused: Unused) -> list[Prompt]:
+    """The distinct prompts, in order; those that the template refuses or that leave no room are counted."""
+    distinct: dict[tuple[int, ...], str | None] = {}
     for conversation in side:
         try:
             prompt = template.prompt(conversation.prompt, conversation.tools)
@@ -311,7 +317,7 @@ def prompts_of(
             unused.add(str(error), conversation.place)
             continue
         if len(prompt) < max_length:
-            distinct[tuple(prompt)] = None
+            distinct.setdefault(tuple(prompt), conversation.category)
         else:
             unused.add(NO_ROOM, conversation.place)
-    return [list(p) for p in distinct]
+    return [Prompt(list(tokens), category) for tokens, category in distinct.items()]

@@ -1,7 +1,7 @@
 """Speculative decoding: draft, then verify in one pass. Without a draft the same loop is plain decoding."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -54,6 +54,13 @@ class Decoded:
         """Tokens of all texts."""
         return sum(map(len, self.tokens))
 
+    def add(self, part: "Decoded") -> None:
+        """Append the texts of another batch."""
+        self.tokens += part.tokens
+        self.rounds += part.rounds
+        self.drafted += part.drafted
+        self.seconds += part.seconds
+
 
 @dataclass(frozen=True)
 class Speculation:
@@ -79,12 +86,14 @@ class Decoder:
         sampler: how it samples.
         max_new_tokens: tokens per prompt, >= 1.
         speculation: None decodes plainly.
+        beyond: tokens to decode after the end of each text, >= 0.
     """
 
     verifier: Verifier
     sampler: Sampler
     max_new_tokens: int
     speculation: Speculation | None = None
+    beyond: int = 0
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[Sequence[int]]) -> Decoded:
@@ -150,11 +159,15 @@ class Decoder:
                 decoded.rounds[sequence].append(len(path))
             tokens = decoded.tokens[sequence]
             tokens += [*(tokens_BM[row][node] for node in path), nexts[row]]
-            end = next((i + 1 for i, t in enumerate(tokens) if t in self.verifier.eos_ids), len(tokens))
-            end = min(end, self.max_new_tokens)
-            done.append(end < len(tokens) or tokens[-1] in self.verifier.eos_ids or end == self.max_new_tokens)
+            end = end_of_text(tokens, self.verifier.eos_ids, self.max_new_tokens) + self.beyond
+            done.append(len(tokens) >= end)
             del tokens[end:]
         return done
+
+
+def end_of_text(tokens: Sequence[int], eos_ids: Collection[int], max_new_tokens: int) -> int:
+    """How many tokens a text has: up to the first that ends it, or `max_new_tokens`, also if fewer are there yet."""
+    return next((i + 1 for i, token in enumerate(tokens[:max_new_tokens]) if token in eos_ids), max_new_tokens)
 
 
 def _prompt(read: Pass, valid_BT: Tensor, next_B: Tensor, with_states: bool) -> Context:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from speculators.decoding.generate import end_of_text
 from speculators.verifier.in_process import Verifier
 
 
@@ -58,7 +59,7 @@ def same_text(
             near_N = shortfall(logits_NV, token_N) <= epsilon
             ties += int((near_N & (logits_NV.argmax(-1) != token_N)).sum())
             # After its end, the verifier writes no more.
-            end = next((n + 1 for n, token in enumerate(text) if token in verifier.eos_ids), max_new_tokens)
+            end = end_of_text(text, verifier.eos_ids, max_new_tokens)
             wrong += [(i, n) for n, near in enumerate(near_N.tolist()) if not near or n >= end]
             if len(text) < end:
                 wrong.append((i, len(text)))

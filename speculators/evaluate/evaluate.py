@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.utils.logging import set_verbosity_error
 
-from speculators.data.prepare import prompts
+from speculators.data.prepare import Prompt, prompts
 from speculators.data.template import ChatTemplate
 from speculators.decoding.generate import Decoded, Decoder, Speculation
 from speculators.decoding.same_text import same_text
@@ -23,6 +23,10 @@ from speculators.runfolder.result import EvaluationResult
 from speculators.settings.run_config import EvaluationSettings, RunConfig
 from speculators.utils.device import resolve
 from speculators.verifier.in_process import Verifier
+
+NO_PROMPT = (
+    "data.heldout_fraction: no prompts are held out for the evaluation; raise it, or set evaluation.num_prompts=0"
+)
 
 
 def evaluate(
@@ -48,18 +52,11 @@ def evaluate(
     """
     chosen = [list(p) for p in prompts[: evaluation.num_prompts]]
     if not chosen:
-        raise ValueError(
-            "data.heldout_fraction: no prompts are held out for the evaluation; raise it, or set evaluation.num_prompts=0"
-        )
+        raise ValueError(NO_PROMPT)
     training = model.training
     model.eval()
-    generator = torch.Generator(device=verifier.device).manual_seed(seed)
-    sampler = Sampler(evaluation.temperature, generator, evaluation.top_k, evaluation.top_p)
-    speculation = Speculation(
-        ProposalMethod.of(proposal, sampler),
-        partial(model.drafter, verifier.head),
-        model.layer_ids if model.reads_states else None,
-    )
+    sampler = sampler_of(evaluation, verifier, seed)
+    speculation = speculation_of(model, verifier, proposal, sampler)
     with_draft = Decoder(verifier, sampler, evaluation.max_new_tokens, speculation)
     plainly = Decoder(verifier, sampler, evaluation.max_new_tokens)
     drafted, plain = Decoded(levels=proposal.levels), Decoded()
@@ -68,8 +65,8 @@ def evaluate(
         replace(decoder, max_new_tokens=2)(chosen[:1])
     for start in range(0, len(chosen), evaluation.batch_size):
         batch = chosen[start : start + evaluation.batch_size]
-        _add(drafted, with_draft(batch))
-        _add(plain, plainly(batch))
+        drafted.add(with_draft(batch))
+        plain.add(plainly(batch))
     model.train(training)
     lossy = proposal.lossy(evaluation.temperature)
     same = None
@@ -81,8 +78,7 @@ def evaluate(
     objectives = {
         "acceptance_length": acceptance_length,
         "tokens_per_second": tokens_per_second,
-        # Leviathan et al. 2023, arXiv:2211.17192, theorem 3.8, with the measured length.
-        "speedup": acceptance_length / (1 + evaluation.cost_ratio * proposal.levels),
+        "speedup": modelled_speedup(acceptance_length, proposal, evaluation.cost_ratio),
     }
     return EvaluationResult(
         objective=objectives[evaluation.objective],
@@ -107,11 +103,29 @@ def evaluate(
     )
 
 
-def _add(total: Decoded, part: Decoded) -> None:
-    total.tokens += part.tokens
-    total.rounds += part.rounds
-    total.drafted += part.drafted
-    total.seconds += part.seconds
+def sampler_of(evaluation: EvaluationSettings, verifier: Verifier, seed: int) -> Sampler:
+    """The verifier's sampling as an evaluation sets it."""
+    generator = torch.Generator(device=verifier.device).manual_seed(seed)
+    return Sampler(evaluation.temperature, generator, evaluation.top_k, evaluation.top_p)
+
+
+def speculation_of(
+    model: SpeculatorModel, verifier: Verifier, proposal: TokenProposalConfig, sampler: Sampler
+) -> Speculation:
+    """A draft with a proposal, as decoding takes it."""
+    layer_ids = model.layer_ids if model.reads_states else None
+    return Speculation(ProposalMethod.of(proposal, sampler), partial(model.drafter, verifier.head), layer_ids)
+
+
+def modelled_speedup(acceptance_length: float, proposal: TokenProposalConfig, cost_ratio: float) -> float:
+    """Times faster than plain decoding (Leviathan et al. 2023, arXiv:2211.17192, theorem 3.8, with the measured length).
+
+    Args:
+        acceptance_length: tokens that a pass of the verifier yields.
+        proposal: one pass of the draft model for each of its levels.
+        cost_ratio: time of one pass of the draft model over that of one pass of the verifier.
+    """
+    return acceptance_length / (1 + cost_ratio * proposal.levels)
 
 
 def evaluate_checkpoint(checkpoint: Path, run: RunConfig, heldout: bool) -> EvaluationResult:
@@ -125,9 +139,24 @@ def evaluate_checkpoint(checkpoint: Path, run: RunConfig, heldout: bool) -> Eval
     Raises:
         ValueError: it is no valid published folder, or verifier or data cannot be loaded.
     """
+    verifier = Verifier.load(run.verifier, resolve(run.device))
+    model = load_draft(checkpoint, verifier)
+    chosen = [prompt.tokens for prompt in prompts_of_run(run, heldout)]
+    return evaluate(model, verifier, chosen, run.proposal, run.evaluation, run.seed)
+
+
+def prompts_of_run(run: RunConfig, heldout: bool) -> list[Prompt]:
+    """The prompts of a run's data; `heldout` takes only those that training with its seed holds out."""
+    return prompts(run.data, ChatTemplate.of(run.verifier, run.data), run.seed if heldout else None)
+
+
+def load_draft(checkpoint: Path, verifier: Verifier) -> SpeculatorModel:
+    """Read a published draft onto its verifier's device.
+
+    Raises:
+        ValueError: it is no valid published folder.
+    """
     read_strictly(checkpoint)
-    device = resolve(run.device)
-    verifier = Verifier.load(run.verifier, device)
     # transformers reports missing tensors as newly initialised; here they are the verifier's, or an error.
     set_verbosity_error()
     loaded: Any = SpeculatorModel.from_pretrained(
@@ -135,6 +164,5 @@ def evaluate_checkpoint(checkpoint: Path, run: RunConfig, heldout: bool) -> Eval
     )
     model, report = loaded
     model.borrow(report["missing_keys"], verifier.head)
-    torch.nn.Module.to(model, device)  # transformers wraps its own `to` in a way that type checkers misread
-    chosen = prompts(run.data, ChatTemplate.of(run.verifier, run.data), run.seed if heldout else None)
-    return evaluate(model, verifier, chosen, run.proposal, run.evaluation, run.seed)
+    torch.nn.Module.to(model, verifier.device)  # transformers wraps its own `to` in a way that type checkers misread
+    return model

@@ -196,14 +196,17 @@ class Engine(ClassRegistryMixin, ABC):
             return "refused"
         return "wrong" if _starts(key, (*self.misreads, *own.misreads)) else "invalid"
 
-    def serve_command(self, algorithm: str, checkpoint: str, verifier: str, proposal: Config) -> str:
+    def serve_command(
+        self, algorithm: str, checkpoint: str, verifier: str, proposal: Config, published: bool = True
+    ) -> str:
         """The command that serves a draft, as one line for a POSIX shell.
 
         Args:
             algorithm: one that it serves.
             checkpoint: the published folder.
             verifier: folder or hub id.
-            proposal: the first of the published `proposal_methods`.
+            proposal: how it is to draft.
+            published: whether that is the first of the published `proposal_methods`, which the engine reads.
 
         Raises:
             ValueError: it does not serve this algorithm.
@@ -213,7 +216,9 @@ class Engine(ClassRegistryMixin, ABC):
             raise ValueError(f"{self} does not serve {algorithm} drafts; it serves {', '.join(self.served())}")
         method = TokenProposalConfig.model_validate(proposal)
         serving = draft.serving(checkpoint, verifier, method.nodes)
-        return shlex.join(self.command(replace(serving, options={**serving.options, **method.serving_options()})))
+        options = {} if published else {"num_speculative_tokens": method.nodes}
+        options = {**options, **serving.options, **method.serving_options()}
+        return shlex.join(self.command(replace(serving, options=options)))
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:

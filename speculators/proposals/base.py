@@ -42,6 +42,20 @@ class TokenProposalConfig(PydanticClassRegistryMixin):
         """The most drafted tokens that one pass of the verifier verifies, >= levels."""
         raise NotImplementedError(f"{type(self).__name__} must implement nodes")
 
+    def with_tokens(self, tokens: int) -> "TokenProposalConfig":
+        """This method with `tokens` drafted tokens, >= 1; itself if their number follows from its other settings."""
+        if "speculative_tokens" not in type(self).model_fields:
+            return self
+        values = self.model_dump() | {"speculative_tokens": tokens}
+        # A path is no longer than there are tokens.
+        values[self.levels_key] = min(values[self.levels_key], tokens)
+        return type(self).model_validate(values)
+
+    @property
+    def nested(self) -> bool:
+        """Whether a greedy draft with fewer levels, other settings alike, is the first levels of one with more."""
+        return False
+
     def serving_options(self) -> dict[str, str]:
         """Options, named as in vLLM's `--speculative-config`, that make an engine draft and judge by this method."""
         return {}
@@ -80,3 +94,8 @@ class ChainProposalConfig(TokenProposalConfig):
     def nodes(self) -> int:
         """One token a level."""
         return self.speculative_tokens
+
+    @property
+    def nested(self) -> bool:
+        """Tokens are drafted one after another."""
+        return True

@@ -108,6 +108,41 @@ def test_the_prompts_are_of_the_data_that_was_trained_on(
     check_data(compose(*with_its_own(checkpoint, [f"data.path={data}"])), load(checkpoint), checkpoint)
 
 
+def test_drafts_proposals_and_tokens_are_compared(tmp_path: Path) -> None:
+    """Every combination in one table and file, on the same prompts; what a draft cannot do is left out, and said."""
+    checkpoints = [str(draft(tmp_path / name, str(TINY))) for name in ("first", "second")]
+    words = ["data=chat", "proposals=[greedy,{proposal_type: static_tree, depth: 2}]", f"output={tmp_path}"]
+    words += ["evaluation.speculative_tokens=[1,3]", "data.max_conversations=40"]
+    result = CliRunner().invoke(app, ["evaluate", *checkpoints, *FEW, *words])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "comparison.json").read_text())
+    assert [(c["checkpoint"], c["proposal"]["proposal_type"], c["levels"]) for c in found["choices"]] == [
+        (checkpoint, *each) for checkpoint in checkpoints for each in (("greedy", 1), ("greedy", 3), ("static_tree", 2))
+    ]
+    assert found["same_prompts"] and all(c["num_prompts"] == 2 for c in found["choices"])
+    commands = [c["serve_command"] for c in found["choices"][:3]]
+    assert '{"num_speculative_tokens": 1}' in commands[0] and commands[2] is None
+    assert (tmp_path / "comparison.png").exists() and "static_tree" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["proposals=[gredy]"], "did you mean greedy?"),
+        (["proposals=[{depth: 2}]"], "names no method"),
+        (["proposals=[greedy"], "proposals=[greedy: is no list"),
+        (["proposals=[{proposal_type: greedy, depth: 2}]"], "proposal.depth"),
+        (["evaluation.speculative_tokens=[2,0]"], "evaluation.speculative_tokens: 0 is no number of tokens"),
+        (["evaluation.speculative_tokens=[2]", "evaluation.num_prompts=0"], "nothing to evaluate"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused(words: list[str], said: str, tmp_path: Path) -> None:
+    """With the key and the value."""
+    checkpoint = draft(tmp_path, str(TINY))
+    result = CliRunner().invoke(app, ["evaluate", str(checkpoint), *FEW, "data=chat", *words])
+    assert result.exit_code == 2 and said in result.output, result.output
+
+
 @pytest.mark.slow
 def test_the_checkpoints_own_settings_count(data: Path, tmp_path: Path) -> None:
     """More heads than the YAML has, a seed, data of its own: all without being said again; what is said wins."""

@@ -29,6 +29,8 @@ class EagleSpeculator(SpeculatorModel):
     config_class = EagleSpeculatorConfig
     config: EagleSpeculatorConfig
 
+    same_at_any_depth = True
+
     def __init__(self, config: EagleSpeculatorConfig) -> None:
         super().__init__(config)
         if config.layernorms or config.fusion_bias:

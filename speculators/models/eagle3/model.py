@@ -20,6 +20,8 @@ class Eagle3Speculator(FusedStatesModel):
     config_class = Eagle3SpeculatorConfig
     config: Eagle3SpeculatorConfig
 
+    same_at_any_depth = True
+
     def __init__(self, config: Eagle3SpeculatorConfig) -> None:
         super().__init__(config)
         self.post_init()

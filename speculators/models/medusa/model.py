@@ -37,6 +37,8 @@ class MedusaModel(SpeculatorModel):
     config_class = MedusaSpeculatorConfig
     config: MedusaSpeculatorConfig
 
+    same_at_any_depth = True
+
     token_map: Tensor
 
     def __init__(self, config: MedusaSpeculatorConfig) -> None:

@@ -49,6 +49,11 @@ class StaticTreeTokenProposalConfig(TokenProposalConfig):
         return self.depth
 
     @property
+    def nested(self) -> bool:
+        """Not with paths of its own, which say how deep it is."""
+        return self.paths is None
+
+    @property
     def nodes(self) -> int:
         """Nodes of the tree, the root not counted."""
         if self.paths is not None:
