@@ -45,6 +45,11 @@ class Decoded:
         return sum(map(sum, self.rounds))
 
     @property
+    def acceptance_length(self) -> float:
+        """Tokens that one pass of the verifier yields, 1 + accepted / drafts."""
+        return 1 + self.accepted / max(1, self.drafts)
+
+    @property
     def accepted_K(self) -> list[int]:
         """How often a draft's k-th level was accepted."""
         return [sum(n > k for own in self.rounds for n in own) for k in range(self.levels)]

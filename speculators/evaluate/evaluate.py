@@ -23,6 +23,7 @@ from speculators.runfolder.result import EvaluationResult
 from speculators.settings.run_config import EvaluationSettings, RunConfig
 from speculators.utils.device import resolve
 from speculators.verifier.in_process import Verifier
+from speculators.verifier.loader import VerifierLoader
 
 NO_PROMPT = (
     "data.heldout_fraction: no prompts are held out for the evaluation; raise it, or set evaluation.num_prompts=0"
@@ -73,7 +74,7 @@ def evaluate(
     if sampler.is_greedy and lossy is None:
         sizes = evaluation.max_new_tokens, evaluation.tie_epsilon, evaluation.batch_size
         same = same_text(verifier, chosen, drafted.tokens, *sizes)
-    acceptance_length = 1 + drafted.accepted / max(1, drafted.drafts)
+    acceptance_length = drafted.acceptance_length
     tokens_per_second = drafted.generated / drafted.seconds
     objectives = {
         "acceptance_length": acceptance_length,
@@ -101,6 +102,26 @@ def evaluate(
         rounds=drafted.rounds,
         acceptance_length_interval=acceptance_interval(drafted.rounds),
     )
+
+
+def decoded_length(
+    model: SpeculatorModel, verifier: VerifierLoader, prompts: Sequence[list[int]], run: RunConfig
+) -> float:
+    """The acceptance length of a draft in training, decoded on the first trainer.keep_best_prompts prompts.
+
+    Args:
+        model: the draft, on the verifier's device.
+        verifier: loads the whole verifier at the first call, which then stays in memory.
+        prompts: token ids of the held-out prompts, at least one.
+        run: its proposal, and the sizes and sampling of its evaluation.
+    """
+    chosen, size, whole = prompts[: run.trainer.keep_best_prompts], run.evaluation.batch_size, verifier.whole()
+    sampler = sampler_of(run.evaluation, whole, run.seed)
+    speculation = speculation_of(model, whole, run.proposal, sampler)
+    decoder, total = Decoder(whole, sampler, run.evaluation.max_new_tokens, speculation), Decoded()
+    for start in range(0, len(chosen), size):
+        total.add(decoder(chosen[start : start + size]))
+    return total.acceptance_length
 
 
 def sampler_of(evaluation: EvaluationSettings, verifier: Verifier, seed: int) -> Sampler:

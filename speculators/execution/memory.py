@@ -154,7 +154,9 @@ def peak_by_phase(
     accelerator = Accelerator(
         cpu=True, mixed_precision="bf16" if run.precision == "bf16" else "no", device_placement=False
     )
+    # trainer.keep_best=decoded needs the whole verifier during the training, whatever the source of its states.
     in_process = run.verifier_states.source == "in_process"
+    stays = in_process or run.trainer.keep_best == "decoded"
     with _chunks(on_cpu), FakeTensorMode() as fake, Ledger() as ledger:
         verifier: Verifier | None = _without_values(run, running)
         whole = ledger.parts()[VERIFIER]
@@ -162,12 +164,12 @@ def peak_by_phase(
         states: HiddenStates = verifier
         if not in_process:
             states = _extraction(verifier, on_meta(config).layer_ids, batch, ledger)
-            verifier = None
+            verifier = verifier if stays else None
             gc.collect()  # modules form reference cycles
         ledger.part = DRAFT
         draft = SpeculatorModel.for_config(config)(config)
         _training(run, states, draft, batch, accelerator, ledger)
-        weights = ledger.parts() if in_process else {DRAFT: ledger.parts()[DRAFT]}
+        weights = ledger.parts() if stays else {DRAFT: ledger.parts()[DRAFT]}
         if run.evaluation.num_prompts:
             del states
             ledger.part = VERIFIER

@@ -100,7 +100,7 @@ def best_step_is_measured(run: RunConfig) -> Iterator[Broken]:
     """trainer.keep_best needs more than one measured step."""
     if run.trainer.keep_best and run.trainer.eval_every is None:
         reason = "has no effect if only the last step is evaluated; set trainer.eval_every"
-        yield Broken("trainer.keep_best", True, reason)
+        yield Broken("trainer.keep_best", run.trainer.keep_best, reason)
 
 
 def each_process_has_its_device(run: RunConfig) -> Iterator[Broken]:

@@ -17,7 +17,7 @@ from speculators.data import saved
 from speculators.data.prepare import Prepared
 from speculators.data.verifier_states import open_states
 from speculators.decoding.tree_mask import check_reads_trees
-from speculators.evaluate.evaluate import evaluate
+from speculators.evaluate.evaluate import decoded_length, evaluate
 from speculators.evaluate.printout import report
 from speculators.execution.input_hashes import NAMES, check_vocabulary, hashes, vocabulary_map
 from speculators.execution.rules import notes
@@ -79,8 +79,8 @@ def run(folder: Path) -> float:
         log.info(note)
     config = SpeculatorModelConfig.from_dict(published)
     verifier = VerifierLoader(run.verifier, device)
-    if run.proposal.is_tree and run.evaluation.num_prompts:
-        check_reads_trees(verifier.whole())  # before training, although only the evaluation needs it
+    if run.proposal.is_tree and (run.evaluation.num_prompts or run.trainer.keep_best == "decoded"):
+        check_reads_trees(verifier.whole())  # before training, although only decoding needs it
 
     # 2. data
     set_seed(run.seed)
@@ -159,8 +159,11 @@ def trained(
         check_vocabulary(pin, model, folder)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         log.info("draft: %s, %.1f M trainable parameters on %s", run.algorithm.name, trainable / 1e6, states.device)
+        decoded = None
+        if run.trainer.keep_best == "decoded" and not done:
+            decoded = partial(decoded_length, model, verifier, prepared.prompts, run)
         # Another trial of a sweep may be training the same weights: wait for it, and then load its result.
         with RunFolder(training).training_lock() if first else nullcontext():
-            result = train(model, states, prepared, run, training, read)
+            result = train(model, states, prepared, run, training, read, decoded)
     log.info("trained: step %d of %d in %.0f s", result.step, result.steps, result.seconds)
     return model

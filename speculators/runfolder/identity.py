@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speculators.runfolder.keys import WEIGHTS, WRITTEN
+from speculators.runfolder.keys import weights_settings
 from speculators.settings.run_config import RunConfig
 from speculators.utils.dotted import flat
 from speculators.utils.messages import WrongInput
@@ -23,7 +23,7 @@ def identity(run: RunConfig, read: Mapping[str, str]) -> dict[str, Any]:
         run: its settings.
         read: hashes of the inputs, as in `run.yaml`.
     """
-    settings = flat(run.model_dump(mode="json", include=set(WEIGHTS), exclude=WRITTEN))
+    settings = flat(weights_settings(run))
     hashes = {f"read.{name}": hash for name, hash in read.items() if name != "vocabulary_map"}
     return {key: value for key, value in settings.items() if key not in PLACES} | hashes
 

@@ -11,21 +11,28 @@ WEIGHTS = ("seed", "precision", "algorithm", "verifier", "verifier_states", "dat
 RESULT = (*WEIGHTS, "proposal", "evaluation", "export")
 # Settings of `trainer` that affect only output. Device, threads, tracker, launch and cache do not affect the weights either.
 WRITTEN = {"trainer": {"log_every", "save_every", "keep_last"}}
+# Settings outside of WEIGHTS by which trainer.keep_best=decoded chooses the step.
+DECODING = {"proposal": True, "evaluation": {"max_new_tokens", "temperature", "top_k", "top_p"}}
 
 
 def weights_key(run: RunConfig) -> str:
     """A hash that is equal for runs that train the same weights."""
-    return _hash(run, WEIGHTS)
+    return _hash(run, weights_settings(run))
+
+
+def weights_settings(run: RunConfig) -> dict[str, Any]:
+    """The settings that determine the weights, by group."""
+    decoding = DECODING if run.trainer.keep_best == "decoded" else {}
+    return run.model_dump(mode="json", include=dict.fromkeys(WEIGHTS, True) | decoding, exclude=WRITTEN)
 
 
 def result_key(run: RunConfig) -> str:
     """A hash that is equal for runs with the same checkpoint and the same evaluation."""
-    return _hash(run, RESULT)
+    return _hash(run, run.model_dump(mode="json", include=set(RESULT), exclude=WRITTEN))
 
 
-def _hash(run: RunConfig, groups: tuple[str, ...]) -> str:
-    """12 hexadecimal digits of a hash of the groups' settings, and of the contents of data files."""
-    settings: dict[str, Any] = run.model_dump(mode="json", include=set(groups), exclude=WRITTEN)
+def _hash(run: RunConfig, settings: dict[str, Any]) -> str:
+    """12 hexadecimal digits of a hash of settings of a run, and of the contents of its data files."""
     if run.launch.mode == "torchrun":
         settings["processes"] = run.launch.num_processes  # the sequences of a step scale with the processes
     for source in sources_of(run.data):

@@ -55,6 +55,7 @@ STEPS = {
         added={
             "run.evaluation.top_k": Added(None),
             "run.evaluation.top_p": Added(1.0),
+            "run.trainer.keep_best_prompts": Added(8),
             "run.algorithm.loss.rkl": Added(0.0),
             "run.algorithm.loss.jsd": Added(0.0),
             "run.algorithm.loss.topk": Added(0.0),

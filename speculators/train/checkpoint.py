@@ -39,7 +39,7 @@ class TrainState:
         tokens: tokens seen, padding aside.
         seconds: time spent in training, over all resumes.
         heldout: the newest held-out readings.
-        best_step: step with the best held-out acceptance estimate so far; None before the first.
+        best_step: step with the best held-out acceptance so far, estimated or decoded; None before the first.
         best: the held-out readings of that step.
         fresh: fingerprint of the trainable tensors before the first step.
         processes: number of training processes, which determines the sequences of a step.

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,9 @@ from speculators.train.schedule import scale, set_learning_rate
 from speculators.train.step import Student
 from speculators.train.tracking import Tracking
 from speculators.utils.device import memory_gb
+
+# Held-out readings that may choose the best step.
+ESTIMATED, DECODED = "acceptance", "acceptance_decoded"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def train(
     run: RunConfig,
     folder: Path,
     read: Mapping[str, str] = {},
+    decoded: Callable[[], float] | None = None,
 ) -> TrainResult:
     """Train `model` in place, from the newest checkpoint in the folder if there is one.
 
@@ -72,6 +76,7 @@ def train(
         run: the run's config.
         folder: the run's folder; gets checkpoints/, metrics.jsonl and the tracker's files.
         read: hashes of what the run reads; checkpoints trained on something else are not resumed.
+        decoded: acceptance length of `model` by decoding, by which trainer.keep_best=decoded chooses.
 
     Returns:
         The result; `model` then has the weights to publish.
@@ -81,7 +86,7 @@ def train(
         NotFinite: names the step; the last good checkpoint stays.
         Interrupted: a signal was received; a checkpoint was saved.
     """
-    loop = Loop(model, verifier, prepared, run, folder, read)
+    loop = Loop(model, verifier, prepared, run, folder, read, decoded)
     try:
         with Interrupt() as interrupt, loop.progress, float32_products(loop.device, run.precision):
             loop.run(interrupt)
@@ -100,7 +105,7 @@ def finished(folder: Path, run: RunConfig, sequences: int) -> bool:
     """
     checkpoints = RunFolder(folder).checkpoints
     steps = steps_in(checkpoints)
-    if not steps or problem_in(checkpoints, steps[-1], run.trainer.keep_best) is not None:
+    if not steps or problem_in(checkpoints, steps[-1], bool(run.trainer.keep_best)) is not None:
         return False
     state = state_in(checkpoints, steps[-1])
     return state.step == Order(sequences, run.seed, run.trainer, state.processes).steps
@@ -117,7 +122,9 @@ class Loop:
         run: RunConfig,
         folder: Path,
         read: Mapping[str, str] = {},
+        decoded: Callable[[], float] | None = None,
     ) -> None:
+        self.decoded = decoded
         self.bare, self.data, self.settings, self.folder = model, prepared, run, folder
         self.device = verifier.device
         self.accelerator = start_accelerator(self.device, run, folder)
@@ -134,7 +141,7 @@ class Loop:
             made,
             identity=identity(run, read),
             keep_last=run.trainer.keep_last,
-            needs_best=run.trainer.keep_best,
+            needs_best=bool(run.trainer.keep_best),
         )
         self.state = self.checkpoints.resume() or TrainState(fresh=fingerprint(model))
         self.tracking = Tracking(self.accelerator, run, folder, self.state.step)
@@ -241,7 +248,7 @@ class Loop:
 
     @torch.no_grad()
     def evaluate(self) -> bool:
-        """Compute the held-out readings; returns whether the acceptance estimate is the best so far."""
+        """Compute the held-out readings; returns whether the one that chooses the best step is the best so far."""
         self.check_finite()
         self.lap()
         size, count = self.settings.trainer.batch_size, len(self.data.heldout)
@@ -254,14 +261,20 @@ class Loop:
             loss, metrics = self.student.loss(batch, self.progress_made)
             meter.add({n: v if n.endswith("_S") else v * weight for n, v in {"loss": loss, **metrics}.items()})
             total += weight
+        decoded = None if self.decoded is None else self.decoded()
         self.bare.train()
         if not total:
             return False
         readings = meter.read(self.accelerator, total)
+        if decoded is not None:
+            # Processes must agree on the best step, also if the last bit of a logit differs between their devices.
+            reduced: Any = self.accelerator.reduce(torch.tensor(decoded, device=self.device), "mean")
+            readings[DECODED] = reduced.item()
         self.tracking.log(self.state.step, "heldout", readings)
         self.progress.say(f"step {self.state.step} held-out {describe(readings)}")
         self.state.heldout = readings
-        improved = self.state.best_step is None or readings["acceptance"] > self.state.best["acceptance"]
+        chooses = ESTIMATED if decoded is None else DECODED
+        improved = self.state.best_step is None or readings[chooses] > self.state.best[chooses]
         if improved:
             self.state.best_step, self.state.best = self.state.step, readings
         self.lap_start = time.monotonic()
@@ -282,7 +295,8 @@ class Loop:
         if self.settings.trainer.keep_best and state.best_step not in (None, step):
             self.checkpoints.load(state.best_step)
             step, heldout = state.best_step, state.best
-            self.progress.say(f"publishing step {step}, which has the best held-out acceptance estimate")
+            what = "acceptance length, decoded" if DECODED in heldout else "acceptance estimate"
+            self.progress.say(f"publishing step {step}, which has the best held-out {what}")
         self.accelerator.unwrap_model(self.student.model, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
         self.bare.eval()

@@ -62,6 +62,8 @@ class TrainProgress:
 def describe(readings: Readings) -> str:
     """Readings in one line."""
     words = [f"loss {readings['loss']:.3f}", f"accuracy {per_slot(readings['accuracy'])}"]
+    if "acceptance_decoded" in readings:
+        words.append(f"acceptance length {readings['acceptance_decoded']:.2f}")
     if "tokens_per_second" in readings:
         words.append(f"{readings['tokens_per_second']:.0f} tokens/s {readings['memory_gb']:.1f} GB")
     return " ".join(words)

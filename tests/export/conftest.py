@@ -130,6 +130,7 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "save_every": None,
                     "keep_last": 1,
                     "keep_best": False,
+                    "keep_best_prompts": 2,
                 },
                 "evaluation": {
                     "objective": "acceptance_length",

@@ -56,6 +56,15 @@ def test_keys_name_what_decides() -> None:
         assert result_key(compose([override])) != result_key(base), override
 
 
+def test_how_is_decoded_decides_the_weights_where_decoding_chooses_the_step() -> None:
+    """With trainer.keep_best=decoded; what is only measured afterwards decides the result alone, as ever."""
+    decoded = ["trainer.keep_best=decoded", "trainer.eval_every=5"]
+    key = weights_key(compose(decoded))
+    assert weights_key(compose([*decoded, "proposal.speculative_tokens=2"])) != key
+    assert weights_key(compose([*decoded, "evaluation.max_new_tokens=7"])) != key
+    assert weights_key(compose([*decoded, "evaluation.num_prompts=7"])) == key
+
+
 def test_a_changed_file_of_data_is_another_run(tmp_path: Path) -> None:
     """The same path with other conversations trains other weights."""
     file = tmp_path / "data.jsonl"

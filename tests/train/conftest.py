@@ -91,7 +91,7 @@ def composed(**groups: Any) -> RunConfig:
         "schedule": {"name": "cosine", "warmup_ratio": 0.2, "min_lr_ratio": 0.1},
         "trainer": {
             "epochs": 1, "max_steps": None, "batch_size": 2, "gradient_accumulation_steps": 1, "max_grad_norm": 1.0,
-            "log_every": 2, "eval_every": None, "save_every": None, "keep_last": 1, "keep_best": False,
+            "log_every": 2, "eval_every": None, "save_every": None, "keep_last": 1, "keep_best": False, "keep_best_prompts": 2,
         },
         "evaluation": {
             "objective": "acceptance_length", "cost_ratio": 0.05,

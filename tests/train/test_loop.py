@@ -1,15 +1,21 @@
 import os
 import shutil
 import signal
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from speculators.data.collate import collate
+from speculators.evaluate.evaluate import decoded_length
 from speculators.train.device import start_accelerator
 from speculators.train.interrupt import Interrupted
 from speculators.train.loop import Loop, NotFinite, train
 from speculators.train.step import Student
+from speculators.verifier.in_process import Verifier
+from speculators.verifier.loader import VerifierLoader
 
 
 def weights(model):
@@ -170,3 +176,56 @@ def test_bf16_keeps_fp32_masters(make_run, fresh, verifier, prepared, tmp_path):
     train(model, verifier, prepared, run, tmp_path)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+class Loaded(VerifierLoader):
+    """A verifier that is in memory already."""
+
+    def __init__(self, verifier: Verifier) -> None:
+        self.verifier = verifier
+
+    def whole(self) -> Verifier:
+        return self.verifier
+
+
+def test_the_best_decoded_step_is_published(make_run, lines, fresh, verifier, prepared, tmp_path):
+    """Not the one of the best estimate; of two that are alike the first."""
+    run = make_run(trainer={"max_steps": 5, "eval_every": 1, "keep_best": "decoded", "keep_last": 5})
+    lengths, model = [1.25, 1.5, 1.125, 1.5, 1.0], fresh(run)
+    given = iter(lengths)
+    result = train(model, verifier, prepared, run, tmp_path, decoded=lambda: next(given))
+    assert [line["acceptance_decoded"] for line in lines(tmp_path, "heldout")] == lengths
+    assert result.step == 2 and result.heldout["acceptance_decoded"] == 1.5
+    best = load_file(tmp_path / "checkpoints" / "step_2" / "model.safetensors")
+    assert all(torch.equal(tensor, best[name]) for name, tensor in model.state_dict().items() if name in best)
+
+
+def test_decoding_leaves_no_trace_and_a_resume_chooses_alike(make_run, lines, fresh, verifier, prepared, tmp_path):
+    """Weights are those of a run that does not decode; resumed halfway, readings and the published step are the same."""
+    base = {"epochs": 2, "max_steps": 6, "eval_every": 2, "save_every": 3, "keep_last": 6}
+    for name in ("last", "straight"):
+        (tmp_path / name).mkdir()
+    last = fresh(make_run(trainer=base))
+    train(last, verifier, prepared, make_run(trainer=base), tmp_path / "last")
+
+    run = make_run(trainer=base | {"keep_best": "decoded"})
+
+    def trained(folder: Path) -> tuple[int, dict[str, torch.Tensor]]:
+        model = fresh(run)
+        decoded = partial(decoded_length, model, Loaded(verifier), prepared.prompts, run)
+        result = train(model, verifier, prepared, run, folder, decoded=decoded)
+        assert result.heldout["acceptance_decoded"] == decoded()
+        return result.step, weights(model)
+
+    step, straight = trained(tmp_path / "straight")
+    final = load_file(tmp_path / "straight" / "checkpoints" / "step_6" / "model.safetensors")
+    assert all(torch.equal(final[name], tensor) for name, tensor in weights(last).items())
+
+    half = tmp_path / "half"
+    for kept in ("step_2", "step_3"):
+        if (tmp_path / "straight" / "checkpoints" / kept).exists():
+            shutil.copytree(tmp_path / "straight" / "checkpoints" / kept, half / "checkpoints" / kept)
+    resumed_step, resumed = trained(half)
+    assert resumed_step == step and same(resumed, straight)
+    readings = [[r["acceptance_decoded"] for r in lines(tmp_path / f, "heldout")] for f in ("straight", "half")]
+    assert readings[1] == readings[0][1:] and len(readings[1]) == 2
