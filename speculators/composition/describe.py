@@ -80,6 +80,8 @@ def kind(part: dict[str, Any]) -> str:
         return " or ".join(kind(p) for p in part["anyOf"])
     if "const" in part or "enum" in part:
         return ", ".join(f"`{v}`" for v in part.get("enum", [part.get("const")]))
+    if "type" not in part:
+        return "object"
     if part["type"] == "array":
         items = part.get("prefixItems", [part.get("items")])
         each = "source" if "$ref" in items[0] else kind(items[0])

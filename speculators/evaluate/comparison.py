@@ -187,6 +187,7 @@ def command_for(checkpoint: Path, run: RunConfig, proposal: TokenProposalConfig)
         verifier,
         proposal.model_dump(),
         published=proposal.nodes == published.nodes,
+        serving_options=run.export.serving_options(),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from speculators.data.files import EMBEDDED, PROMPTS
-from speculators.export.preflight import CannotServe, plan
+from speculators.export.preflight import CannotServe, chosen_engine, plan
 from speculators.format import strict
 from speculators.format.published import speculator_dict
 from speculators.settings.run_config import ChatData, RunConfig
@@ -45,6 +45,7 @@ def broken(run: RunConfig) -> list[Broken]:
     return [
         *drafts_what_it_can(run),
         *proposal_is_sound(run),
+        *others_can_be_drafted(run),
         *sampling_is_read(run),
         *best_step_is_measured(run),
         *each_process_has_its_device(run),
@@ -53,6 +54,7 @@ def broken(run: RunConfig) -> list[Broken]:
         *data_fits_verifier(run, facts),
         *token_ids_exist(run, facts),
         *answers_are_the_verifiers(run, facts),
+        *serving_options_have_effect(run),
         *published_is_sound(run, facts),
     ]
 
@@ -87,6 +89,18 @@ def proposal_is_sound(run: RunConfig) -> Iterator[Broken]:
         yield Broken(f"proposal.{key}", value, reason)
 
 
+def others_can_be_drafted(run: RunConfig) -> Iterator[Broken]:
+    """Every published proposal method is one that the draft can draft, and each method is published once."""
+    names = [run.proposal.proposal_type]
+    for i, proposal in enumerate(run.other_proposals):
+        if proposal.proposal_type in names:
+            reason = "is published already; a method is found by its name, so each can be published once"
+            yield Broken(f"other_proposals.{i}.proposal_type", proposal.proposal_type, reason)
+        names.append(proposal.proposal_type)
+        for problem in drafts_what_it_can(run.model_copy(update={"proposal": proposal})):
+            yield Broken(problem.key.replace("proposal.", f"other_proposals.{i}.", 1), problem.value, problem.reason)
+
+
 def sampling_is_read(run: RunConfig) -> Iterator[Broken]:
     """top_k and top_p have no effect with greedy decoding (temperature 0)."""
     settings = run.evaluation
@@ -114,6 +128,22 @@ def secrets_stay_out(run: RunConfig) -> Iterator[Broken]:
     """No value is a password or token: run.yaml, logs, trackers and the published draft show all values."""
     for key, hidden in exposed(flat(run.model_dump(mode="json", exclude={"speculator"}))).items():
         yield Broken(key, hidden, NO_SECRETS)
+
+
+def serving_options_have_effect(run: RunConfig) -> Iterator[Broken]:
+    """Options for the engine need an engine, and what they say must be possible there."""
+    engine = chosen_engine(run.export, run.algorithm.name)
+    draft = engine.draft(run.algorithm.name) if engine else None
+    for key, value in run.export.serving_options().items():
+        if draft is None or draft.refusal is not None:
+            yield Broken(f"export.{key}", value, "no engine serves this draft; leave it at its default")
+    if draft is not None and run.export.enable_adaptive_verification and not draft.confident:
+        reason = f"{engine} does it for drafts that say how confident they are, and {run.algorithm.name} drafts do not"
+        yield Broken("export.enable_adaptive_verification", True, f"{reason}; leave it at false")
+    ranges = run.export.num_speculative_tokens_per_batch_size or []
+    if (most := max((tokens for *_, tokens in ranges), default=0)) > run.proposal.nodes:
+        reason = f"{most} tokens are more than the proposal's {run.proposal.nodes}, which are the most that are drafted"
+        yield Broken("export.num_speculative_tokens_per_batch_size", ranges, f"{reason}; raise that, or lower these")
 
 
 def follows_the_groups(run: RunConfig) -> Iterator[Broken]:

@@ -88,6 +88,8 @@ class EngineDraft(ClassRegistryMixin):
     # As those of `Engine`, of keys that only this algorithm has.
     stops_at: ClassVar[tuple[str, ...]] = ()
     misreads: ClassVar[tuple[str, ...]] = ()
+    # Whether the draft says how confident it is, so that the engine can verify less of it.
+    confident: ClassVar[bool] = False
     tensors: ClassVar[TensorRules]
 
     def as_read(self, config: Config, facts: VerifierFacts | None) -> dict[str, Any]:
@@ -197,7 +199,13 @@ class Engine(ClassRegistryMixin, ABC):
         return "wrong" if _starts(key, (*self.misreads, *own.misreads)) else "invalid"
 
     def serve_command(
-        self, algorithm: str, checkpoint: str, verifier: str, proposal: Config, published: bool = True
+        self,
+        algorithm: str,
+        checkpoint: str,
+        verifier: str,
+        proposal: Config,
+        published: bool = True,
+        serving_options: Mapping[str, Any] = {},
     ) -> str:
         """The command that serves a draft, as one line for a POSIX shell.
 
@@ -207,6 +215,7 @@ class Engine(ClassRegistryMixin, ABC):
             verifier: folder or hub id.
             proposal: how it is to draft.
             published: whether that is the first of the published `proposal_methods`, which the engine reads.
+            serving_options: as of `ExportSettings.serving_options`.
 
         Raises:
             ValueError: it does not serve this algorithm.
@@ -217,7 +226,7 @@ class Engine(ClassRegistryMixin, ABC):
         method = TokenProposalConfig.model_validate(proposal)
         serving = draft.serving(checkpoint, verifier, method.nodes)
         options = {} if published else {"num_speculative_tokens": method.nodes}
-        options = {**options, **serving.options, **method.serving_options()}
+        options = {**options, **serving.options, **method.serving_options(), **serving_options}
         return shlex.join(self.command(replace(serving, options=options)))
 
 

@@ -106,7 +106,8 @@ def _serve(verifier: str, run: RunConfig, export: ExportPlan) -> str:
         reason = _text(export.summary.splitlines()[0])
         return f"It was exported for no engine ({reason}). `SpeculatorModel.from_pretrained` loads it."
     proposal = run.speculator.speculators_config["proposal_methods"][0]
-    command = export.engine.serve_command(run.algorithm.name, ".", verifier, proposal)
+    options = run.export.serving_options()
+    command = export.engine.serve_command(run.algorithm.name, ".", verifier, proposal, serving_options=options)
     fence = _longer_than_any("`", command, least=3)
     return f"In this folder:\n\n{fence}bash\n{command}\n{fence}\n\nChecked against {export.engine}."
 

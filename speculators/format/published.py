@@ -14,5 +14,7 @@ def speculator_dict(run: RunConfig, facts: VerifierFacts) -> dict[str, Any]:
         facts: the verifier's sizes and class.
     """
     chosen = run.speculator.model_dump()
-    chosen["speculators_config"]["verifier"]["architectures"] = list(facts.architectures)
+    usage = chosen["speculators_config"]
+    usage["verifier"]["architectures"] = list(facts.architectures)
+    usage["proposal_methods"] += [proposal.model_dump() for proposal in run.other_proposals]
     return chosen | run.algorithm.published(facts)

@@ -161,7 +161,11 @@ def serve_command(run: dict[str, Any], checkpoint: Path) -> str | None:
     verifier = find(read_config(checkpoint), "speculators_config.verifier.name_or_path")
     if not isinstance(verifier, str):
         raise ValueError(f"{checkpoint / 'config.json'}: it names no verifier")
-    return engine.serve_command(algorithm, str(checkpoint), verifier, run.get("proposal", {}))
+    # A run.yaml of an earlier schema does not have these two.
+    keys = "num_speculative_tokens_per_batch_size", "enable_adaptive_verification"
+    options = {key: export[key] for key in keys if export.get(key)}
+    proposal = run.get("proposal", {})
+    return engine.serve_command(algorithm, str(checkpoint), verifier, proposal, serving_options=options)
 
 
 def _overrides(folder: Path, problems: list[str]) -> list[str] | None:

@@ -8,7 +8,7 @@ from speculators.settings.run_config import RunConfig
 from speculators.utils import digest
 
 WEIGHTS = ("seed", "precision", "algorithm", "verifier", "verifier_states", "data", "optimizer", "schedule", "trainer")
-RESULT = (*WEIGHTS, "proposal", "evaluation", "export")
+RESULT = (*WEIGHTS, "proposal", "other_proposals", "evaluation", "export")
 # Settings of `trainer` that affect only output. Device, threads, tracker, launch and cache do not affect the weights either.
 WRITTEN = {"trainer": {"log_every", "save_every", "keep_last"}}
 # Settings outside of WEIGHTS by which trainer.keep_best=decoded chooses the step.

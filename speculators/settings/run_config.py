@@ -222,6 +222,19 @@ class EvaluationSettings(Strict):
     )
 
 
+# First and last number of requests in a batch, and tokens to draft in batches of these sizes.
+BatchSizes = Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+
+
+def _ascending(ranges: list[list[int]]) -> list[list[int]]:
+    if not ranges or ranges[0][0] != 1:
+        raise ValueError("the first range begins with 1 request")
+    for (first, last, _), follows in zip(ranges, [*ranges[1:], None], strict=True):
+        if last < first or follows is not None and follows[0] != last + 1:
+            raise ValueError(f"{[first, last]}: a range ends after it begins, and the next one begins right after it")
+    return ranges
+
+
 class ExportSettings(Strict):
     """Target engine and dtype of the published checkpoint."""
 
@@ -230,6 +243,20 @@ class ExportSettings(Strict):
     )
     engine_version: str = Field(min_length=1, description="version of the engine whose rules are checked")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(description="dtype of the published weights")
+    num_speculative_tokens_per_batch_size: Annotated[list[BatchSizes], AfterValidator(_ascending)] | None = Field(
+        description="tokens to draft by the number of requests in a batch, as [first, last, tokens]; null is one number"
+    )
+    enable_adaptive_verification: bool = Field(
+        description="the engine verifies fewer tokens of drafts that are not confident"
+    )
+
+    def serving_options(self) -> dict[str, Any]:
+        """The options, named as in vLLM's `--speculative-config`, that are set."""
+        options = {
+            "num_speculative_tokens_per_batch_size": self.num_speculative_tokens_per_batch_size,
+            "enable_adaptive_verification": self.enable_adaptive_verification,
+        }
+        return {key: value for key, value in options.items() if value}
 
 
 def _project(name: str) -> str:
@@ -284,12 +311,22 @@ def _by_name(value: Any, handler: Handler) -> AlgorithmSettings:
 
 def _exact(value: Any, handler: Handler) -> TokenProposalConfig:
     """Validate a run's proposal strictly: unlike a published one, no unknown or missing keys, and no type coercion."""
+    return _strictly(value, handler, complete=True)
+
+
+def _known(value: Any, handler: Handler) -> TokenProposalConfig:
+    """Validate a further proposal strictly; missing keys have the format's defaults."""
+    return _strictly(value, handler, complete=False)
+
+
+def _strictly(value: Any, handler: Handler, complete: bool) -> TokenProposalConfig:
     proposal = handler(value)
     if not isinstance(value, dict):
         return proposal
     fields = type(proposal).model_fields
     problems = [InitErrorDetails(type="extra_forbidden", loc=(k,), input=value[k]) for k in value if k not in fields]
-    problems += [InitErrorDetails(type="missing", loc=(k,), input=value) for k in fields if k not in value]
+    if complete:
+        problems += [InitErrorDetails(type="missing", loc=(k,), input=value) for k in fields if k not in value]
     if problems:
         raise ValidationError.from_exception_data("proposal", problems)
     return type(proposal).model_validate(value, strict=True)
@@ -314,6 +351,9 @@ class RunConfig(Strict):
     dry_run: bool = Field(description="check the run, print its plan and stop")
     algorithm: Annotated[SerializeAsAny[AlgorithmSettings], WrapValidator(_by_name)]
     proposal: Annotated[SerializeAsAny[TokenProposalConfig], WrapValidator(_exact)]
+    other_proposals: list[Annotated[SerializeAsAny[TokenProposalConfig], WrapValidator(_known)]] = Field(
+        description="further methods to publish, after the one of `proposal`, which engines read"
+    )
     verifier: VerifierSettings
     verifier_states: Annotated[InProcessStates | CachedStates, Field(discriminator="source")]
     data: Annotated[ChatData | JsonlData | HubData | MixtureData, Field(discriminator="source")]

@@ -95,6 +95,7 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                 "device": "cpu",
                 "precision": "fp32",
                 "dry_run": False,
+                "other_proposals": [],
                 "algorithm": algorithm,
                 "proposal": proposal,
                 "verifier": {
@@ -143,7 +144,14 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "top_p": 1.0,
                     "tie_epsilon": 1e-4,
                 },
-                "export": {"target": "vllm", "engine_version": "0.32.0", "dtype": "float32"} | export,
+                "export": {
+                    "target": "vllm",
+                    "engine_version": "0.32.0",
+                    "dtype": "float32",
+                    "num_speculative_tokens_per_batch_size": None,
+                    "enable_adaptive_verification": False,
+                }
+                | export,
                 "cache": {"dir": None, "limit_gb": None},
                 "tracker": {"name": "none", "project": "test"},
                 "launch": {

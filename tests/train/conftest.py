@@ -69,7 +69,7 @@ def make_run():
 def composed(**groups: Any) -> RunConfig:
     """`group={key: value}` changes single values, unless the group's name changes; others replace."""
     tree: dict[str, Any] = {
-        "seed": 0, "device": "cpu", "precision": "fp32", "dry_run": False,
+        "seed": 0, "device": "cpu", "precision": "fp32", "dry_run": False, "other_proposals": [],
         "algorithm": {
             "name": "eagle3", "ttt_steps": 3, "draft_arch": "llama", "num_hidden_layers": 1, "draft_vocab_size": 24,
             "norm_before_residual": True, "eagle_aux_hidden_state_layer_ids": [1, 2, 3], "norm_before_fc": False,
@@ -98,7 +98,10 @@ def composed(**groups: Any) -> RunConfig:
             "num_prompts": 2, "max_new_tokens": 8, "batch_size": 2, "temperature": 0.0,
             "top_k": None, "top_p": 1.0, "tie_epsilon": 1e-3,
         },
-        "export": {"target": "none", "engine_version": "0.32.0", "dtype": "float32"},
+        "export": {
+            "target": "none", "engine_version": "0.32.0", "dtype": "float32",
+            "num_speculative_tokens_per_batch_size": None, "enable_adaptive_verification": False,
+        },
         "cache": {"dir": None, "limit_gb": None},
         "tracker": {"name": "none", "project": "test"},
         "launch": {"mode": "inline", "timeout": None, "on_failure": "continue", "num_processes": None, "num_threads": None},
