@@ -10,7 +10,7 @@ FULL := eagle eagle3 medusa dflash
 SHORT := $(filter-out $(FULL),$(ALGORITHMS))
 SHORT_OPTIONS ?= recipe=quick
 # What vLLM, or its CPU build, does not serve.
-UNSERVED := mlp
+UNSERVED := dspark mlp
 SERVED := $(filter-out $(UNSERVED),$(ALGORITHMS))
 
 .PHONY: check quick env lint types browser slow fuzz train serve env-vllm cuts clean

@@ -100,6 +100,21 @@ NAIVE: dict[str, Callable[[Row], Tensor]] = {
 }
 
 
+def confidence(row: Row, model: SpeculatorModel) -> Tensor:
+    """DSpark's: binary cross entropy of the foreseen acceptance with the acceptance."""
+    weights = model.state_dict()
+    if "confidence_head.proj.weight" not in weights:
+        return torch.zeros(())
+    reads = weights["confidence_head.proj.weight"][0]
+    logit = weights["confidence_head.proj.bias"][0] + (reads * torch.cat(row.inputs)[: len(reads)]).sum()
+    foreseen = torch.sigmoid(logit)
+    return -(row.accepted * foreseen.log() + (1 - row.accepted) * (1 - foreseen).log())
+
+
+# Losses that train tensors of one algorithm's draft.
+OWN: dict[tuple[str, str], Callable[[Row, SpeculatorModel], Tensor]] = {("dspark", "confidence"): confidence}
+
+
 # Means over all rows alike, whatever the settings' slot weights.
 UNWEIGHTED = {"smooth_l1"}
 
@@ -108,6 +123,8 @@ def twin(case: Case, model: SpeculatorModel, kind: str) -> Callable[[Row], Tenso
     """The naive loss of one kind."""
     if kind in NAIVE:
         return NAIVE[kind]
+    if (case.run.algorithm.name, kind) in OWN:
+        return partial(OWN[case.run.algorithm.name, kind], model=model)
     own = importlib.import_module(f"{packages()[case.run.algorithm.name]}.naive")
     return partial(own.NAIVE[kind], model=model)
 

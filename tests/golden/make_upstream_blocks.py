@@ -1,6 +1,6 @@
 """Drafts of blocks that upstream's speculators 0.9.0 made, with the logits that it computes. Run it where upstream is installed.
 
-UPSTREAM/bin/python tests/golden/make_upstream_blocks.py              writes tests/golden/upstream/dflash*/
+UPSTREAM/bin/python tests/golden/make_upstream_blocks.py              writes tests/golden/upstream/{dflash,dspark}_*/
 UPSTREAM/bin/python tests/golden/make_upstream_blocks.py FOLDER IN OUT  loads a draft, computes OUT from the inputs IN
 """
 
@@ -16,6 +16,8 @@ from transformers import Qwen3Config
 from speculators import SpeculatorModelConfig, SpeculatorsConfig, VerifierConfig
 from speculators.models.dflash import DFlashDraftModel, DFlashSpeculatorConfig
 from speculators.models.dflash import core as dflash
+from speculators.models.dspark import DSparkDraftModel, DSparkSpeculatorConfig
+from speculators.models.dspark import core as dspark
 from speculators.proposals import GreedyTokenProposalConfig
 
 HERE = Path(__file__).parent / "upstream"
@@ -46,9 +48,21 @@ DRAFTS: dict[str, dict[str, Any]] = {
         "draft_vocab_size": DRAFT_VOCAB,
         "sliding_window_non_causal": False,
     },
+    "dspark": {
+        "transformer_layer_config": Qwen3Config(**LAYER, num_hidden_layers=1),
+        "draft_vocab_size": DRAFT_VOCAB,
+        "markov_rank": 8,
+    },
+    "dspark_fill_in": {
+        "transformer_layer_config": Qwen3Config(**LAYER, **SLIDING, num_hidden_layers=1),
+        "draft_vocab_size": VOCAB,
+        "sample_from_anchor": False,
+        "markov_rank": 8,
+        "confidence_head_with_markov": False,
+    },
 }
-CONFIGS = {"dflash": DFlashSpeculatorConfig}
-MODELS = {"dflash": DFlashDraftModel}
+CONFIGS = {"dflash": DFlashSpeculatorConfig, "dspark": DSparkSpeculatorConfig}
+MODELS = {"dflash": DFlashDraftModel, "dspark": DSparkDraftModel}
 
 
 def draft(algorithm: str, options: dict[str, Any]) -> DFlashDraftModel:
@@ -97,7 +111,7 @@ def inputs(model: DFlashDraftModel) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def logits(model: DFlashDraftModel, given: dict[str, Tensor]) -> Tensor:
-    """[slots, anchors, draft vocabulary] of the inputs that predict."""
+    """[slots, anchors, draft vocabulary] of the inputs that predict, Markov term included."""
     anchors = given["anchor_positions"]
     made: list[Tensor] = []
 
@@ -105,7 +119,8 @@ def logits(model: DFlashDraftModel, given: dict[str, Tensor]) -> Tensor:
         made.append(logits)
         return None, {}
 
-    dflash.compute_metrics = keep
+    for module in (dflash, dspark):
+        module.compute_metrics = keep
     # Instead of random anchors.
     dflash.select_anchors = lambda *_: (anchors, torch.ones_like(anchors, dtype=torch.bool))
     model.float().eval()
