@@ -159,8 +159,9 @@ def plot(comparison: Comparison, file: Path) -> None:
         levels = [choice.proposal.levels for choice in own]
         values = [choice.acceptance_length for choice in own]
         ends = [choice.interval or (value, value) for choice, value in zip(own, values, strict=True)]
-        bars = [[v - low for v, (low, _) in zip(values, ends, strict=True)],
-                [high - v for v, (_, high) in zip(values, ends, strict=True)]]  # fmt: skip
+        # A percentile interval need not hold the measured value itself.
+        bars = [[max(0, v - low) for v, (low, _) in zip(values, ends, strict=True)],
+                [max(0, high - v) for v, (_, high) in zip(values, ends, strict=True)]]  # fmt: skip
         lengths.errorbar(levels, values, yerr=bars, marker="o", markersize=4, capsize=3, linewidth=1.5)
         speedups.plot(grid, [max(c.speedup(ratio) for c in own) for ratio in grid], label=name)
     speedups.axhline(1, color="#888", linewidth=1, linestyle=":")
