@@ -38,16 +38,17 @@ def used(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_at_any_write(disk: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("states", ["in_process", "cached"])
+def test_a_disk_that_is_full_at_any_write(states: str, disk: Path, tmp_path: Path) -> None:
     """At five sizes between what is there before and what a run needs: the message says it, and the same call ends the run."""
     said = tmp_path / "said"
-    reference = made(disk / "whole")
+    reference = made(disk / "whole", f"verifier_states={states}")
     before = used(disk)
     assert ended(reference, said) == 0
     need, weights = used(disk) - before, (reference / WEIGHTS).read_bytes()
     failed = 0
     for part in range(5):
-        folder = made(disk / f"part_{part}")
+        folder = made(disk / f"part_{part}", f"verifier_states={states}")
         remount(disk, f"size={used(disk) + need * part // 5 + 4096}")
         said.write_text("")
         code = ended(folder, said)
