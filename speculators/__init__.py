@@ -1,11 +1,15 @@
 """Training and export of speculative-decoding draft models. Every public name is imported at its first use."""
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speculators.utils.checkout import use_own_conf
 from speculators.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from speculators.cli.python import run as run
+    from speculators.composition.compose import compose as compose
     from speculators.config import SpeculatorModelConfig as SpeculatorModelConfig
     from speculators.config import SpeculatorsConfig as SpeculatorsConfig
     from speculators.config import VerifierConfig as VerifierConfig
@@ -13,11 +17,25 @@ if TYPE_CHECKING:
     from speculators.model import SpeculatorModel as SpeculatorModel
     from speculators.proposals import GreedyTokenProposalConfig as GreedyTokenProposalConfig
     from speculators.proposals import TokenProposalConfig as TokenProposalConfig
+    from speculators.runfolder.result import EvaluationResult as EvaluationResult
+    from speculators.runfolder.result import load_result as load_result
+    from speculators.settings.run_config import RunConfig as RunConfig
     from speculators.utils import ClassRegistryMixin as ClassRegistryMixin
     from speculators.utils import PydanticClassRegistryMixin as PydanticClassRegistryMixin
     from speculators.utils import ReloadableBaseModel as ReloadableBaseModel
+    from speculators.utils.messages import RunFailed as RunFailed
+    from speculators.utils.messages import WrongInput as WrongInput
+
+use_own_conf(Path(__file__).parent)
 
 _MODULES = {
+    "compose": "speculators.composition.compose",
+    "run": "speculators.cli.python",
+    "load_result": "speculators.runfolder.result",
+    "EvaluationResult": "speculators.runfolder.result",
+    "RunConfig": "speculators.settings.run_config",
+    "RunFailed": "speculators.utils.messages",
+    "WrongInput": "speculators.utils.messages",
     "SpeculatorModelConfig": "speculators.config",
     "SpeculatorsConfig": "speculators.config",
     "VerifierConfig": "speculators.config",
@@ -33,6 +51,10 @@ _MODULES = {
 __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]  loaded when they are asked for
 
 _load = lazy_names(__name__, _MODULES)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -64,7 +64,7 @@ def _evaluate(checkpoint: Path, given: list[str], output: Path) -> None:
     from speculators.evaluate.evaluate import evaluate_checkpoint
     from speculators.evaluate.printout import report
 
-    report(evaluate_checkpoint(checkpoint, run, heldout), output)
+    report(evaluate_checkpoint(checkpoint, run, heldout), run, output)
 
 
 def _compare(checkpoints: list[Path], given: list[str], proposals: list[str], tokens: list[str], output: Path) -> None:

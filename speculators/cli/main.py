@@ -4,16 +4,13 @@ import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from speculators.cli import cache, data, evaluation
 from speculators.cli.launch import launch
 from speculators.cli.paths import is_path
-
-if TYPE_CHECKING:
-    from speculators.runfolder.run_yaml import Pin
 
 log = logging.getLogger(__name__)
 app = typer.Typer(
@@ -76,6 +73,9 @@ def run(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="repeat the run in this new folder")] = None,
+    more_epochs: Annotated[
+        int | None, typer.Option(min=1, help="train the draft of a finished run further, in the new folder of --output")
+    ] = None,
 ) -> None:
     """Execute the run of a run.yaml: resume it in its own folder, or repeat it in another.
 
@@ -83,44 +83,34 @@ def run(
     untrusted, so code of the verifier, a cache, a tracker or a device must be allowed on the command line. Data and verifier
     may lie elsewhere than run.yaml says; their contents are compared with the recorded hashes.
     """
-    from speculators.composition.moved import moved
-    from speculators.execution import input_hashes
-    from speculators.execution.again import load_again, place
+    from speculators.cli.python import extend, finished, prepare
     from speculators.runfolder.folder import RunFolder
-    from speculators.runfolder.run_yaml import rewrite
     from speculators.utils.messages import RunFailed, WrongInput, stop
     from speculators.utils.process import start_log
 
     try:
-        pin, notes = load_again(path, rights or [])
-        input_hashes.check(pin, path)
-        _check_start(pin, output or path)
-        folder = place(path, output)
-        rewrite(folder, pin)
+        if more_epochs is not None:
+            if output is None:
+                raise WrongInput(
+                    [f"--more-epochs={more_epochs}: it makes a new run; name its folder with --output=FOLDER"]
+                )
+            folder, notes = extend(path, more_epochs, output, rights or []), []
+        else:
+            folder, notes = prepare(path, rights or [], output)
+        if finished(folder) is not None:
+            typer.echo(
+                f"{folder}: this run is finished; --output=FOLDER repeats it in a new folder, "
+                "and --more-epochs=N --output=FOLDER trains its draft further"
+            )
+            return
         start_log(RunFolder(folder).log)
-        for note in [*notes, *moved(pin)]:
+        for note in notes:
             log.info(note)
         launch(folder)
     except WrongInput as error:
         stop(error.messages)
     except RunFailed:
         sys.exit(1)
-
-
-def _check_start(pin: "Pin", folder: Path) -> None:
-    """Check the data of a run that never started, and the machine; WrongInput if something is missing."""
-    from speculators.data.check import check_run
-    from speculators.execution.machine import lacking
-    from speculators.utils.messages import WrongInput
-
-    try:
-        if not pin.read:
-            check_run(pin.run)
-        messages = lacking(pin.run, folder)
-    except ValueError as error:
-        raise WrongInput([str(error)]) from error
-    if messages:
-        raise WrongInput(messages)
 
 
 @app.command()
@@ -189,7 +179,7 @@ def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs or of sweeps")],
     output: Annotated[Path | None, typer.Option(help="file of the page; default: report.html in the first DIR")] = None,
 ) -> None:
-    """Write one self-contained HTML page of runs and sweeps: settings, acceptance, cost, curves, failures.
+    """Write one HTML page of runs and sweeps, also of those in a parent folder: settings, acceptance, cost, curves, failures.
 
     Files that cannot be read are named on the page and here; exits with 1 if no run can be read.
     """

@@ -1,4 +1,5 @@
-"""OmegaConf resolvers for values that depend on the verifier's size: `${inverse_width:...}` and `${if_above:...}`.
+"""OmegaConf resolvers for values that depend on the verifier's size, `${inverse_width:...}` and `${if_above:...}`, or on
+what the algorithm trains, `${at_most_trained:...}`.
 
 They are resolved with the rest of the config: run.yaml holds the value, and the rule as its provenance.
 """
@@ -10,9 +11,10 @@ from contextvars import ContextVar
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 # A value that consists of one of these rules only.
-RULE = re.compile(r"\$\{(?:inverse_width|if_above):[^{}]*\}")
+RULE = re.compile(r"\$\{(?:inverse_width|if_above|at_most_trained):[^{}]*\}")
 SIZES = ("hidden_size", "vocab_size")
 _known: ContextVar[Mapping[str, int]] = ContextVar("sizes of the verifier whose run is being resolved")
 
@@ -41,6 +43,18 @@ def if_above(size: str, limit: int, above: Any, otherwise: Any, *, _root_: DictC
     return above if _size(size, _root_) > limit else otherwise
 
 
+def at_most_trained(tokens: int, *, _root_: DictConfig) -> int:
+    """`tokens`, or as many as the draft is trained to predict if those are fewer and it cannot draft further."""
+    from speculators.settings.algorithm import AlgorithmSettings
+
+    try:
+        chosen: Any = OmegaConf.to_container(_root_.algorithm, resolve=True)
+        settings = AlgorithmSettings.named(chosen["name"]).model_validate(chosen)
+    except (OmegaConfBaseException, KeyError, TypeError, ValueError):
+        return tokens  # validation reports the error
+    return tokens if settings.recurrent else min(tokens, settings.slots)
+
+
 def _size(name: str, config: DictConfig) -> int:
     if name not in SIZES:
         raise ValueError(f"{name} is not a size that a rule can use; use one of {', '.join(SIZES)}")
@@ -62,3 +76,4 @@ def _sizes(config: DictConfig) -> dict[str, int]:
 
 OmegaConf.register_new_resolver("inverse_width", inverse_width)
 OmegaConf.register_new_resolver("if_above", if_above)
+OmegaConf.register_new_resolver("at_most_trained", at_most_trained)

@@ -7,30 +7,47 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
+from transformers import PreTrainedTokenizerBase
 
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.result import EvaluationResult, between
+from speculators.settings.run_config import RunConfig
 from speculators.utils import files
+from speculators.utils.process import printed
 from speculators.utils.terminal import console
+from speculators.verifier.tokenizer import load_tokenizer
 
 
-def report(result: EvaluationResult, folder: Path) -> None:
+def report(result: EvaluationResult, run: RunConfig, folder: Path) -> None:
     """Print a result and write it into a folder.
 
     Args:
         result: of an evaluation.
-        folder: gets result.json, acceptance.png and generations.jsonl: token ids of each prompt and its text, and how many
-            drafted tokens each of its drafts had accepted.
+        run: what was evaluated.
+        folder: gets result.json, acceptance.png and generations.jsonl: each prompt and its generated text, also as token ids,
+            and how many drafted tokens each draft had accepted.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    own = RunFolder(folder)
+    own, tokenizer = RunFolder(folder), load_tokenizer(run.verifier)
     values = asdict(result)
     texts = zip(values.pop("prompts"), values.pop("tokens"), values.pop("rounds"), strict=True)
     files.write(own.result, json.dumps(values, indent=2) + "\n")
-    lines = [json.dumps({"prompt": p, "tokens": t, "accepted": accepted}) + "\n" for p, t, accepted in texts]
-    files.write(own.generations, "".join(lines))
-    plot(result, own.acceptance_plot)
+    lines = [
+        json.dumps(
+            {"prompt": p, "tokens": t, "accepted": n, "prompt_text": _text(tokenizer, p), "text": _text(tokenizer, t)}
+        )
+        for p, t, n in texts
+    ]
+    files.write(own.generations, "".join(line + "\n" for line in lines))
+    plot(result, run, own.acceptance_plot)
     console().print(table(result))
+    printed.info("evaluation: acceptance length %.3f, by position %s", result.acceptance_length,
+                 " ".join(f"{k:.3f}" for k in result.acceptance_per_position))  # fmt: skip
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    """Tokens as text, special ones included."""
+    return str(tokenizer.decode(tokens))
 
 
 def table(result: EvaluationResult) -> Table:
@@ -58,7 +75,7 @@ def table(result: EvaluationResult) -> Table:
     return shown
 
 
-def plot(result: EvaluationResult, file: Path) -> None:
+def plot(result: EvaluationResult, run: RunConfig, file: Path) -> None:
     """Write a bar chart of acceptance by drafted position, as PNG."""
     figure = Figure(figsize=(5, 3), layout="constrained")
     FigureCanvasAgg(figure)
@@ -70,7 +87,12 @@ def plot(result: EvaluationResult, file: Path) -> None:
         xlabel="position",
         ylabel="share of drafts accepted up to this position",
         ylim=(0, 1.08),
-        title=f"acceptance length {result.acceptance_length:.2f}{between(result.acceptance_length_interval)}",
+    )
+    verifier = Path(run.verifier.name_or_path).name
+    axes.set_title(
+        f"acceptance length {result.acceptance_length:.2f}{between(result.acceptance_length_interval)}\n"
+        f"{run.algorithm.name} for {verifier}, {result.num_prompts} prompts of data={run.data.source}",
+        fontsize=9,
     )
     axes.set_xticks(list(positions))
     axes.spines[["top", "right"]].set_visible(False)

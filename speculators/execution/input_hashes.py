@@ -11,6 +11,7 @@ from speculators.runfolder.folder import run_yaml_of
 from speculators.runfolder.rights import elsewhere
 from speculators.runfolder.run_yaml import Pin
 from speculators.settings.run_config import JsonlData, RunConfig
+from speculators.train.build import WEIGHTS
 from speculators.utils import digest
 from speculators.utils.messages import WrongInput
 from speculators.verifier import identity
@@ -28,7 +29,8 @@ def hashes(run: RunConfig) -> dict[str, str]:
 
     Returns:
         SHA-256 of the data, of the verifier's weights (on the Hub the commit), of its tokenizer and chat template; of the
-        model that a new draft starts from, if there is one, as of the verifier.
+        model that a new draft starts from, if there is one, as of the verifier; and of the weights of the published draft
+        that training starts from, if there is one.
 
     Raises:
         ValueError: an input is missing.
@@ -40,6 +42,7 @@ def hashes(run: RunConfig) -> dict[str, str]:
         "verifier": identity.sampled(run.verifier.name_or_path, run.verifier.revision),
         "tokenizer": identity.of_tokenizer(tokenizer, run.verifier),
         "chat_template": digest.of_parts([json.dumps(tokenizer.chat_template).encode()]),
+        **({"init_from": digest.of_file(Path(run.trainer.init_from) / WEIGHTS)} if run.trainer.init_from else {}),
     }
 
 
@@ -111,6 +114,8 @@ def _compare(pin: Pin, now: Mapping[str, str], path: Path) -> None:
 
 def _changed(name: str, was: str, now: str, run: RunConfig, file: Path) -> str:
     key = _data_key(run) if name in ("data", "vocabulary_map") else f"verifier.name_or_path={run.verifier.name_or_path}"
+    if name == "init_from":
+        key = f"trainer.init_from={run.trainer.init_from}"
     revision = f" with verifier.revision={was.removeprefix('commit ')}" if was.startswith("commit ") else ""
     if name == "starts_from":
         key, revision = f"algorithm={run.algorithm.name} starting from {run.algorithm.starts_from}", ""

@@ -1,4 +1,6 @@
-"""What a run needs of this machine: a device, its tracker's package, and disk space. No weights are read."""
+"""What a run needs of this machine: a device, its tracker's package, disk space, and the draft that it starts from. No weights
+are read.
+"""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -10,9 +12,10 @@ from speculators.config import SpeculatorModelConfig
 from speculators.data import saved
 from speculators.data.prepare import Prepared
 from speculators.format.published import speculator_dict
+from speculators.format.strict import read_config
 from speculators.model import SpeculatorModel
 from speculators.settings.run_config import CachedStates, RunConfig
-from speculators.train.build import on_meta
+from speculators.train.build import on_meta, unfit
 from speculators.utils.device import resolve
 from speculators.utils.dtypes import dtype_of
 from speculators.verifier.facts import VerifierFacts
@@ -24,14 +27,14 @@ SAVED_BYTES = 8
 
 
 def lacking(run: RunConfig, folder: Path) -> list[str]:
-    """What this machine lacks for a run, each as a message that begins with the key to change.
+    """What a run lacks on this machine, each as a message that begins with the key to change.
 
     Args:
         run: valid, with data that can be used. With verifier_states=cached the data is tokenised, and kept for the run.
         folder: in which the run will write; it need not exist.
     """
     found = [*tracker_is_installed(run), *device_is_there(run)]
-    return found if found else [*folder_has_room(run, folder), *states_have_room(run)]
+    return found if found else [*first_weights_fit(run), *folder_has_room(run, folder), *states_have_room(run)]
 
 
 def tracker_is_installed(run: RunConfig) -> Iterator[str]:
@@ -47,6 +50,22 @@ def device_is_there(run: RunConfig) -> Iterator[str]:
         resolve(run.device)
     except ValueError as error:
         yield str(error)
+
+
+def first_weights_fit(run: RunConfig) -> Iterator[str]:
+    """The published draft that training starts from must be of the same algorithm and shapes."""
+    if run.trainer.init_from is None:
+        return
+    checkpoint, key = Path(run.trainer.init_from), f"trainer.init_from={run.trainer.init_from}"
+    try:
+        algorithm = read_config(checkpoint)["speculators_model_type"]
+    except ValueError as error:
+        yield f"{key}: {error}"
+        return
+    if algorithm != run.algorithm.name:
+        yield f"{key}: it is a draft of algorithm={algorithm}; choose that, or another draft"
+    elif reason := unfit(draft(run), checkpoint):
+        yield f"{key}: {reason}; set the algorithm's sizes as those of the draft, or start anew"
 
 
 def folder_has_room(run: RunConfig, folder: Path) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -30,8 +30,8 @@ from speculators.protocols.initialisation import Initialisation
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import Pin, complete, load, training_folder
 from speculators.settings.run_config import RunConfig
-from speculators.train.build import build, on_meta
-from speculators.train.loop import finished, train
+from speculators.train.build import build, on_meta, start_from
+from speculators.train.loop import TrainResult, finished, train
 from speculators.utils.device import resolve
 from speculators.utils.process import first_process
 from speculators.verifier.facts import VerifierFacts
@@ -90,10 +90,35 @@ def run(folder: Path) -> float:
     log.info("data: %s", prepared.report)
 
     # 3. training
-    model = trained(pin, folder, config, prepared, store, verifier, read)
-    if not first_process():
-        return math.nan
+    model, training = trained(pin, folder, config, prepared, store, verifier, read)
+    with closing(training.tracking):
+        if not first_process():
+            return math.nan
+        return finish(model, run, facts, folder, verifier, prepared, training)
 
+
+def finish(
+    model: SpeculatorModel,
+    run: RunConfig,
+    facts: VerifierFacts,
+    folder: Path,
+    verifier: VerifierLoader,
+    prepared: Prepared,
+    training: TrainResult,
+) -> float:
+    """Publish and evaluate a trained draft.
+
+    Args:
+        model: the trained draft.
+        run: the run.
+        facts: of the verifier.
+        folder: of the run.
+        verifier: loaded whole for the evaluation.
+        prepared: the data, whose held-out prompts are decoded.
+        training: the step that is published, and the tracker that gets the measurements.
+
+    Returns, Raises: as `run`.
+    """
     # 4. export, before the evaluation, so that a failed evaluation does not lose the draft
     checkpoint = publish(model, run, facts, folder)
     log.info("published: %s", checkpoint)
@@ -103,7 +128,8 @@ def run(folder: Path) -> float:
         return math.nan
     try:
         result = evaluate(model, verifier.whole(), prepared.prompts, run.proposal, run.evaluation, run.seed)
-        report(result, folder)
+        report(result, run, folder)
+        training.tracking.report(training.step, result)
         add_result(checkpoint, result, run)
     except Exception as error:
         raise EvaluationFailed(
@@ -131,7 +157,7 @@ def trained(
     store: Store,
     verifier: VerifierLoader,
     read: dict[str, str],
-) -> SpeculatorModel:
+) -> tuple[SpeculatorModel, TrainResult]:
     """Train the run's draft, or load its final weights if an earlier call completed the training.
 
     Args:
@@ -154,6 +180,8 @@ def trained(
             states.head, prepared.token_count_V, partial(VerifierTensors, run.verifier), start_of(run)
         )
         model = build(config, given, states.device)
+        if run.trainer.init_from:
+            start_from(model, Path(run.trainer.init_from))
         if first and pin.threads is None:
             complete(folder, torch.get_num_threads(), read | vocabulary_map(model))
         check_vocabulary(pin, model, folder)
@@ -166,4 +194,4 @@ def trained(
         with RunFolder(training).training_lock() if first else nullcontext():
             result = train(model, states, prepared, run, training, read, decoded)
     log.info("trained: step %d of %d in %.0f s", result.step, result.steps, result.seconds)
-    return model
+    return model, result

@@ -65,7 +65,7 @@ def settings(rows: Sequence[Row], objective: str) -> go.Figure | None:
 
 
 def cost(rows: Sequence[Row], of: Callable[[Row], float | None], title: str, even: bool = False) -> go.Figure | None:
-    """Acceptance length against a cost, with the Pareto front of the trials.
+    """Acceptance length against a cost, with the Pareto front of the trials of one verifier.
 
     Args:
         rows: at least one.
@@ -81,12 +81,14 @@ def cost(rows: Sequence[Row], of: Callable[[Row], float | None], title: str, eve
     if len({x for x, *_ in points}) < 2:
         return None
     front: list[tuple[float, float]] = []
-    for x, y, *_ in points:
+    # Lengths of different verifiers cannot be compared.
+    of_one = points if len({row.verifier for *_, row in points}) == 1 else []
+    for x, y, *_ in of_one:
         if not front or -y > front[-1][1]:
             front.append((x, -y))
     xs, ys = [p[0] for p in points], [-p[1] for p in points]
     dotted = {"color": OTHERS, "width": 1.5, "dash": "dot", "shape": "hv"}
-    ending = [*front, (max(xs), front[-1][1])]
+    ending = [*front, (max(xs), front[-1][1])] if front else []
     traces = [
         go.Scatter(x=[x for x, _ in ending], y=[y for _, y in ending], mode="lines", line=dotted, hoverinfo="skip")
     ]

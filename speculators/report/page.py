@@ -1,4 +1,4 @@
-"""One self-contained HTML page about one or more runs, without network requests. Torch-free."""
+"""One HTML page about one or more runs, without network requests; the library of its figures lies beside it. Torch-free."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from speculators.report import figures
 from speculators.report.rows import COLOURS, OTHERS, Row, Training, short, trainings
@@ -20,6 +20,8 @@ from speculators.runfolder.result import between
 from speculators.utils import files
 
 PAGE = "report.html"
+# 4.8 MB, once for all pages of a folder.
+LIBRARY = f"plotly-{get_plotlyjs_version()}.min.js"
 # Lines kept of a traceback, from its end, where the cause usually is.
 LINES = 25
 ACCEPTANCE = "acceptance length"
@@ -67,7 +69,7 @@ class Cell:
 
 
 def write_page(rows: Sequence[Row], file: Path) -> Path:
-    """Write the page, about 5 MB, nearly all of it plotly.js.
+    """Write the page, and `LIBRARY` beside it unless it is there.
 
     Args:
         rows: of trials, at least one, the best first; with a single one the page describes that run.
@@ -75,26 +77,31 @@ def write_page(rows: Sequence[Row], file: Path) -> Path:
     """
     trained = trainings(rows)
     one = rows[0] if len(rows) == 1 else None
+    several = len({row.verifier for row in rows if row.run}) > 1
     objectives = {row.run["evaluation"]["objective"].replace("_", " ") for row in rows if row.run}
     objective = objectives.pop() if len(objectives) == 1 else "objective"
     page = template("report.html").render(
         title=_title(rows),
         summary=_summary(rows),
-        best=_best(rows[0], objective, {} if one else rows[0].settings),
+        best=_best(
+            rows[0], objective, ({"verifier": rows[0].verifier} if several else {}) | ({} if one else rows[0].settings)
+        ),
         one=one,
         pinned=RunFolder(one.trial.folder).run_yaml.read_text(encoding="utf-8") if one and one.run else "",
         failures=_failures(rows),
         unreadable=[(row.trial.name, message) for row in rows for message in row.trial.unreadable],
-        columns=_columns(rows[0], objective),
-        table=[(row, _cells(row, objective)) for row in rows],
+        columns=_columns(rows[0], objective, several),
+        table=[(row, _cells(row, objective, several)) for row in rows],
         legend=[row for row in rows if row.colour != OTHERS] if not one else [],
         coloured=f"The best {len(COLOURS)} have colours of their own." if len(rows) > len(COLOURS) else "",
         sections=_sections(rows, trained, objective),
         shared=trained if len(trained) < len(rows) else [],
         footer=f"speculators-hydra {version('speculators-hydra')}, {datetime.now():%Y-%m-%d %H:%M}",
-        plotly=Markup(get_plotlyjs()),
+        library=LIBRARY,
     )
     file.parent.mkdir(parents=True, exist_ok=True)
+    if not (library := file.with_name(LIBRARY)).exists():
+        files.write(library, get_plotlyjs())
     files.write(file, page)
     return file
 
@@ -115,7 +122,10 @@ def _summary(rows: Sequence[Row]) -> str:
     counts = Counter(row.trial.status for row in rows)
     if len(rows) == 1 and (run := rows[0].run):
         return f"{run['algorithm']['name']} for {run['verifier']['name_or_path']}, {rows[0].trial.status}"
-    return f"{len(rows)} trials: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+    said = f"{len(rows)} trials: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+    if (verifiers := len({row.verifier for row in rows})) > 1:
+        said += f"; {verifiers} verifiers, one after the other: acceptance lengths of different verifiers cannot be compared"
+    return said
 
 
 def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, Any] | None:
@@ -154,12 +164,13 @@ def _failures(rows: Sequence[Row]) -> list[Failure]:
     ]
 
 
-def _columns(row: Row, objective: str) -> list[Column]:
+def _columns(row: Row, objective: str, several: bool) -> list[Column]:
     settings = [Column(key.rpartition(".")[2], key.rpartition(".")[0], right=False) for key in row.settings]
     measured = [] if objective == ACCEPTANCE else [Column(objective)]
     rest = ["tokens/s", "/ plain", "same text", "s", "GB", "M param."]
     return [
         Column("#", right=False),
+        *([Column("verifier", right=False)] if several else []),
         *measured,
         Column(ACCEPTANCE),
         Column("95 % interval"),
@@ -170,7 +181,7 @@ def _columns(row: Row, objective: str) -> list[Column]:
     ]
 
 
-def _cells(row: Row, objective: str) -> list[Cell]:
+def _cells(row: Row, objective: str, several: bool) -> list[Cell]:
     """The cells of `_columns`."""
     trial, result = row.trial, row.trial.result
     interval = result.get("acceptance_length_interval")
@@ -179,6 +190,7 @@ def _cells(row: Row, objective: str) -> list[Cell]:
     ]
     return [
         Cell(str(row.number), row.number, ""),
+        *([Cell(short(row.verifier, 28), row.verifier, "")] if several else []),
         *([] if objective == ACCEPTANCE else [_number(trial.objective, ".4g")]),
         _number(result.get("acceptance_length"), ".3f"),
         Cell(f"{interval[0]:.2f} – {interval[1]:.2f}" if interval else "–", interval[0] if interval else ""),
@@ -231,11 +243,15 @@ def _sections(rows: Sequence[Row], trained: Sequence[Training], objective: str) 
         ),
         _section(
             "Training",
-            "Solid lines: training; dotted with markers: held-out data. Losses of different algorithms are not comparable.",
+            "Solid lines: training; dotted with markers: held-out data. Losses of different algorithms are not comparable. The "
+            "estimate is computed from the held-out accuracy of the trained slots, without decoding; the acceptance length "
+            "elsewhere on this page is measured by decoding, and is the one that an engine reaches.",
             {
                 "loss": figures.curve(trained, lambda r: r.loss, "loss"),
                 "accuracy": accuracy,
-                "estimate": figures.curve(trained, lambda r: r.acceptance, "estimated acceptance length"),
+                "estimate": figures.curve(
+                    trained, lambda r: r.acceptance, "acceptance length, estimated without decoding"
+                ),
             },
         ),
     ]

@@ -77,6 +77,11 @@ class Row:
     command: str | None
 
     @property
+    def verifier(self) -> str:
+        """The verifier that the draft is for; empty if run.yaml is unreadable."""
+        return self.run["verifier"]["name_or_path"] if self.run else ""
+
+    @property
     def label(self) -> str:
         """Its settings, shortened."""
         return " ".join(short(value, 16) for value in self.settings.values())
@@ -104,10 +109,15 @@ class Training:
 
 
 def ranked(trials: Sequence[Trial]) -> list[Row]:
-    """Rows of trials, the best first. What cannot be read of a trial is added to its `unreadable`."""
+    """Rows of trials, the best first; those of one verifier together, the verifier of the best first.
+
+    What cannot be read of a trial is added to its `unreadable`.
+    """
     keys = list(dict.fromkeys(key for trial in trials for key in trial.chosen))
     curves: dict[Path, tuple[Curves, str]] = {}
     rows = order([_row(trial, keys, curves) for trial in trials], lambda row: row.trial)
+    verifiers = list(dict.fromkeys(row.verifier for row in rows))
+    rows.sort(key=lambda row: verifiers.index(row.verifier))
     return [_placed(row, i, len(rows)) for i, row in enumerate(rows)]
 
 

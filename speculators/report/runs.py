@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from speculators.export.engines import engine_version
 from speculators.format.strict import read_config
-from speculators.runfolder.folder import RunFolder, read_object
+from speculators.runfolder.folder import RUN_YAML, RunFolder, read_object
 from speculators.runfolder.result import EvaluationResult
 from speculators.runfolder.run_yaml import check_training
 from speculators.settings.algorithm import AlgorithmSettings
@@ -17,6 +17,8 @@ from speculators.utils.dotted import find
 from speculators.utils.yaml_lines import read_yaml
 
 T = TypeVar("T")
+# Files of which a run's folder has at least one.
+OF_A_RUN = {RUN_YAML, "DONE", "FAILED"}
 # Texts of a run.yaml that are shown.
 SHOWN = ("algorithm.name", "verifier.name_or_path", "evaluation.objective", "export.target", "export.engine_version")
 
@@ -98,17 +100,15 @@ def order(found: Iterable[T], trial_of: Callable[[T], Trial]) -> list[T]:
 
 
 def runs(folder: Path) -> list[Path]:
-    """The folder itself if it is a run's, else the runs' in it."""
-    if _is_run(folder):
+    """The folder itself if it is a run's, else those of all runs below it; links are not followed."""
+    if any(os.path.lexists(folder / name) for name in OF_A_RUN):
         return [folder]
-    if not folder.is_dir():
-        return []
-    return sorted(inner for inner in folder.iterdir() if _is_run(inner) and not inner.is_symlink())
-
-
-def _is_run(folder: Path) -> bool:
-    own = RunFolder(folder)
-    return any(os.path.lexists(file) for file in (own.run_yaml, own.done, own.failed))
+    found = []
+    for place, folders, names in os.walk(folder):
+        if not OF_A_RUN.isdisjoint([*folders, *names]):
+            found.append(Path(place))
+            folders.clear()  # a run's published draft holds a copy of run.yaml
+    return sorted(found)
 
 
 def varying(trials: Sequence[Sequence[str]]) -> list[list[str]]:

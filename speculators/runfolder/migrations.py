@@ -69,6 +69,7 @@ STEPS = {
             "run.data.regenerate_temperature": Added(0.0),
             "run.data.regenerate_seed": Added(0),
             "run.data.regenerate_unfinished": Added("keep"),
+            "run.trainer.init_from": Added(None),
             "run.data.streaming": Added(False, ("run.data.source", "hub")),
         },
     ),

@@ -1,7 +1,13 @@
 """EvaluationResult: the measurements of one evaluation. Torch-free."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from speculators.runfolder.folder import RunFolder, read_object
 
 
 @dataclass(frozen=True)
@@ -55,3 +61,28 @@ class EvaluationResult:
 def between(interval: Sequence[float] | None) -> str:
     """An interval of an acceptance length in words, to be appended to the number; empty if there is none."""
     return "" if interval is None else f" (95 %: {interval[0]:.2f} to {interval[1]:.2f})"
+
+
+# The texts, which are in generations.jsonl, by their keys there.
+TEXTS = {"prompts": "prompt", "tokens": "tokens", "rounds": "accepted"}
+
+
+def load_result(folder: str | PathLike[str]) -> EvaluationResult:
+    """Read the measurements of an evaluated run.
+
+    Args:
+        folder: of the run, or the output of `speculators evaluate`.
+
+    Raises:
+        ValueError: there is no result, or one of its files is broken.
+    """
+    own = RunFolder(Path(folder))
+    if not own.result.is_file():
+        raise ValueError(f"{folder}: there is no {own.result.name}; give the folder of a run that was evaluated")
+    result = read_object(own.result, EvaluationResult)
+    try:
+        rows = [json.loads(line) for line in own.generations.read_text(encoding="utf-8").splitlines()]
+        texts: dict[str, Any] = {name: [row.get(key, []) for row in rows] for name, key in TEXTS.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{own.generations}: it cannot be read ({error}); evaluate the draft again") from error
+    return replace(result, **texts)

@@ -192,6 +192,10 @@ class TrainerSettings(Strict):
         description="publish the step with the best held-out acceptance estimate, or decoded acceptance length, not the last"
     )
     keep_best_prompts: PositiveInt = Field(description="held-out prompts decoded at each step of keep_best=decoded")
+    init_from: str | None = Field(
+        min_length=1,
+        description="folder of a published draft whose weights the training starts from; null is new weights",
+    )
 
 
 class EvaluationSettings(Strict):

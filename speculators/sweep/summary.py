@@ -6,7 +6,7 @@ from speculators.report.page import PAGE, write_page
 from speculators.report.rows import ranked
 from speculators.report.runs import read
 from speculators.sweep.results import RESULTS, link_best, write
-from speculators.sweep.table import table
+from speculators.sweep.table import errors, table
 from speculators.utils.terminal import console
 
 
@@ -23,6 +23,8 @@ def show(sweep: Path) -> None:
     write(sweep, trials)
     shown = console()
     shown.print(table(trials))
+    for line in errors(trials):
+        shown.print(line, soft_wrap=True, markup=False, highlight=False)
     shown.print(f"{sweep / RESULTS}\n{write_page(rows, sweep / PAGE)}", soft_wrap=True)
     if (best := link_best(sweep, rows)) is not None:
         shown.print(best, soft_wrap=True)

@@ -1,10 +1,17 @@
 """Builds a new draft: created on the meta device, materialised on its own, initialised by the algorithm."""
 
+from pathlib import Path
+
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from speculators.config import SpeculatorModelConfig
 from speculators.model import SpeculatorModel
 from speculators.protocols.initialisation import Initialisation
+
+# The weights of a published draft.
+WEIGHTS = "model.safetensors"
 
 
 def on_meta(config: SpeculatorModelConfig) -> SpeculatorModel:
@@ -36,3 +43,35 @@ def build(config: SpeculatorModelConfig, given: Initialisation, device: torch.de
     if forgotten:
         raise RuntimeError(f"{type(model).__name__}.initialise must set {', '.join(forgotten)}")
     return model
+
+
+def unfit(model: SpeculatorModel, checkpoint: Path) -> str | None:
+    """Why a published draft's weights cannot be those of another draft; None if they can. Reads the header alone.
+
+    Args:
+        model: of any device.
+        checkpoint: the published folder.
+    """
+    own = model.state_dict()
+    try:
+        with safe_open(checkpoint / WEIGHTS, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        return f"its {WEIGHTS} cannot be read ({error})"
+    if unknown := sorted(shapes.keys() - own.keys()):
+        return f"it has {unknown[0]}, which this draft has not"
+    differing = [name for name, shape in shapes.items() if shape != tuple(own[name].shape)]
+    if differing:
+        name = differing[0]
+        return f"its {name} has the shape {list(shapes[name])}, and this draft's has {list(own[name].shape)}"
+    return None
+
+
+def start_from(model: SpeculatorModel, checkpoint: Path) -> None:
+    """Load a published draft's weights into a new one; tensors that were not published keep their values.
+
+    Args:
+        model: built; the shapes fit.
+        checkpoint: the published folder.
+    """
+    model.load_state_dict(load_file(checkpoint / WEIGHTS, device=str(model.device)), strict=False)

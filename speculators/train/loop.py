@@ -45,6 +45,7 @@ class TrainResult:
         tokens: tokens seen, padding aside.
         seconds: time spent in training steps, over all resumes.
         heldout: held-out readings at `step`; empty without held-out data.
+        tracking: still open, for the evaluation; the caller closes it.
     """
 
     step: int
@@ -52,6 +53,7 @@ class TrainResult:
     tokens: int
     seconds: float
     heldout: Readings
+    tracking: Tracking
 
 
 class NotFinite(RuntimeError):
@@ -91,8 +93,9 @@ def train(
         with Interrupt() as interrupt, loop.progress, float32_products(loop.device, run.precision):
             loop.run(interrupt)
             return loop.finish()
-    finally:
+    except BaseException:
         loop.tracking.close()
+        raise
 
 
 def finished(folder: Path, run: RunConfig, sequences: int) -> bool:
@@ -300,7 +303,7 @@ class Loop:
         self.accelerator.unwrap_model(self.student.model, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
         self.bare.eval()
-        return TrainResult(step, state.step, state.tokens, state.seconds, heldout)
+        return TrainResult(step, state.step, state.tokens, state.seconds, heldout, self.tracking)
 
 
 def due(step: int, every: int | None) -> bool:

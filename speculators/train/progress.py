@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from speculators.train.metrics import Readings
+from speculators.utils.process import printed
 
 
 class TrainProgress:
@@ -21,6 +22,7 @@ class TrainProgress:
 
     def __init__(self, steps: int, first: int, shown: bool) -> None:
         self.console = Console(quiet=not shown)
+        self._shown = shown
         self._steps = steps
         self._first = first
         self._start = time.monotonic()
@@ -47,16 +49,21 @@ class TrainProgress:
         self._bar.advance(self._task)
 
     def show(self, step: int, readings: Readings) -> None:
-        """Show new training readings."""
+        """Show new training readings, and log them."""
         line = describe(readings)
         self._bar.update(self._task, line=line)
+        left = (time.monotonic() - self._start) / (step - self._first) * (self._steps - step)
+        line = f"step {step}/{self._steps} {line} left {left:.0f} s"
         if self._bar.disable:
-            left = (time.monotonic() - self._start) / (step - self._first) * (self._steps - step)
-            self.say(f"step {step}/{self._steps} {line} left {left:.0f} s")
+            self.say(line)
+        else:
+            printed.info(line)
 
     def say(self, line: str) -> None:
-        """Print a permanent line above the bar."""
+        """Print a permanent line above the bar, and log it."""
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        if self._shown:
+            printed.info(line)
 
 
 def describe(readings: Readings) -> str:

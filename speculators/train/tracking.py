@@ -3,15 +3,19 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from speculators.runfolder.folder import RunFolder
+from speculators.runfolder.result import EvaluationResult
 from speculators.settings.run_config import RunConfig
 from speculators.train.metrics import Readings
 from speculators.utils import files
+
+MEASURED = ("objective", "acceptance_length", "acceptance_per_position", "tokens_per_second", "plain_tokens_per_second")
 
 
 class Tracking:
@@ -48,6 +52,16 @@ class Tracking:
             with self._file.open("a") as file:
                 file.write(json.dumps({"step": step, "kind": kind} | readings) + "\n")
         self._accelerator.log(flatten({kind: readings}), step=step)
+
+    def report(self, step: int, result: EvaluationResult) -> None:
+        """Log the measured acceptance to the tracker alone: runs that share a training share metrics.jsonl.
+
+        Args:
+            step: of the published weights.
+            result: of the evaluation by decoding.
+        """
+        values = {name: value for name, value in asdict(result).items() if name in MEASURED and value is not None}
+        self._accelerator.log(flatten({"evaluation": values}), step=step)
 
     def close(self) -> None:
         """Flush and end the trackers."""

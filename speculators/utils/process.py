@@ -10,6 +10,15 @@ from pathlib import Path
 from speculators.utils.secrets import Mask
 
 STOPPED_BY_SIGNAL = 130  # exit code
+# Logs lines that were printed on the terminal, for log files alone.
+printed = logging.getLogger("speculators.printed")
+
+
+class NotPrinted(logging.Filter):
+    """Drops the records of `printed`; for handlers that write to the terminal."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name != printed.name
 
 
 @contextmanager
@@ -38,11 +47,32 @@ def keep_the_path_safe() -> None:
 
 def start_log(log_file: Path) -> None:
     """Log to stdout, and with timestamps to a log file, as Hydra does for a run that it starts."""
-    file = logging.FileHandler(log_file, encoding="utf-8")
-    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     screen = logging.StreamHandler(sys.stdout)
     screen.setFormatter(logging.Formatter("%(message)s"))
-    log_to(file, screen)
+    screen.addFilter(NotPrinted())
+    log_to(_to_file(log_file), screen)
+
+
+@contextmanager
+def logging_to(log_file: Path) -> Iterator[None]:
+    """While entered, log this package's records to a file as well, and leave the logging of the program as it is."""
+    handler, own = _to_file(log_file), logging.getLogger("speculators")
+    handler.addFilter(Mask())
+    level = own.level
+    own.addHandler(handler)
+    own.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        own.removeHandler(handler)
+        own.setLevel(level)
+        handler.close()
+
+
+def _to_file(log_file: Path) -> logging.Handler:
+    file = logging.FileHandler(log_file, encoding="utf-8")
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    return file
 
 
 def log_to(*handlers: logging.Handler) -> None:

@@ -81,3 +81,12 @@ def test_tf32_is_an_accelerators_and_trainings_alone(device: str, precision: str
     with float32_products(torch.device(device), precision):
         assert torch.get_float32_matmul_precision() == products
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_draft_drafts_no_more_than_it_is_trained_for(tmp_path: Path) -> None:
+    """Heads that cannot go on limit the default, and a recurrent draft does not; run.yaml has the rule."""
+    assert compose(["algorithm=medusa", "algorithm.num_heads=3"]).proposal.levels == 3
+    assert compose(["algorithm=medusa", "algorithm.num_heads=9", "proposal=sampling"]).proposal.levels == 5
+    assert compose(["algorithm=eagle3", "algorithm.ttt_steps=2"]).proposal.levels == 5
+    pinned(["algorithm=medusa", "algorithm.num_heads=3"], tmp_path)
+    assert load(tmp_path).sources["proposal.speculative_tokens"].startswith("rule ${at_most_trained:5} (conf/proposal/")

@@ -132,6 +132,7 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "keep_last": 1,
                     "keep_best": False,
                     "keep_best_prompts": 2,
+                    "init_from": None,
                 },
                 "evaluation": {
                     "objective": "acceptance_length",

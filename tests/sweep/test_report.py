@@ -17,7 +17,9 @@ from selenium.webdriver.common.by import By
 
 from speculators.cli.launch import launch
 from speculators.composition.compose import compose
-from speculators.report.runs import read
+from speculators.report.page import LIBRARY
+from speculators.report.rows import ranked
+from speculators.report.runs import Trial, read, runs
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import write_pin
 from speculators.utils.messages import RunFailed
@@ -99,7 +101,13 @@ def test_a_sweeps_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
 
         pick_and_brush(browser)
         assert complaints(browser) == []
-        assert requests(browser) == [(folder / "report.html").as_uri()]
+        assert requests(browser) == [(folder / "report.html").as_uri(), (folder / LIBRARY).as_uri()]
+        assert (folder / "report.html").stat().st_size < 1.5e6
+        # A phone: nothing is wider than the screen.
+        phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+        browser.refresh()
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
 def pick_and_brush(browser: Chrome) -> None:
@@ -139,7 +147,7 @@ def test_a_runs_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
         assert f"{result['acceptance_length']:.2f}" in browser.find_element(By.ID, "best").text
         assert not browser.find_elements(By.ID, "trials")
         assert complaints(browser) == []
-        assert requests(browser) == [(tmp_path / "one.html").as_uri()]
+        assert requests(browser) == [(tmp_path / "one.html").as_uri(), (tmp_path / LIBRARY).as_uri()]
 
 
 def test_trials_that_have_not_ended_are_told_apart(tmp_path: Path) -> None:
@@ -166,13 +174,27 @@ def test_runs_of_several_places_are_compared_by_what_they_chose(tmp_path: Path) 
         (tmp_path / name / ".hydra" / "overrides.yaml").write_text("".join(f"- {o}\n" for o in overrides))
     (tmp_path / "a/one/.hydra/hydra.yaml").write_text("hydra: {runtime: {choices: {algorithm: eagle3}}}\n")
 
-    from speculators.report.rows import ranked
-
     shown = {row.trial.name: row.settings for row in ranked(read(tmp_path / "a" / "one", tmp_path / "b"))}
     assert shown == {
         "a/one": {"optimizer.lr": "0.25", "algorithm": "eagle3"},
         "b/two": {"optimizer.lr": "0.02", "algorithm": "medusa"},
     }
+
+
+def test_drafts_of_different_verifiers_are_grouped(tmp_path: Path) -> None:
+    """A parent folder's runs are found at any depth, copies in published drafts left out; verifiers are not ranked together."""
+    other = verifier(tmp_path / "other", weights=False)
+    chosen = {"x/a": [], "x/b": [f"verifier.name_or_path={other}"], "c": []}
+    for name, overrides in chosen.items():
+        write_pin(compose(overrides), tmp_path / name)
+        (tmp_path / name / "checkpoint").mkdir()
+        shutil.copy(tmp_path / name / "run.yaml", tmp_path / name / "checkpoint")
+    assert runs(tmp_path) == sorted(tmp_path / name for name in chosen)
+    trials = [
+        Trial(tmp_path / name, name, [], "cut off", {"objective": value}, None, None, "")
+        for name, value in (("x/a", 3.0), ("x/b", 2.0), ("c", 1.0))
+    ]
+    assert [(row.trial.name, row.number) for row in ranked(trials)] == [("x/a", 1), ("c", 2), ("x/b", 3)]
 
 
 def test_wrong_input_is_one_message(tmp_path: Path) -> None:

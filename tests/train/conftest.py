@@ -92,6 +92,7 @@ def composed(**groups: Any) -> RunConfig:
         "trainer": {
             "epochs": 1, "max_steps": None, "batch_size": 2, "gradient_accumulation_steps": 1, "max_grad_norm": 1.0,
             "log_every": 2, "eval_every": None, "save_every": None, "keep_last": 1, "keep_best": False, "keep_best_prompts": 2,
+            "init_from": None,
         },
         "evaluation": {
             "objective": "acceptance_length", "cost_ratio": 0.05,

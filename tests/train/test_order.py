@@ -10,6 +10,7 @@ def trainer(epochs=1, max_steps=None, batch_size=2, accumulation=1) -> TrainerSe
     return TrainerSettings(
         epochs=epochs, max_steps=max_steps, batch_size=batch_size, gradient_accumulation_steps=accumulation,
         max_grad_norm=1.0, log_every=1, eval_every=None, save_every=None, keep_last=1, keep_best=False, keep_best_prompts=2,
+        init_from=None,
     )  # fmt: skip
 
 
