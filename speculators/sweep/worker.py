@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from speculators.runfolder.folder import RunFolder
 from speculators.sweep.trial import GRACE_SECONDS, Launch, once
 from speculators.utils.messages import RunFailed
-from speculators.utils.process import NotPrinted, log_to
+from speculators.utils.process import log_to
 
 
 def work(folder: Path, own_device: bool, launch: Launch) -> None:
@@ -44,7 +44,6 @@ def work(folder: Path, own_device: bool, launch: Launch) -> None:
             os.dup2(file.fileno(), stream.fileno())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
-    handler.addFilter(NotPrinted())  # what is printed is in the file already
     log_to(handler)
     lock = take_device(_devices(), lock_folder()) if own_device else None
     try:

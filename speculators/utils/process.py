@@ -49,7 +49,6 @@ def start_log(log_file: Path) -> None:
     """Log to stdout, and with timestamps to a log file, as Hydra does for a run that it starts."""
     screen = logging.StreamHandler(sys.stdout)
     screen.setFormatter(logging.Formatter("%(message)s"))
-    screen.addFilter(NotPrinted())
     log_to(_to_file(log_file), screen)
 
 
@@ -85,6 +84,8 @@ def log_to(*handlers: logging.Handler) -> None:
 
 
 def mask_logs() -> None:
-    """Mask secrets in what the root logger's handlers write."""
+    """Mask secrets in what the root logger's handlers write; what was printed goes to files alone."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(Mask())
+        if not isinstance(handler, logging.FileHandler):
+            handler.addFilter(NotPrinted())
