@@ -37,7 +37,7 @@ def one_trial(overrides: list[str]) -> list[str]:
             found.append(f"{override.get_key_element()}={value.start}")
         elif override.is_sweep_override():
             found.append(f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}")
-        elif not override.key_or_group.startswith("hydra.sweeper"):
+        elif not override.key_or_group.startswith(("hydra.sweeper", "hydra.launcher")):
             found.append(override.input_line or "")
     return found
 
