@@ -82,8 +82,11 @@ def relations(layer: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     kinds = layer.get("layer_types")
     if isinstance(kinds, list) and count and len(kinds) != count:
         yield "layer_types", kinds, f"must have one entry per layer, {count} in all"
-    if isinstance(kinds, list) and "sliding_attention" in kinds and not _size(layer.get("sliding_window")):
+    slides, uses = isinstance(kinds, list) and "sliding_attention" in kinds, layer.get("use_sliding_window")
+    if slides and not _size(layer.get("sliding_window")):
         yield "layer_types", kinds, "sliding_attention needs sliding_window, in tokens"
+    if slides and layer.get("model_type") == "qwen3" and uses is not True:
+        yield "use_sliding_window", uses, "must be true: transformers takes no window from a qwen3 config otherwise"
     yield from _rope(layer)
 
 

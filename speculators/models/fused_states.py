@@ -51,6 +51,9 @@ class FusedStatesSettings(AlgorithmSettings, DraftLayers, FusedStatesFields):
     eagle_aux_hidden_state_layer_ids: Annotated[list[int], Field(min_length=1)] | None = Field(
         description="verifier layers whose states the draft reads, ascending; null is 2, L/2, L-3, as in vLLM"
     )
+    sliding_window: Annotated[int, Field(ge=1)] | None = Field(
+        description="tokens that each layer attends over, the query's own included; null is all before it"
+    )
     # In settings, null is the verifier's vocabulary size; in a published config it is always a number.
     draft_vocab_size: Annotated[int, Field(ge=1)] | None = Field(  # type: ignore[assignment] # wider than published
         description="tokens that the draft can predict, the most frequent ones; null is the verifier's vocabulary"
@@ -63,6 +66,9 @@ class FusedStatesSettings(AlgorithmSettings, DraftLayers, FusedStatesFields):
         if self.draft_arch == "llama" and len(ids) != 3:
             # vLLM's llama draft takes three states where this key is missing.
             layer["num_aux_hidden_states"] = len(ids)
+        if self.sliding_window is not None:
+            kinds = ["sliding_attention"] * self.num_hidden_layers
+            layer |= {"layer_types": kinds, "sliding_window": self.sliding_window, "use_sliding_window": True}
         return self.model_dump(include=set(self.published_fields.model_fields)) | {
             "transformer_layer_config": layer,
             "draft_vocab_size": self.draft_vocab_size or facts.vocab_size,

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from speculators.model import SpeculatorModel
 from speculators.models.fused_states_config import FusedStatesConfig
-from speculators.nn.attention import Attend, Seen
+from speculators.nn.attention import Attend, Seen, layer_windows
 from speculators.nn.decoder_layer import DecoderLayer, FusingLayer
 from speculators.nn.norm import RMSNorm
 from speculators.nn.rotary import Rotary
@@ -44,8 +44,9 @@ class FusedStatesModel(SpeculatorModel):
         self.input_norm = RMSNorm(len(ids) * target_size, layer.rms_norm_eps) if config.norm_before_fc else None
         self.fc_norm = nn.ModuleList(RMSNorm(target_size, layer.rms_norm_eps) for _ in ids) if config.fc_norm else None
         self.fc = nn.Linear(len(ids) * target_size, layer.hidden_size, bias=False)
-        self.layers = nn.ModuleList([FusingLayer(layer, config.norm_before_residual)])
-        self.layers.extend(DecoderLayer(layer) for _ in range(layer.num_hidden_layers - 1))
+        first, *further = layer_windows(layer)
+        self.layers = nn.ModuleList([FusingLayer(layer, config.norm_before_residual, first)])
+        self.layers.extend(DecoderLayer(layer, window=window) for window in further)
         self.norm = RMSNorm(layer.hidden_size, layer.rms_norm_eps)
         self.lm_head = nn.Linear(layer.hidden_size, config.draft_vocab_size, bias=False)
         if config.draft_vocab_size < layer.vocab_size:

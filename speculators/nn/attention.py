@@ -1,7 +1,6 @@
 """Attention over earlier keys and values, the same layer in training and in drafting."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +20,20 @@ class KeyValue(NamedTuple):
 
 # Keys and values of one layer: those of earlier passes in order, each as its pass made it, then a pass's own.
 Seen = tuple[KeyValue, ...]
-# [B, heads, T, head_dim] attention of queries of that shape over what they see of `Seen`.
-Attend = Callable[[Tensor, Seen], Tensor]
+
+
+class Attend(Protocol):
+    """How a pass's queries attend; all its layers share it."""
+
+    def __call__(self, query_BHTd: Tensor, seen: Seen, window: int | None = None) -> Tensor:
+        """[B, heads, T, head_dim] attention over what the queries see of `seen`.
+
+        Args:
+            query_BHTd: of the pass.
+            seen: keys and values.
+            window: no query sees a key that is so many positions before it, or more, as in vLLM; None is no limit.
+        """
+        ...
 
 
 def joined(seen: Seen) -> KeyValue:
@@ -32,10 +43,23 @@ def joined(seen: Seen) -> KeyValue:
     return KeyValue(torch.cat([k for k, _ in seen], dim=2), torch.cat([v for _, v in seen], dim=2))
 
 
-def masked(mask_B1TL: Tensor) -> Attend:
-    """Attention with a mask: True where a query may see a key, or what is added to its score; L counts all keys."""
+def masked(mask_B1TL: Tensor, query_BT: Tensor | None = None, key_BL: Tensor | None = None) -> Attend:
+    """Attention with a mask.
 
-    def attend(query_BHTd: Tensor, seen: Seen) -> Tensor:
+    Args:
+        mask_B1TL: True where a query may see a key, or what is added to its score; L counts all keys.
+        query_BT: int64 position of each query; layers with a window need it.
+        key_BL: int64 position of each key; layers with a window need it.
+    """
+    masks: dict[int | None, Tensor] = {None: mask_B1TL}
+
+    def attend(query_BHTd: Tensor, seen: Seen, window: int | None = None) -> Tensor:
+        if window is not None and window not in masks:
+            assert query_BT is not None and key_BL is not None
+            far_BTL = key_BL.unsqueeze(1) <= query_BT.unsqueeze(2) - window
+            masks[window] = mask_B1TL.masked_fill(
+                far_BTL.unsqueeze(1), False if mask_B1TL.dtype == torch.bool else -torch.inf
+            )
         key, value = joined(seen)
         groups = query_BHTd.shape[1] // key.shape[1]
         # Repeated by hand: with enable_gqa the CPU falls back to an attention that materialises all scores.
@@ -43,7 +67,7 @@ def masked(mask_B1TL: Tensor) -> Attend:
             query_BHTd,
             key.repeat_interleave(groups, dim=1),
             value.repeat_interleave(groups, dim=1),
-            attn_mask=mask_B1TL,
+            attn_mask=masks[window],
         )
 
     return attend
@@ -55,10 +79,12 @@ class Attention(nn.Module):
     Args:
         config: the draft's `transformer_layer_config`, Llama or Qwen3.
         input_size: width of what queries, keys and values are made of; EAGLE-3's first layer reads two states.
+        window: tokens over which a query attends, itself included; None is all before it.
     """
 
-    def __init__(self, config: PretrainedConfig, input_size: int) -> None:
+    def __init__(self, config: PretrainedConfig, input_size: int, window: int | None = None) -> None:
         super().__init__()
+        self.window = window
         self.head_dim = config.head_dim
         queries, keys = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
         bias = config.attention_bias
@@ -92,7 +118,7 @@ class Attention(nn.Module):
         heads = (*x_BTI.shape[:2], -1, self.head_dim)
         query = rotate(self.q_norm(self.q_proj(x_BTI).view(heads)).transpose(1, 2), rotation)
         seen = (*past, self.keys_values(x_BTI, rotation))
-        return self.o_proj(attend(query, seen).transpose(1, 2).flatten(2)), seen
+        return self.o_proj(attend(query, seen, self.window).transpose(1, 2).flatten(2)), seen
 
 
 def additive_mask(sees_BTL: Tensor, dtype: torch.dtype) -> Tensor:
@@ -115,3 +141,23 @@ def cached_mask(old_BL: Tensor, own_BT: Tensor) -> Tensor:
     sees_BTT = torch.ones(T, T, dtype=torch.bool, device=own_BT.device).tril() & own_BT.unsqueeze(1)
     sees_BTT = sees_BTT | torch.eye(T, dtype=torch.bool, device=own_BT.device)
     return torch.cat((old_BL.unsqueeze(1).expand(-1, T, -1), sees_BTT), dim=2)
+
+
+def layer_windows(config: PretrainedConfig) -> list[int | None]:
+    """The sliding window of each decoder layer, in positions; None where it sees all.
+
+    Args:
+        config: the draft's `transformer_layer_config`.
+
+    Raises:
+        ValueError: a layer slides and the config has no window.
+    """
+    values = config.to_dict()
+    kinds, window = values.get("layer_types"), values.get("sliding_window")
+    if kinds is None:
+        return [None] * config.num_hidden_layers
+    if "sliding_attention" in kinds and window is None:
+        raise ValueError(
+            "transformer_layer_config.sliding_window: sliding layers need it; a qwen3 config also use_sliding_window=true"
+        )
+    return [window if kind == "sliding_attention" else None for kind in kinds]

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from speculators.nn.attention import Attend, KeyValue, joined, masked
+from speculators.nn.attention import Attend, KeyValue, additive_mask, joined, masked
 from speculators.nn.precision import product_dtype
 from speculators.nn.slot_drafter import SlotDrafter
 from speculators.protocols.batch import Batch
@@ -161,8 +161,7 @@ def chunks(layout: RowLayout, width: int, inputs: int) -> Iterator[Chunk]:
 
 
 def _masked(sees_QL: Tensor, dtype: torch.dtype) -> Attend:
-    # Additive: from a bool mask, attention would make and keep an additive one in every layer.
-    return masked(torch.zeros_like(sees_QL, dtype=dtype).masked_fill_(~sees_QL, -torch.inf)[None, None])
+    return masked(additive_mask(sees_QL[None], dtype))
 
 
 class BlockDrafter(SlotDrafter):

@@ -37,12 +37,13 @@ class DecoderLayer(nn.Module):
     Args:
         config: Llama or Qwen3 layer config.
         input_norm: EAGLE-1's first layer has no norm before its attention.
+        window: as in `Attention`.
     """
 
-    def __init__(self, config: PretrainedConfig, input_norm: bool = True) -> None:
+    def __init__(self, config: PretrainedConfig, input_norm: bool = True, window: int | None = None) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps) if input_norm else nn.Identity()
-        self.self_attn = Attention(config, config.hidden_size)
+        self.self_attn = Attention(config, config.hidden_size, window)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GatedMLP(config)
 
@@ -59,15 +60,16 @@ class FusingLayer(nn.Module):
     Args:
         config: Llama or Qwen3 layer config.
         norm_before_residual: the residual is the normalised state.
+        window: as in `Attention`.
     """
 
-    def __init__(self, config: PretrainedConfig, norm_before_residual: bool) -> None:
+    def __init__(self, config: PretrainedConfig, norm_before_residual: bool, window: int | None = None) -> None:
         super().__init__()
         self.norm_before_residual = norm_before_residual
         self.hidden_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, 2 * config.hidden_size)
+        self.self_attn = Attention(config, 2 * config.hidden_size, window)
         self.mlp = GatedMLP(config)
 
     def forward(

@@ -51,11 +51,20 @@ class Recurrent(Protocol):
         ...
 
 
-def unroll(draft: Recurrent, batch: Batch, states: VerifierStates, verifier: VerifierHead) -> Tensor:
+def unroll(
+    draft: Recurrent, batch: Batch, states: VerifierStates, verifier: VerifierHead, detach: bool = False
+) -> Tensor:
     """Training-time test (Li et al. 2025, arXiv:2503.01840): slots fed by the slots before them, for every anchor.
 
     At slot s, anchor a is fed token a + s and its own feedback of slot s - 1, at position a + s - 1. It sees the first
     slot's keys of its document up to a, which drafting makes from verified states, and its own keys of later slots.
+
+    Args:
+        draft: the draft model.
+        batch: with its rows.
+        states: the verifier's.
+        verifier: its embedding and head.
+        detach: no gradient flows into a slot through what it is fed, so that each slot is trained alone (HASS).
 
     Returns:
         output_RH: what the head reads, for every row of `batch.rows`.
@@ -70,5 +79,6 @@ def unroll(draft: Recurrent, batch: Batch, states: VerifierStates, verifier: Ver
         fed_BTH, output_BTH, past = draft.step(
             draft.embed(token_BT, verifier), fed_BTH, batch.position_BT + slot - 1, past, attend
         )
+        fed_BTH = fed_BTH.detach() if detach else fed_BTH
         outputs.append(output_BTH.flatten(0, 1)[batch.rows.of_slot(anchor_R, slot)])
     return torch.cat(outputs)

@@ -5,6 +5,7 @@ that a slot is a causal attention over each document, and s - 1 scores a query, 
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,12 +22,26 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 def unrolled(batch: Batch, slots: int, dtype: torch.dtype) -> Attend:
     """Attention of all slots of an unrolled draft; `dtype` is that of products.
 
-    On an accelerator it is attention with a dense mask, for the kernels that return the log-sum-exp are the CPU's here.
+    On an accelerator, and in layers with a window, it is attention with a dense mask: the kernels that return the
+    log-sum-exp are the CPU's here, and know no window.
     """
-    if batch.token_BT.device.type == "cpu":
-        return lambda query_BHTd, seen: _merged(batch.spans, query_BHTd.to(dtype), seen)
-    sum_B1TL = dense_mask(batch, slots, dtype)
-    return lambda query_BHTd, seen: masked(sum_B1TL[..., : query_BHTd.shape[2] * len(seen)])(query_BHTd, seen)
+
+    @cache
+    def of_slot(slot: int) -> Attend:
+        position_BT = batch.position_BT
+        key_BL = torch.cat([position_BT + later for later in range(slot)], dim=1)
+        return masked(dense()[..., : key_BL.shape[1]], position_BT + slot - 1, key_BL)
+
+    @cache
+    def dense() -> Tensor:
+        return dense_mask(batch, slots, dtype)
+
+    def attend(query_BHTd: Tensor, seen: Seen, window: int | None = None) -> Tensor:
+        if window is None and batch.token_BT.device.type == "cpu":
+            return _merged(batch.spans, query_BHTd.to(dtype), seen)
+        return of_slot(len(seen))(query_BHTd, seen, window)
+
+    return attend
 
 
 def dense_mask(batch: Batch, slots: int, dtype: torch.dtype) -> Tensor:

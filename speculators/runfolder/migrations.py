@@ -13,11 +13,12 @@ class Added:
 
     Attributes:
         value: the value that keeps the behaviour of the older schema.
-        where: condition on another key, as (key, value), if only some runs have the key: `("run.data.source", "hub")`.
+        where: condition on another key, as (key, value), if only some runs have the key: `("run.data.source", "hub")`. With
+            the value None, the other key must be there.
     """
 
     value: Any
-    where: tuple[str, str] | None = None
+    where: tuple[str, str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ STEPS = {
             "run.algorithm.loss.topk": Added(0.0),
             "run.algorithm.loss.nla": Added(0.0),
             "run.algorithm.loss.lk_hybrid": Added(0.0),
+            # Of the algorithms that have these keys, which an older schema had as well.
+            "run.algorithm.sliding_window": Added(None, ("run.algorithm.norm_before_fc", None)),
+            "run.algorithm.detach_feedback": Added(False, ("run.algorithm.layernorms", None)),
+            "run.algorithm.state_noise": Added(0.0, ("run.algorithm.layernorms", None)),
             "run.data.chat_template_kwargs": Added(None),
             "run.data.chat_template_date": Added(None),
             "run.data.regenerate_temperature": Added(0.0),
@@ -110,10 +115,11 @@ def _step(pin: dict[str, Any], step: Step) -> Iterator[str]:
             yield f"{old.removeprefix('run.')} is now {new.removeprefix('run.')}"
     for key, added in step.added.items():
         group, name = holder(pin, key)
-        if (
-            group is not None
-            and name not in group
-            and (added.where is None or find(pin, added.where[0]) == added.where[1])
-        ):
+        if group is not None and name not in group and (added.where is None or _applies(pin, added.where)):
             group[name] = added.value
             yield f"{key.removeprefix('run.')} is new, set to {added.value!r}, which keeps the earlier behaviour"
+
+
+def _applies(pin: dict[str, Any], where: tuple[str, str | None]) -> bool:
+    value = find(pin, where[0])
+    return value is not None and where[1] in (None, value)

@@ -76,7 +76,7 @@ def check_training(model: SpeculatorModel, head: VerifierHead, states: VerifierS
         kept = torch.arange(VOCAB) if rows.kept_D is None else rows.kept_D
         wide[kept] = head.scaled(logits_D) if rows.scaled_as_verifier else logits_D
         expected = naive.draft(TOKENS, int(batch.rows.anchor_R[r]), int(batch.rows.slot_R[r]))[-1]
-        torch.testing.assert_close(wide, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(wide, expected, rtol=5e-4, atol=5e-4)
         compared += 1
     assert compared == 6 + 5 + 4
 

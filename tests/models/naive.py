@@ -40,7 +40,7 @@ def rope(x_d: Tensor, position: int, theta: float) -> Tensor:
 
 
 def attention(x_I: Tensor, weights: Weights, name: str, layer: Mapping[str, Any], position: int, past: Past) -> Tensor:
-    """One query against all of `past` and itself; its own key and value are appended."""
+    """One query against `past` and itself, or the last of them in a layer with a window; its key and value are appended."""
     size, heads, kv_heads = layer["head_dim"], layer["num_attention_heads"], layer["num_key_value_heads"]
 
     def split(part: str, count: int) -> list[Tensor]:
@@ -53,11 +53,14 @@ def attention(x_I: Tensor, weights: Weights, name: str, layer: Mapping[str, Any]
 
     queries, keys, values = split("q", heads), split("k", kv_heads), split("v", kv_heads)
     past.append((torch.stack(keys), torch.stack(values)))
+    kinds = layer.get("layer_types", [])
+    slides = bool(kinds) and kinds[int(name.split(".")[1])] == "sliding_attention"
+    seen = past[-layer["sliding_window"] :] if slides else past
     mixed = []
     for head, query in enumerate(queries):
         group = head // (heads // kv_heads)
-        scores = torch.stack([query @ key[group] / size**0.5 for key, _ in past]).softmax(0)
-        mixed.append(sum(score * value[group] for score, (_, value) in zip(scores, past, strict=True)))
+        scores = torch.stack([query @ key[group] / size**0.5 for key, _ in seen]).softmax(0)
+        mixed.append(sum(score * value[group] for score, (_, value) in zip(scores, seen, strict=True)))
     return linear(torch.cat(mixed), weights, f"{name}.o_proj")
 
 

@@ -5,9 +5,15 @@ from typing import Any
 import pytest
 import torch
 
+from speculators.data.collate import collate
+from speculators.data.template import Document
 from speculators.model import SpeculatorModel
+from speculators.models.eagle.model import EagleSpeculator, noisy
+from speculators.nn.attention import masked
+from speculators.nn.unroll import unroll
+from speculators.protocols.hidden_states import VerifierStates
 
-from .compare import check_drafting, check_training, layer_config, make_draft, make_verifier
+from .compare import HIDDEN, LENGTH, TOKENS, check_drafting, check_training, layer_config, make_draft, make_verifier
 from .naive import NaiveDraft, Past, Weights, attention, linear, post_attention, pre_norm_layer
 
 VARIANTS = [(1, False), (3, False), (2, True)]
@@ -69,3 +75,54 @@ def test_what_vllm_lacks_is_refused(flag: str) -> None:
         make_draft(
             {"speculators_model_type": "eagle", "transformer_layer_config": layer_config("llama", 1), flag: True}
         )
+
+
+def gradients(model: SpeculatorModel, output_RH: torch.Tensor, weight_RH: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of a weighted sum of outputs, by tensor; zero where there is none."""
+    model.zero_grad()
+    (output_RH * weight_RH).sum().backward()
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_each_step_is_trained_alone(detach: bool) -> None:
+    """Detached, the second step's gradient is that of one step whose fed state is a constant; not so otherwise."""
+    model, (head, states) = draft_of(layer_config("llama", 1)), make_verifier(0)
+    assert isinstance(model, EagleSpeculator)
+    batch = collate([[Document(TOKENS, [True] * LENGTH)]], 2)
+    second_R = (batch.rows.slot_R == 2) & batch.rows.valid_R
+    weight_RH = torch.randn(len(second_R), HIDDEN, generator=torch.Generator().manual_seed(2)) * second_R[:, None]
+    found = gradients(model, unroll(model, batch, states, head, detach), weight_RH)
+
+    with torch.no_grad():
+        outputs_RH = unroll(model, batch, states, head)
+    last_slot, last_T = batch.rows.of_slot(outputs_RH, 1), states.last_BTH[0]
+    first_T = {int(a): h for a, h in zip(batch.rows.of_slot(batch.rows.anchor_R, 1), last_slot, strict=True)}
+    expected_RH = []
+    for anchor, valid in zip(batch.rows.anchor_R.tolist(), second_R.tolist(), strict=True):
+        if not valid:
+            expected_RH.append(torch.zeros(HIDDEN))
+            continue
+        # Verified places up to the anchor, and one more that is fed what the first step gave.
+        fed_TH = torch.cat([last_T[: anchor + 1], first_T[anchor][None]])[None]
+        embed_TH, position_T = model.embed(torch.tensor([TOKENS[1 : anchor + 3]]), head), torch.arange(anchor + 2)[None]
+        causal = torch.ones(1, 1, anchor + 2, anchor + 2, dtype=torch.bool).tril()
+        step = model.step(embed_TH, fed_TH, position_T, [()], masked(causal))
+        expected_RH.append(step.output_BTH[0, -1])
+    expected = gradients(model, torch.stack(expected_RH), weight_RH)
+    close = [(found[name] - e).abs().max() < 1e-3 * e.abs().max() for name, e in expected.items()]
+    assert all(close) if detach else not any(close)
+
+
+def test_noise_is_on_what_is_fed_alone() -> None:
+    """As wide as the setting says at 512 tokens, wider in a shorter sequence; padding has none."""
+    (_, states), batch = (
+        make_verifier(0),
+        collate([[Document(TOKENS, [True] * LENGTH)], [Document([3] * 4, [True] * 4)]], 1),
+    )
+    both = VerifierStates(states.last_BTH.expand(2, -1, -1), None)
+    noise_BTH = noisy(both, batch, 0.2).last_BTH - both.last_BTH
+    for b, length in enumerate((LENGTH, 4)):
+        widest = 0.1 * 512 / length
+        assert 0.8 * widest < noise_BTH[b, :length].abs().max() <= widest + 1e-4
+        assert not noise_BTH[b, length:].any()

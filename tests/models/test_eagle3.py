@@ -6,11 +6,20 @@ import pytest
 import torch
 
 from speculators.config import SpeculatorModelConfig
-from speculators.model import SpeculatorModel
+from speculators.data.collate import collate
+from speculators.data.template import Document
+from speculators.model import SpeculatorModel, TrainingContext
 from speculators.protocols.initialisation import Initialisation
 
-from .compare import HIDDEN, VOCAB, check_drafting, check_training, layer_config, make_draft, make_verifier
+from .compare import HIDDEN, TOKENS, VOCAB, check_drafting, check_training, layer_config, make_draft, make_verifier
 from .naive_fused import KEPT, draft_of, naive_draft
+
+
+def sliding(model_type: str, layers: int, window: int) -> dict[str, Any]:
+    """Layers that all slide."""
+    kinds = ["sliding_attention"] * layers
+    return layer_config(model_type, layers, layer_types=kinds, sliding_window=window, use_sliding_window=True)
+
 
 # Each on top of one llama layer, nothing switched on, and the whole vocabulary.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -26,6 +35,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "biases": {"transformer_layer_config": layer_config("llama", 1, attention_bias=True)},
     "qwen3": {"transformer_layer_config": layer_config("qwen3", 1)},
     "qwen3_biases": {"transformer_layer_config": layer_config("qwen3", 1, attention_bias=True)},
+    "window_of_one": {"transformer_layer_config": sliding("llama", 1, 1)},
+    "window_of_two": {"transformer_layer_config": sliding("llama", 2, 2)},
+    "window_of_three_qwen3": {"transformer_layer_config": sliding("qwen3", 1, 3)},
+    "one_layer_slides": {
+        "transformer_layer_config": sliding("llama", 2, 2) | {"layer_types": ["full_attention", "sliding_attention"]}
+    },
     "all_at_once": {
         "transformer_layer_config": layer_config("qwen3", 2), "norm_before_residual": True, "fc_norm": True,
         "norm_output": True, "embed_requires_grad": True, "draft_vocab_size": len(KEPT),
@@ -67,6 +82,26 @@ def test_every_variant_computes_something_else(name: str) -> None:
     weights = {n: t for n, t in model.state_dict().items() if n not in unknown and not n.endswith("bias")}
     with pytest.raises(AssertionError, match="not close"):
         check_training(model, head, states, naive_draft(weights, published({}), head.embed_VH, states.aux_BTA[0]))
+
+
+def test_a_window_as_long_as_the_text_is_none() -> None:
+    """In training, where layers with a window take another kernel."""
+    (_, states), batch = make_verifier(3 * HIDDEN), collate([[Document(TOKENS, [True] * len(TOKENS))]], 3)
+    head, _ = make_verifier(0)
+    outputs = []
+    for layer in (layer_config("llama", 2), sliding("llama", 2, len(TOKENS))):
+        model = draft_of(published({"transformer_layer_config": layer}))
+        with torch.no_grad():
+            (rows,) = model(batch, states, head, TrainingContext[Any](None, 0.0)).rows.values()
+        outputs.append(rows.terms[0].input_RI[batch.rows.valid_R])
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_qwen3_layer_that_slides_without_a_window_is_refused() -> None:
+    """transformers reads a window only where use_sliding_window is true; vLLM reads it anyway."""
+    layer = sliding("qwen3", 1, 4) | {"use_sliding_window": False}
+    with pytest.raises(ValueError, match="use_sliding_window"):
+        make_draft(published({"transformer_layer_config": layer}))
 
 
 def test_a_fresh_draft_takes_the_most_frequent_tokens() -> None:

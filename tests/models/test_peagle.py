@@ -23,6 +23,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen_embedding": {"embed_requires_grad": False},
     "norm_before_fc": {"norm_before_fc": True},
     "reduced_vocabulary_of_two_states": {"draft_vocab_size": len(KEPT), "eagle_aux_hidden_state_layer_ids": [1, 3]},
+    "window_of_two": {
+        "transformer_layer_config": layer_config(
+            "llama", 2, layer_types=["sliding_attention"] * 2, sliding_window=2, use_sliding_window=True
+        )
+    },
     "two_qwen3_layers": {"transformer_layer_config": layer_config("qwen3", 2), "norm_before_residual": True},
 }
 

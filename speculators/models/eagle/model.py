@@ -11,6 +11,7 @@ from speculators.models.eagle.config import EagleSpeculatorConfig
 from speculators.models.eagle.loss import state_distance
 from speculators.nn.attention import Attend, Seen
 from speculators.nn.decoder_layer import DecoderLayer
+from speculators.nn.noise import uniform_noise
 from speculators.nn.recurrent_drafter import RecurrentDrafter
 from speculators.nn.rotary import Rotary
 from speculators.nn.start import start_weights
@@ -20,6 +21,17 @@ from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
 from speculators.protocols.initialisation import Initialisation
 from speculators.protocols.rows import DraftOutput, Rows
+
+
+def noisy(states: VerifierStates, batch: Batch, width: float) -> VerifierStates:
+    """The verifier's last states with uniform noise, as EAGLE's and HASS's code add it: 512 / T times `width` wide.
+
+    T are the tokens of a packed sequence, where their code has one conversation.
+    """
+    noise_BTH = uniform_noise(batch, states.last_BTH)
+    for noise_TH, length in zip(noise_BTH, batch.rows.lengths, strict=True):
+        noise_TH.mul_(width * 512 / length)
+    return VerifierStates(states.last_BTH + noise_BTH, states.aux_BTA)
 
 
 @SpeculatorModel.register("eagle")
@@ -79,7 +91,11 @@ class EagleSpeculator(SpeculatorModel):
         self, batch: Batch, states: VerifierStates, verifier: VerifierHead, context: TrainingContext[Any]
     ) -> DraftOutput:
         """Rows of all slots, unrolled as in `unroll`, and the distance between states."""
-        output_RH = unroll(self, batch, states, verifier)
+        fed, detach = states, False
+        if self.training:
+            detach, width = context.settings.detach_feedback, context.settings.state_noise
+            fed = noisy(states, batch, width) if width else states
+        output_RH = unroll(self, batch, fed, verifier, detach)
         distance = state_distance(output_RH, states.last_BTH.flatten(0, 1), batch.rows)
         rows = Rows.of(output_RH, verifier.head_VH, scaled_as_verifier=True)
         return DraftOutput({"rows": rows}, {"smooth_l1": lambda _: distance})

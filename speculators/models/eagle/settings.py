@@ -38,6 +38,10 @@ class EagleSettings(AlgorithmSettings, DraftLayers, EagleFields):
         description="class of the decoder layer: Llama's, the only one that can be trained"
     )
     ttt_steps: int = Field(ge=1, description="steps trained on the draft's own states: 1 is EAGLE-1, more are HASS")
+    detach_feedback: bool = Field(description="no gradient flows from a step into the state that it was fed (HASS)")
+    state_noise: float = Field(
+        ge=0, description="uniform noise added to the verifier's states in training, its width at 512 tokens a sequence"
+    )
     loss: EagleLoss  # type: ignore[assignment] # one weight more
 
     @field_validator("layernorms", "fusion_bias")

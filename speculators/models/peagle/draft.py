@@ -27,12 +27,13 @@ class ParallelDrafter(SlotDrafter):
         super().__init__()
         self.draft, self.verifier = draft, verifier
         self.valid_BL = torch.zeros(batch_size, 0, dtype=torch.bool, device=verifier.embed_VH.device)
+        self.position_BL = self.valid_BL.long()
         self.verified: list[Seen] = [() for _ in draft.layers]
 
     def select(self, rows: Tensor) -> None:
         """Keep only the sequences `rows`."""
         super().select(rows)
-        self.valid_BL = self.valid_BL[rows]
+        self.valid_BL, self.position_BL = self.valid_BL[rows], self.position_BL[rows]
         self.verified = [tuple(KeyValue(k[rows], v[rows]) for k, v in seen) for seen in self.verified]
 
     def read(self, context: Context, depth: int) -> None:
@@ -46,9 +47,11 @@ class ParallelDrafter(SlotDrafter):
         ahead_M = torch.arange(1, depth, device=self.valid_BL.device)
         position_BT = torch.cat((context.position_BT, context.position_BT[:, -1:] + ahead_M), dim=1)
         valid_BT = torch.nn.functional.pad(context.valid_BT, (0, masks), value=True)
-        attend = masked(cached_mask(self.valid_BL, valid_BT).unsqueeze(1))
+        mask_B1TL = cached_mask(self.valid_BL, valid_BT).unsqueeze(1)
+        attend = masked(mask_B1TL, position_BT, torch.cat((self.position_BL, position_BT), dim=1))
         step = self.draft.step(embed_BTH, fed_BTH, position_BT, self.verified, attend)
         self.valid_BL = torch.cat((self.valid_BL, context.valid_BT), dim=1)
+        self.position_BL = torch.cat((self.position_BL, context.position_BT), dim=1)
         length = self.valid_BL.shape[1]
         self.verified = [(KeyValue(k[:, :, :length], v[:, :, :length]),) for k, v in map(joined, step.seen)]
         self.output_BSH = step.output_BTH[:, T - 1 :]

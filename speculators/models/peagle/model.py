@@ -91,9 +91,10 @@ class PEagleSpeculator(FusedStatesModel):
             own_CC = (anchor_R[chunk, None] == anchor_R[chunk]) & (slot_R[chunk, None] >= slot_R[chunk])
             position_1C = position_R[None, chunk]
             mask_11CL = additive_mask(torch.cat((context_CT, own_CC), dim=1).unsqueeze(0), product_dtype(fed_H))
+            key_1L = torch.cat((batch.position_BT[b : b + 1, :end], position_1C), dim=1)
             past = [(KeyValue(key[b : b + 1, :, :end], value[b : b + 1, :, :end]),) for ((key, value),) in base.seen]
-            shape = (*position_1C.shape, -1)
-            step = self.step(embed_H.expand(shape), fed_H.expand(shape), position_1C, past, masked(mask_11CL))
+            shape, attend = (*position_1C.shape, -1), masked(mask_11CL, position_1C, key_1L)
+            step = self.step(embed_H.expand(shape), fed_H.expand(shape), position_1C, past, attend)
             outputs.append(step.output_BTH[0])
         return torch.cat(outputs)[order_R.argsort()]
 
