@@ -157,7 +157,7 @@ def test_nan_stops_and_the_last_good_checkpoint_stays(make_run, fresh, verifier,
         return (value * float("nan") if len(calls) == 4 else value), metrics
 
     monkeypatch.setattr(Student, "loss", broken)
-    with pytest.raises(NotFinite, match=r"step 4: .*not finite \(step 2 is the last good checkpoint\)"):
+    with pytest.raises(NotFinite, match=r"step 4: .*not finite \(step 2 is the last checkpoint before it\)"):
         train(fresh(run), verifier, prepared, run, tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_2"]
 
