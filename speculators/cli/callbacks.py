@@ -4,7 +4,7 @@ import atexit
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -12,6 +12,10 @@ from omegaconf import DictConfig
 from speculators.composition.validate import check_data, check_machine, validate
 from speculators.utils.messages import WrongInput, stop
 from speculators.utils.secrets import masked
+from speculators.utils.untrusted import printable_lines
+
+if TYPE_CHECKING:
+    from speculators.settings.run_config import RunConfig
 
 OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
 
@@ -35,13 +39,9 @@ class Check(Callback):
             check_data(config, run)
             folder = Path(config.hydra.run.dir)
             if run.dry_run:
-                from speculators.execution.plan import print_plan
-
-                print_plan(run)
-            # After the plan of a dry run, which may be made on another machine than the run.
-            check_machine(config, run, folder)
-            if run.dry_run:
+                _plan(config, run, folder)
                 sys.exit(0)
+            check_machine(config, run, folder)
             check_free(run, folder)
         except WrongInput as error:
             stop(error.messages)
@@ -111,3 +111,15 @@ def _show(sweep: Path) -> None:
     from speculators.sweep.summary import show
 
     show(sweep)
+
+
+def _plan(config: DictConfig, run: "RunConfig", folder: Path) -> None:
+    """Print a run's plan, and what this machine lacks for it: the run may be meant for another machine."""
+    from speculators.execution.plan import print_plan
+
+    print_plan(run)
+    try:
+        check_machine(config, run, folder)
+    except WrongInput as error:
+        lines = (f"  {printable_lines(masked(message))}" for message in error.messages)
+        print("this machine could not execute the run:", *lines, sep="\n", file=sys.stderr)
