@@ -13,7 +13,7 @@ from speculators.model import SpeculatorModel
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.initialisation import Initialisation
 from speculators.settings.algorithm import LossWeights
-from speculators.settings.run_config import RunConfig
+from speculators.settings.run_config import ExportSettings, RunConfig
 from speculators.verifier.facts import VerifierFacts
 
 VOCAB, HIDDEN = 96, 64
@@ -34,6 +34,7 @@ EAGLE3 = {
     "fc_norm": False,
     "norm_output": True,
     "embed_requires_grad": False,
+    "sliding_window": None,
 }
 EAGLE = {
     "name": "eagle",
@@ -45,7 +46,20 @@ EAGLE = {
     "transformer_layer_architecture": "auto",
     "layernorms": False,
     "fusion_bias": False,
+    "detach_feedback": False,
+    "state_noise": 0.0,
 }
+
+
+def export_settings(target: Any, engine_version: str = "0.32.0") -> ExportSettings:
+    """Settings of the group `export`, its other keys as in conf."""
+    return ExportSettings(
+        target=target,
+        engine_version=engine_version,
+        dtype="float32",
+        num_speculative_tokens_per_batch_size=None,
+        enable_adaptive_verification=False,
+    )
 
 
 @pytest.fixture
@@ -145,14 +159,7 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "top_p": 1.0,
                     "tie_epsilon": 1e-4,
                 },
-                "export": {
-                    "target": "vllm",
-                    "engine_version": "0.32.0",
-                    "dtype": "float32",
-                    "num_speculative_tokens_per_batch_size": None,
-                    "enable_adaptive_verification": False,
-                }
-                | export,
+                "export": export_settings("vllm").model_dump() | export,
                 "cache": {"dir": None, "limit_gb": None},
                 "tracker": {"name": "none", "project": "test"},
                 "launch": {

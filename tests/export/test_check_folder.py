@@ -18,11 +18,11 @@ from vllm_verdicts import read_golden, write_folder
 from speculators.cli.main import app
 from speculators.evaluate.checkpoint import with_its_own
 from speculators.export.checklist import judge
-from speculators.settings.run_config import ExportSettings
+from tests.export.conftest import export_settings
 
 GOLDEN = read_golden()
 BASES = GOLDEN["bases"]
-EXPORT = ExportSettings(target="vllm", engine_version="0.32.0", dtype="float32")
+EXPORT = export_settings("vllm")
 LAYER, USAGE, IDS = "transformer_layer_config", "speculators_config", "eagle_aux_hidden_state_layer_ids"
 VERIFIER = f"{USAGE}.verifier.name_or_path"
 

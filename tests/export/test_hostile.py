@@ -17,6 +17,7 @@ from vllm_verdicts import read_golden, write_folder
 from speculators.cli.main import app
 from speculators.export.checklist import judge
 from speculators.settings.run_config import ExportSettings
+from tests.export.conftest import export_settings
 
 BASES = read_golden()["bases"]
 LAYER, K = "transformer_layer_config", "speculators_config.proposal_methods.0.speculative_tokens"
@@ -24,7 +25,7 @@ HUGE = 10**12
 
 
 def export(target: str) -> ExportSettings:
-    return ExportSettings(target=target, engine_version="0.32.0", dtype="float32")  # pyright: ignore
+    return export_settings(target)
 
 
 def verdict(folder: Path, target: str) -> str:

@@ -11,8 +11,8 @@ from vllm_verdicts import read_golden, write_folder
 from speculators.composition.compose import compose
 from speculators.config import SpeculatorModelConfig
 from speculators.export.checklist import judge
-from speculators.settings.run_config import ExportSettings
 from speculators.utils.messages import WrongInput
+from tests.export.conftest import export_settings
 
 ALGORITHMS = discovered()
 GOLDEN = read_golden()
@@ -21,7 +21,7 @@ CASES = GOLDEN["cases"]
 SILENT = {name: why for cases in ALGORITHMS.values() for name, why in cases.silent.items()}
 # Where this project is stricter than vLLM: never the other way.
 STRICTER = {name: why for cases in ALGORITHMS.values() for name, why in cases.stricter.items()}
-EXPORT = ExportSettings(target="vllm", engine_version=GOLDEN["vllm"], dtype="float32")
+EXPORT = export_settings("vllm", GOLDEN["vllm"])
 
 
 @pytest.fixture(autouse=True)

@@ -28,13 +28,14 @@ from speculators.format.tensors import read_header
 from speculators.runfolder.identity import STATE, trained
 from speculators.runfolder.rights import claimed
 from speculators.runfolder.run_yaml import load
-from speculators.settings.run_config import DataSettings, ExportSettings
+from speculators.settings.run_config import DataSettings
 from speculators.train.checkpoint import problem_in, state_in, steps_in
 from speculators.utils import manifest
 from speculators.utils.messages import WrongInput
 from speculators.utils.untrusted import parse_json
 from speculators.utils.yaml_lines import dump
 from speculators.verifier.facts import VerifierFacts
+from tests.export.conftest import export_settings
 
 from .broken import VALUES, cases, changed, documents, spoilt
 
@@ -88,7 +89,7 @@ def test_published_configs(data: st.DataObject, base: str, tmp_path: Path) -> No
     write_folder(BASES, {"base": base}, tmp_path)
     (tmp_path / "config.json").write_bytes(data.draw(documents(BASES[base]["config"])))
     try:
-        assert judge(tmp_path, ExportSettings(target="vllm", engine_version="0.32.0", dtype="float32")).summary
+        assert judge(tmp_path, export_settings("vllm")).summary
     except ValueError as error:
         assert str(tmp_path) in str(error)
 

@@ -73,7 +73,7 @@ def composed(**groups: Any) -> RunConfig:
         "algorithm": {
             "name": "eagle3", "ttt_steps": 3, "draft_arch": "llama", "num_hidden_layers": 1, "draft_vocab_size": 24,
             "norm_before_residual": True, "eagle_aux_hidden_state_layer_ids": [1, 2, 3], "norm_before_fc": False,
-            "fc_norm": False, "norm_output": False, "embed_requires_grad": False, "slot_decay": 0.8,
+            "fc_norm": False, "norm_output": False, "embed_requires_grad": False, "sliding_window": None, "slot_decay": 0.8,
             "loss": LOSS, "intermediate_size": None,
         },
         "proposal": {
