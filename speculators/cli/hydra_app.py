@@ -19,7 +19,6 @@ from speculators.composition.compose import EntryPointGroups, origin
 from speculators.composition.hydra_errors import beyond_limits, explain
 from speculators.composition.provenance import NAME, Blame
 from speculators.composition.validate import COMPOSING, validate
-from speculators.runfolder.folder import RunFolder
 from speculators.utils.discovery import CONF
 from speculators.utils.messages import RunFailed, WrongInput, broken_yaml, refused, stop
 from speculators.utils.process import STOPPED_BY_SIGNAL, closed_pipe, keep_the_path_safe, mask_logs
@@ -76,6 +75,7 @@ def _entry(config: DictConfig) -> float:
 
         return run_trial(run, folder, came_from, hydra_config.job.num, launch, work)
     from speculators.execution.again import check_free
+    from speculators.runfolder.folder import RunFolder
     from speculators.runfolder.run_yaml import write_pin
 
     with RunFolder(folder).lock():

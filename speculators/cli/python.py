@@ -61,9 +61,14 @@ def prepare(path: Path, allow: Sequence[str] = (), output: Path | None = None) -
     from speculators.composition.moved import moved
     from speculators.execution import input_hashes
     from speculators.execution.again import load_again, place
-    from speculators.runfolder.run_yaml import rewrite
+    from speculators.runfolder.folder import RunFolder, run_yaml_of
+    from speculators.runfolder.identity import check_same, identity, trained
+    from speculators.runfolder.run_yaml import load, rewrite
 
     if output is None and finished(path) is not None:
+        # An edited run.yaml describes another run than the one that finished here.
+        checkpoints, pin = RunFolder(run_yaml_of(path).parent).checkpoints, load(path)
+        check_same(identity(pin.run, pin.read), trained(checkpoints), checkpoints)
         return path, []
     pin, notes = load_again(path, allow)
     input_hashes.check(pin, path)

@@ -17,6 +17,12 @@ from speculators.cli.main import app
 GROUPS = sorted(p.name for p in (Path(__file__).parents[2] / "conf").iterdir() if any(p.glob("*.yaml")))
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that lines are not wrapped."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+
 def test_the_version_is_known() -> None:
     """By the package, and by both commands."""
     assert speculators.__version__ == version("speculators-hydra")
@@ -32,7 +38,7 @@ def test_help_describes_every_group(capsys: pytest.CaptureFixture[str]) -> None:
     for group in GROUPS:
         line = re.search(rf"^  {group} +([a-z].+): \w+", said, re.MULTILINE)
         assert line is not None, group
-    assert re.search(r"^  algorithm .*: eagle3, eagle", said, re.MULTILINE)
+    assert re.search(r"^  algorithm .*: eagle3, dflash", said, re.MULTILINE)
     assert re.search(r"^  dry_run=false\n +\w+", said, re.MULTILINE)
 
 

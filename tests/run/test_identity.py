@@ -11,6 +11,7 @@ from speculators.cli.launch import launch
 from speculators.cli.main import app
 from speculators.composition.compose import compose, pinned
 from speculators.execution.again import check_free
+from speculators.runfolder.folder import RunFolder
 from speculators.utils.messages import WrongInput
 
 ROWS = Path(str(files("speculators.assets"))).joinpath("chat.jsonl").read_text().splitlines(True)
@@ -76,6 +77,7 @@ def test_other_data_does_not_go_on(folder: Path) -> None:
         check_free(compose(overrides(folder)), folder / "run")
     file = folder / "run" / "run.yaml"
     file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith("  data: ")))
+    RunFolder(folder / "run").done.unlink()  # a finished run is not resumed
     code, output = again(folder)
     assert code == 2 and "trained with another data" in output and "train in a new folder" in output
     file.unlink()
