@@ -41,7 +41,9 @@ def damage(folder: Path, needed: Iterable[str] = ()) -> str | None:
     for name, written in hashes.items():
         file = folder / name
         try:
-            if file.parent != folder or not inside(folder, name).is_file():
+            if file.parent != folder:
+                return f"{folder / MANIFEST}: {shortened(name)} is not the name of a file in this folder"
+            if not inside(folder, name).is_file():
                 return f"{file} is missing"
             if digest.of_file(file) != written:
                 return f"{file} is damaged: its SHA-256 differs from the one in {MANIFEST}"

@@ -117,12 +117,12 @@ def test_manifests(text: str, tmp_path: Path) -> None:
     assert Manifest.read(tmp_path / "manifest.json") == Manifest()
 
 
-@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 5000, "../x", "/etc/passwd", ""])
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 5000, "../x", "/etc/passwd", "/", ""])
 def test_names_that_no_file_of_the_folder_has(name: str, tmp_path: Path) -> None:
     """Of a manifest; the message names the folder."""
     (tmp_path / "manifest.json").write_text(json.dumps({name: "ab"}))
     damage = manifest.damage(tmp_path)
-    assert damage is not None and (str(tmp_path) in damage or name in damage)
+    assert damage is not None and damage.startswith(str(tmp_path))
 
 
 def test_a_checkpoints_manifest_must_name_its_files(tmp_path: Path) -> None:

@@ -45,7 +45,6 @@ cases.tensors("peagle whole vocabulary", "no lm_head.weight", {"lm_head.weight":
 cases.silent = {
     # keys that vLLM reads otherwise
     "peagle: eagle_aux_hidden_state_layer_ids=[5, 3, 1]": "sorted before the states are joined",
-    "peagle: fc_norm=True": "no fc_norm",
     # tensors that are not initialised
     "peagle: norm_before_fc=True": "no input_norm",
     "peagle: transformer_layer_config.model_type='qwen3'": "no norms of queries and keys",
@@ -57,6 +56,7 @@ cases.silent = {
     "peagle norm_before_fc: norm_before_fc=False": "input_norm dropped",
 }
 cases.stricter = {
+    "peagle: fc_norm=True": "loads without the tensors that the key asks for; with them, it is refused",
     "peagle: mask_token_id=True": "vLLM takes it for 1",
     "peagle: a flat mask_hidden": "vLLM flattens the tensor; the format's has three dimensions",
 }

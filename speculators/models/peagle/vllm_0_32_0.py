@@ -26,4 +26,4 @@ class PEagle(FusedStatesDraft):
         yield from super().problems(config, read, facts)
         yield from required(config, ["mask_token_id"], ENGINE)
         reason = "vLLM's P-EAGLE has no such norms; train with fc_norm=false"
-        yield from one_of(read, "fc_norm", (False, None), reason, level="wrong")
+        yield from one_of(read, "fc_norm", (False, None), reason)
