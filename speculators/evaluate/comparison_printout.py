@@ -7,12 +7,13 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
+from rich.box import SIMPLE
 from rich.table import Table
 
 from speculators.evaluate.comparison import Choice, Comparison, families_of, length_of
 from speculators.evaluate.interval import acceptance_interval
 from speculators.utils import files
+from speculators.utils.terminal import console
 
 # Cost ratios of the table beside evaluation.cost_ratio: of a verifier a hundred times as slow as its draft, and of one that
 # is hardly slower.
@@ -30,12 +31,12 @@ def report(comparison: Comparison, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / RESULT, json.dumps(as_json(comparison), indent=2) + "\n")
     plot(comparison, folder / PLOT)
-    console = Console()
-    console.print(table(comparison))
+    shown = console()
+    shown.print(table(comparison))
     if (by_category := category_table(comparison)) is not None:
-        console.print(by_category)
+        shown.print(by_category)
     for line in conclusion(comparison):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        shown.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def ratios(comparison: Comparison) -> list[float]:
@@ -46,9 +47,11 @@ def ratios(comparison: Comparison) -> list[float]:
 def table(comparison: Comparison) -> Table:
     """One row for each draft and proposal; the best speed-up at each cost ratio has a star."""
     shown = Table(
-        title="Acceptance length and modelled speed-up by cost ratio (time of a draft pass / time of a verifier pass)",
+        title="Acceptance length, and modelled speed-up by cost ratio",
         title_justify="left",
-        caption="* the best at that cost ratio; a draft pass for each level",
+        box=SIMPLE,
+        pad_edge=False,
+        caption="cost ratio: time of a draft pass / time of a verifier pass; * the best at that cost ratio",
         caption_justify="left",
     )
     several = any(comparison.draft(choice) for choice in comparison.choices)
@@ -79,10 +82,10 @@ def category_table(comparison: Comparison) -> Table | None:
     names = sorted({name for own in rounds.values() for name in own})
     if len(names) < 2:
         return None
-    shown = Table(title="Acceptance length by category of the prompt", title_justify="left")
+    shown = Table(title="Acceptance length by category of the prompt", title_justify="left", box=SIMPLE, pad_edge=False)
     shown.add_column("category")
     for choice in best.values():
-        shown.add_column(f"{choice.algorithm}, {comparison.label(choice)}")
+        shown.add_column(f"{comparison.draft(choice) or choice.algorithm}, {comparison.label(choice)}")
     for name in names:
         cells = []
         for own in (rounds[checkpoint].get(name, []) for checkpoint in best):
