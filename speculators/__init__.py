@@ -1,6 +1,5 @@
 """Training and export of speculative-decoding draft models. Every public name is imported at its first use."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +60,9 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return _load(name)
     if name == "__version__":
+        # It loads email and socket, which `python -m speculators` would look for in the current folder.
+        from importlib.metadata import version
+
         return version("speculators-hydra")
     # Classes of algorithms are found in their packages, so that no algorithm is named here.
     if name[:1].isupper():

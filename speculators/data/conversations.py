@@ -141,7 +141,7 @@ def _message(turn: Any) -> Message:
     found = _reasoning(turn) if role == "assistant" else ""
     if content is None and not (role == "assistant" and (calls or found)):
         raise Unusable("with a turn without content")
-    message: Message = {"role": role, "content": _text(content)}
+    message: Message = {"role": _unicode(role), "content": _text(content)}
     if found:
         message["reasoning"] = _unicode(found)
     if calls and role == "assistant":

@@ -33,7 +33,7 @@ def launch(folder: Path, run: Callable[[Path], float]) -> float:
     Raises:
         WrongInput: run.yaml is invalid, or the inputs of the run have changed since it was written.
         RunFailed: the run raised an exception; the reason is printed.
-        speculators.train.interrupt.Interrupted: a signal stopped it; all is saved.
+        speculators.train.interrupt.Interrupted: a signal stopped it; its state is saved.
     """
     own = RunFolder(folder)
     with own.lock():

@@ -101,7 +101,14 @@ def retyped(value: Any, rng: random.Random) -> Any:
         case str():
             return rng.choice((3, 1.5, True, None, [value], {"value": value}))
         case list():
-            return rng.choice((str(value), value[0], {str(i): v for i, v in enumerate(value)}, [str(v) for v in value]))
+            return rng.choice(
+                (
+                    str(value),
+                    value[0] if value else 0,
+                    {str(i): v for i, v in enumerate(value)},
+                    [str(v) for v in value],
+                )
+            )
         case _:
             return rng.choice(("null", 3, 2.5, True, [1, 2], {"value": 1}, "1"))
 
