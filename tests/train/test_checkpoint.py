@@ -239,5 +239,5 @@ def test_a_manifest_names_files_of_its_folder_alone(name, tmp_path):
     checkpoints.save(TrainState(step=1))
     file = checkpoints.path(1) / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {name: ""}))
-    with pytest.raises(ValueError, match="is missing"):
+    with pytest.raises(ValueError, match="is not the name of a file in this folder"):
         checkpoints.resume()
