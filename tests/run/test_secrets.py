@@ -99,11 +99,11 @@ def test_a_failure_shows_no_secret(tmp_path: Path, capfd: pytest.CaptureFixture[
 
     def run(folder: Path) -> float:
         for text in texts:
-            logging.getLogger("a.library").warning("sent %s", text)
+            logging.getLogger("another.package").warning("sent %s", text)
         try:
             raise ConnectionError(" ".join(texts))
         except ConnectionError:
-            logging.getLogger("a.library").exception("failed")
+            logging.getLogger("another.package").exception("failed")
             raise
 
     start_log(tmp_path / "train.log")
