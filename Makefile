@@ -13,10 +13,10 @@ SHORT_OPTIONS ?= recipe=quick
 UNSERVED := dspark mlp
 SERVED := $(filter-out $(UNSERVED),$(ALGORITHMS))
 
-.PHONY: check quick env lint types browser slow fuzz train serve env-vllm cuts clean
+.PHONY: check quick env lint types docs browser slow fuzz train serve env-vllm cuts clean
 
 # `quick` first: its environment has no more than the README says.
-check: quick lint types browser slow train serve
+check: quick lint types docs browser slow train serve
 
 # torch first: a range that also admits a newer release could pull a build with several GB of CUDA libraries.
 $(BIN)/pytest: pyproject.toml constraints.txt
@@ -39,6 +39,13 @@ lint: env
 
 types: env
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# A site, in site/. A link or an anchor that does not exist is an error.
+docs: $(BIN)/zensical
+	$(BIN)/zensical build --clean --strict
+
+$(BIN)/zensical: $(BIN)/ruff
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
 
 # Debian's, in which a test opens the report; elsewhere any chromium and chromedriver on the PATH will do.
 browser:

@@ -21,7 +21,6 @@ NEEDS = {
     "data=jsonl": ["data.path=chat.jsonl"],
     "data=hub": ["data.name=some/data"],
     "data=mixture": ["data.sources=[{path: chat.jsonl}]"],
-    "recipe=smollm2_eagle3": ["data.path=chat.jsonl"],
 }
 OPTIONS = sorted(f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml"))
 HERE = VerifierFacts.read("pkg://speculators.assets/tiny").model_copy(
