@@ -107,6 +107,29 @@ def test_an_accelerator_that_is_not_here() -> None:
     assert "resident" in here["peak memory (cpu)"] and "allocated" in there["peak memory (cuda)"]
     assert {"libraries and data", "kept by the C library"} & set(there) == set()
     assert gigabytes(there["verifier's weights"]) == pytest.approx(gigabytes(here["verifier's weights"]) / 2, abs=0.006)
+    assert here["FLOP a token"] == there["FLOP a token"] and "hours of training" not in here
+    tokens, flop = float(there["tokens seen"].replace(",", "")), float(there["FLOP a token"].split()[0])
+    # TF32 is the default for so small a verifier: 494 TFLOPS by the data sheet, of which 40 % are assumed.
+    wanted = tokens * flop / (0.4 * 494e12) / 3600
+    assert there["hours of training"] == f"estimated {wanted:.2g}, with an H100 at 40% of 494 TFLOPS"
+
+
+def test_flop_by_hand() -> None:
+    """EAGLE-3 on the embedded verifier (6 layers, 256 wide, MLP 768, 4 heads of 64, 2 of them of keys, 4,096 tokens).
+
+    Without data a batch is full of answers, and all are learned from. A parameter of a matrix takes 2 FLOP a token in a forward
+    pass and 4 in a backward pass, half of these where its input needs no gradient; attention takes 4 FLOP a token, channel and
+    position that it sees.
+    """
+    attention, mlp, head, length = 256 * 256 * 2 + 256 * 128 * 2, 3 * 256 * 768, 4096 * 256, 64
+    verifier = 6 * (2 * (attention + mlp) + 4 * 256 * length)
+    found = plan("device=cpu", "verifier_states=cached", "optimizer=adamw", "data=jsonl", "data.path=nowhere.jsonl")
+    assert float(found["of cached states"].partition(",")[0]) == pytest.approx(verifier, rel=0.01)
+    layer = attention + 256 * (256 + 2 * 128) + mlp
+    steps = 3 * 6 * (layer + head)
+    # The states that a draft reads are fused once; the verifier's head gives what the steps learn from.
+    once = 4 * 3 * 256 * 256 + 2 * head
+    assert float(found["FLOP a token"].split()[0]) == pytest.approx(steps + once, rel=0.15)
 
 
 def test_a_cached_run_has_no_layers_in_memory() -> None:

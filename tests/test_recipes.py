@@ -33,7 +33,7 @@ DRAFTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "draft"), DRAFTS.items())
 def test_it_is_planned_without_weights_and_without_a_gpu(recipe: str, draft: int, tmp_path: Path) -> None:
-    """Sizes by hand, in numbers of 4,096: the verifier's and the draft's; all of it fits a GPU of 80 GB."""
+    """Sizes by hand, in numbers of 4,096: the verifier's and the draft's; all of it fits a GPU of 80 GB; the hours are there."""
     (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B))
     run = compose([f"recipe={recipe}", f"verifier.name_or_path={tmp_path}"])
     facts = VerifierFacts.read(str(tmp_path))
@@ -42,4 +42,14 @@ def test_it_is_planned_without_weights_and_without_a_gpu(recipe: str, draft: int
     assert found["verifier's weights"] == f"{2 * verifier / 1e9:.2f} GB"
     assert found["parameters of the draft"] == f"{draft:,}, {draft:,} of them trainable"
     assert float(found["peak memory (cuda)"].split()[0]) < 75
+    flop = float(found["FLOP a token"].split()[0])
+    wanted = 10**8 * flop / (0.4 * 989e12) / 3600
+    assert (
+        found["hours of training"]
+        == f"estimated {wanted:.2g} for each 100,000,000 tokens, with an H100 at 40% of 989 TFLOPS"
+    )
+    if recipe == "eagle3_8b":
+        # The verifier without its embedding, and its attention over 4,096 positions; three steps forward and backward.
+        products = 2 * (verifier - VOCAB * H) + 36 * 4 * 4096 * H + 3 * 6 * draft
+        assert products < flop < 1.2 * products
     assert found["data, steps, states"].startswith("unknown: verifier.name_or_path: the tokenizer of")

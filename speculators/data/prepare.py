@@ -93,6 +93,11 @@ class Prepared:
     token_count_V: Tensor
     report: DataReport
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all documents, training and held-out: those whose states the verifier computes."""
+        return sum(len(d.tokens) for side in (self.train, self.heldout) for sequence in side for d in sequence)
+
 
 def prepare(
     data: DataSettings, template: ChatTemplate, vocab_size: int, seed: int, generate: Generate | None = None

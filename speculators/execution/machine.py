@@ -70,14 +70,18 @@ def first_weights_fit(run: RunConfig) -> Iterator[str]:
 
 def folder_has_room(run: RunConfig, folder: Path) -> Iterator[str]:
     """One resumable checkpoint and the published draft, the least that a run writes, must fit on the disk."""
-    model = draft(run)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    need = trained * (SAVED_BYTES + dtype_of(run.export.dtype).itemsize)
+    need = folder_bytes(run, draft(run))
     if need > (free := disk_usage(_existing(folder)).free):
         yield (
             f"hydra.run.dir={folder}: a checkpoint and the published draft take {gb(need)}, and the disk has {gb(free)} free; "
             "choose a folder on a larger disk"
         )
+
+
+def folder_bytes(run: RunConfig, model: SpeculatorModel) -> int:
+    """Bytes of one resumable checkpoint and the published draft, the least that a run writes."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return trained * (SAVED_BYTES + dtype_of(run.export.dtype).itemsize)
 
 
 def states_have_room(run: RunConfig) -> Iterator[str]:
@@ -112,8 +116,7 @@ def states_bytes(run: RunConfig, facts: VerifierFacts, prepared: Prepared, layer
         prepared: the data.
         layers: states per token: those that the draft reads, and the last, which the loss reads.
     """
-    tokens = sum(len(d.tokens) for side in (prepared.train, prepared.heldout) for sequence in side for d in sequence)
-    return tokens * layers * facts.hidden_size * dtype_of(running_dtype(run, facts)).itemsize
+    return prepared.tokens * layers * facts.hidden_size * dtype_of(running_dtype(run, facts)).itemsize
 
 
 def running_dtype(run: RunConfig, facts: VerifierFacts) -> str:

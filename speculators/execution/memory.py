@@ -1,11 +1,12 @@
-"""Estimates a run's peak memory by running its code under FakeTensorMode, which loads and allocates nothing.
+"""Estimates a run's peak memory and FLOP by running its code under FakeTensorMode, which loads and allocates nothing.
 
-The verifier, the draft, the loss, the optimizers and the drafter are those of the run, so the allocations of any
-algorithm are counted without a formula per algorithm.
+The verifier, the draft, the loss, the optimizers and the drafter are those of the run, so the allocations and the matrix
+products of any algorithm are counted without a formula per algorithm.
 """
 
 import gc
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 from transformers import Cache
 
 from speculators.config import SpeculatorModelConfig
@@ -44,6 +46,17 @@ UPDATE, DECODING, COPY = "update", "decoding: caches and logits", "copy of weigh
 WORKING = (VERIFIER_PASS, DRAFT_PASS, LOSS, UPDATE, DECODING)
 # glibc returns blocks of this size and more to the system when they are freed (DEFAULT_MMAP_THRESHOLD_MAX).
 LARGE = 32 * 2**20
+# Training steps that are simulated: from the second on, there is optimizer state.
+STEPS = 2
+# FLOP of an operation by the shapes of its arguments; torch has them for an accelerator's attention, not for a CPU's.
+FLOP = flop_registry | {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        torch.ops.aten._scaled_dot_product_flash_attention
+    ],
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        torch.ops.aten._scaled_dot_product_flash_attention_backward
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -66,25 +79,44 @@ class Moment:
         return sum(self.parts.values())
 
 
+@dataclass(frozen=True)
+class Simulation:
+    """What running a run's code under FakeTensorMode shows.
+
+    Attributes:
+        moments: the peak of each phase, in the order of the phases.
+        training_flop: FLOP of a training step for a token of its batch; 2 for each multiplication with its addition.
+        extraction_flop: FLOP for a token whose states are computed once and cached; 0 if every step computes them.
+    """
+
+    moments: list[Moment]
+    training_flop: float
+    extraction_flop: float
+
+
 class Ledger(TorchDispatchMode):
-    """Dispatch mode that counts the bytes of every storage that an operation allocates, until it is freed.
+    """Dispatch mode that counts FLOP, and the bytes of every storage that an operation allocates, until it is freed.
 
     Attributes:
         part: the part to which new storages are assigned.
-        phase: the phase whose peak is recorded; None records none.
+        phase: the phase whose peak and FLOP are recorded; None records none.
         moments: the peak of each phase.
+        flop: of the matrix products and the attention of each phase and part.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.part, self.phase = VERIFIER, None
         self.moments: dict[str, Moment] = {}
+        self.flop: Counter[tuple[str, str]] = Counter()
         self._booked: dict[int, tuple[int, str]] = {}
         self._parts: dict[str, int] = {}
         self._small = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def] # torch's signature
         made = func(*args, **(kwargs or {}))
+        if self.phase and func.overloadpacket in FLOP:
+            self.flop[self.phase, self.part] += FLOP[func.overloadpacket](*args, **(kwargs or {}), out_val=made)
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor):
                 self._enter(leaf.untyped_storage())
@@ -129,7 +161,7 @@ class Ledger(TorchDispatchMode):
             self._small += sign * size
 
 
-def peak_by_phase(
+def simulated(
     run: RunConfig,
     config: SpeculatorModelConfig,
     running: str,
@@ -137,8 +169,8 @@ def peak_by_phase(
     batch: Batch,
     prompt: int,
     on_cpu: bool,
-) -> list[Moment]:
-    """Estimate the peak of each phase of a run under FakeTensorMode, in the order of the phases.
+) -> Simulation:
+    """Run each phase of a run under FakeTensorMode.
 
     Args:
         run: the validated run.
@@ -174,11 +206,29 @@ def peak_by_phase(
             del states
             ledger.part = VERIFIER
             _decoding(run, verifier or _without_values(run, running), draft, prompt, ledger)
-    if not on_cpu:
-        return list(ledger.moments.values())
-    # Loading the verifier; a run from cached states loads it again after the draft is trained.
-    loading = _loading(whole, running, stored, {} if in_process else {DRAFT: weights[DRAFT]})
-    return [loading, *ledger.moments.values(), *_export(run, draft, weights)]
+    moments = list(ledger.moments.values())
+    if on_cpu:
+        # Loading the verifier; a run from cached states loads it again after the draft is trained.
+        loading = _loading(whole, running, stored, {} if in_process else {DRAFT: weights[DRAFT]})
+        moments = [loading, *moments, *_export(run, draft, weights)]
+    return Simulation(moments, _training_flop(run, batch, ledger), _extraction_flop(batch, ledger))
+
+
+def _training_flop(run: RunConfig, batch: Batch, ledger: Ledger) -> float:
+    """FLOP for each token of a whole step, of which more than the simulated micro-batches share an update."""
+    parts = Counter({part: flop for (phase, part), flop in ledger.flop.items() if phase == "training"})
+    update, steps = parts.pop(UPDATE, 0) / STEPS, STEPS * _micro_batches(run)
+    return (parts.total() / steps + update / run.trainer.gradient_accumulation_steps) / batch.token_BT.numel()
+
+
+def _extraction_flop(batch: Batch, ledger: Ledger) -> float:
+    """FLOP for each token of a shard."""
+    return ledger.flop["extraction", VERIFIER_PASS] / (SHARD * batch.token_BT.shape[1])
+
+
+def _micro_batches(run: RunConfig) -> int:
+    """Micro-batches of a simulated step; from the second on, gradients are accumulated."""
+    return min(run.trainer.gradient_accumulation_steps, 2)
 
 
 def _without_values(run: RunConfig, running: str) -> Verifier:
@@ -233,7 +283,7 @@ def _training(
     accelerator: Accelerator,
     ledger: Ledger,
 ) -> None:
-    """Run two training steps, the second with optimizer state, then the check that every parameter has changed."""
+    """Run the training steps, and then the check that every parameter has changed."""
 
     trainable = [p for p in draft.parameters() if p.requires_grad]
     for parameter in trainable:
@@ -241,7 +291,7 @@ def _training(
     draft.train()
     student = Student(draft, verifier, run.algorithm, accelerator)
     optimizers = optimizer.build(draft, run.optimizer)
-    for _ in range(2):
+    for _ in range(STEPS):
         with (
             ledger.during("training", VERIFIER_PASS),
             _booked(verifier.decoder, ledger, VERIFIER_PASS, DRAFT_PASS)
@@ -249,8 +299,7 @@ def _training(
             else nullcontext(),
             _booked(draft, ledger, DRAFT_PASS, LOSS),
         ):
-            # From the second micro-batch on, gradients are accumulated.
-            student.learn([batch] * min(run.trainer.gradient_accumulation_steps, 2), progress=0.0)
+            student.learn([batch] * _micro_batches(run), progress=0.0)
             ledger.part = UPDATE
             student.update(optimizers, run.trainer.max_grad_norm)
         for state in (s for o in optimizers for p in o.state.values() for s in p.values() if isinstance(s, Tensor)):

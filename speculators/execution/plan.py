@@ -17,8 +17,9 @@ from speculators.config import SpeculatorModelConfig
 from speculators.data.collate import collate
 from speculators.data.prepare import Prepared, prepare
 from speculators.data.template import ChatTemplate, Document
-from speculators.execution.machine import device_kind, running_dtype, states_bytes
-from speculators.execution.memory import Moment, peak_by_phase
+from speculators.execution.hours import basis, hours
+from speculators.execution.machine import device_kind, folder_bytes, running_dtype, states_bytes
+from speculators.execution.memory import Moment, simulated
 from speculators.format.published import speculator_dict
 from speculators.model import SpeculatorModel
 from speculators.protocols.batch import Batch
@@ -30,21 +31,27 @@ from speculators.verifier.facts import VerifierFacts
 
 # glibc's heap overhead relative to the bytes of the working tensors in it: 0.5 to 0.7 in benchmarks/results/plan.md.
 HEAP_SLACK = 0.6
+# Tokens that hours are given for where the run's own are not known.
+TOKENS = 10**8
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Peak memory of a run.
+class Cost:
+    """Peak memory and FLOP of a run.
 
     Attributes:
         device: `cpu`, where resident memory of the process counts, or the kind of accelerator, where allocated bytes.
         phases: peak bytes of each phase.
         parts: bytes by part in the phase with the largest peak.
+        training_flop: FLOP of the training for each of its tokens.
+        extraction_flop: FLOP for each token whose states are cached.
     """
 
     device: str
     phases: dict[str, int]
     parts: dict[str, int]
+    training_flop: float
+    extraction_flop: float
 
     @property
     def peak(self) -> int:
@@ -80,37 +87,46 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
     draft = on_meta(config)
     total = sum(p.numel() for p in draft.parameters())
     trainable = sum(p.numel() for p in draft.parameters() if p.requires_grad)
-    lines = [("parameters of the draft", f"{total:,}, {trainable:,} of them trainable")]
+    lines = [
+        ("parameters of the draft", f"{total:,}, {trainable:,} of them trainable"),
+        ("run's folder", f"at least {gigabytes(folder_bytes(run, draft))} on disk"),
+    ]
 
     prepared, reason = read_data(run, facts)
+    tokens: tuple[int, int] | None = None
     if prepared is None:
         lines.append(("data, steps, states", f"unknown: {reason}"))
     else:
         report, order = prepared.report, Order(len(prepared.train), run.seed, run.trainer)
         size = states_bytes(run, facts, prepared, len(draft.layer_ids) + 1)
+        tokens = tokens_seen(prepared, order), prepared.tokens
         lines += [
             ("data", str(report)),
             ("optimizer steps", f"{order.steps:,} of {order.per_step} sequences"),
-            ("tokens seen", f"{tokens_seen(prepared, order):,}"),
+            ("tokens seen", f"{tokens[0]:,}"),
             ("verifier's states", f"{gigabytes(size)} on disk, with verifier_states=cached"),
         ]
         if run.data.regenerate:
             lines.append(("  estimated", "for regenerated answers of maximum length; most will be shorter"))
     try:
-        memory = peak_memory(run, config, facts, prepared)
+        cost = estimated(run, config, facts, prepared)
     except Exception as error:
         # Any verifier, with custom code too, may fail under FakeTensorMode; the plan then has no memory estimate.
         return [
             *lines,
-            ("memory", f"unknown: the verifier does not run under FakeTensorMode ({type(error).__name__}: {error})"),
+            (
+                "memory, time",
+                f"unknown: the verifier does not run under FakeTensorMode ({type(error).__name__}: {error})",
+            ),
         ]
-    what = "resident" if memory.device == "cpu" else "allocated"
-    lines.append((f"peak memory ({memory.device})", f"{gigabytes(memory.peak)} {what}"))
-    lines += [(f"  {part}", gigabytes(size)) for part, size in memory.parts.items()]
-    if memory.device == "cpu" and run.precision == "bf16":
+    lines += time_lines(run, cost, tokens)
+    what = "resident" if cost.device == "cpu" else "allocated"
+    lines.append((f"peak memory ({cost.device})", f"{gigabytes(cost.peak)} {what}"))
+    lines += [(f"  {part}", gigabytes(size)) for part, size in cost.parts.items()]
+    if cost.device == "cpu" and run.precision == "bf16":
         # oneDNN compiles a kernel for each shape and caches it: measured, docs/plan.md.
         lines.append(("  not counted", "bfloat16 kernels of the CPU, which are cached for each shape: about 0.5 GB"))
-    lines.append(("  by phase", ", ".join(f"{phase} {gigabytes(size)}" for phase, size in memory.phases.items())))
+    lines.append(("  by phase", ", ".join(f"{phase} {gigabytes(size)}" for phase, size in cost.phases.items())))
     return lines
 
 
@@ -128,16 +144,35 @@ def read_data(run: RunConfig, facts: VerifierFacts) -> tuple[Prepared | None, st
         return None, str(error).splitlines()[0]
 
 
+def time_lines(run: RunConfig, cost: Cost, tokens: tuple[int, int] | None) -> list[tuple[str, str]]:
+    """FLOP of a token, and on an accelerator the hours that follow.
+
+    Args:
+        run: the validated run.
+        cost: its FLOP.
+        tokens: of the whole training, and those whose states are computed once; None if the data is unknown.
+    """
+    lines = [("FLOP a token", f"{cost.training_flop:.3g} in training")]
+    if cost.extraction_flop:
+        lines.append(("  of cached states", f"{cost.extraction_flop:.3g}, once"))
+    if cost.device != "cpu":
+        seen, stored = tokens or (TOKENS, TOKENS)
+        found = hours(seen * cost.training_flop + stored * cost.extraction_flop, run.precision)
+        each = "" if tokens else f" for each {TOKENS:,} tokens"
+        lines.append(("hours of training", f"estimated {found:.2g}{each}, with {basis(run.precision)}"))
+        if run.data.regenerate:
+            lines.append(("  not counted", "generating the answers, and the evaluation"))
+    return lines
+
+
 def tokens_seen(prepared: Prepared, order: Order) -> int:
     """Tokens of all steps, with the last, partial epoch counted as a share of the sequences."""
     sequences = min(order.steps * order.per_step, order.sequences * order.trainer.epochs)
     return round(prepared.report.train_tokens * sequences / order.sequences)
 
 
-def peak_memory(
-    run: RunConfig, config: SpeculatorModelConfig, facts: VerifierFacts, prepared: Prepared | None
-) -> Memory:
-    """Estimate the peak memory of a run.
+def estimated(run: RunConfig, config: SpeculatorModelConfig, facts: VerifierFacts, prepared: Prepared | None) -> Cost:
+    """Estimate the peak memory and the FLOP of a run.
 
     Args:
         run: the validated run.
@@ -151,7 +186,7 @@ def peak_memory(
     resident = psutil.Process().memory_info().rss if on_cpu else 0
     prompts = [len(p) for p in prepared.prompts[: run.evaluation.num_prompts]] if prepared else []
     prompt = max(prompts, default=run.data.max_length)
-    moments = peak_by_phase(
+    found = simulated(
         run, config, running_dtype(run, facts), facts.dtype, largest_batch(run, config, prepared), prompt, on_cpu
     )
     slack = HEAP_SLACK if on_cpu and platform.libc_ver()[0] == "glibc" else 0.0
@@ -160,9 +195,9 @@ def peak_memory(
         extra = {"libraries and data": resident, "kept by the C library": round(slack * moment.small)}
         return {part: size for part, size in (extra | moment.parts).items() if size}
 
-    totals = {m.phase: sum(parts(m).values()) for m in moments}
-    fullest = max(moments, key=lambda m: totals[m.phase])
-    return Memory(device, totals, parts(fullest))
+    totals = {m.phase: sum(parts(m).values()) for m in found.moments}
+    fullest = max(found.moments, key=lambda m: totals[m.phase])
+    return Cost(device, totals, parts(fullest), found.training_flop, found.extraction_flop)
 
 
 def largest_batch(run: RunConfig, config: SpeculatorModelConfig, prepared: Prepared | None) -> Batch:
