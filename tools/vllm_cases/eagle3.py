@@ -10,6 +10,13 @@ cases = Cases(
         "eagle3 qwen3": ["algorithm=eagle3", THREE, "algorithm.draft_arch=qwen3", "algorithm.num_hidden_layers=2"],
         "eagle3 fc_norm": ["algorithm=eagle3", THREE, "algorithm.fc_norm=true"],
         "eagle3 norm_before_fc": ["algorithm=eagle3", THREE, "algorithm.norm_before_fc=true"],
+        "eagle3 sliding": ["algorithm=eagle3", THREE, "algorithm.sliding_window=32"],
+        "eagle3 qwen3 sliding": [
+            "algorithm=eagle3",
+            THREE,
+            "algorithm.draft_arch=qwen3",
+            "algorithm.sliding_window=32",
+        ],
         "eagle3 own embedding": ["algorithm=eagle3", THREE, "algorithm.embed_requires_grad=true"],
     }
 )
@@ -146,6 +153,11 @@ cases.put("eagle3", f"{LAYER}.attention_bias", "x", 1)
 cases.put("eagle3", f"{LAYER}.sliding_window", "x")
 cases.put("eagle3", f"{LAYER}.num_aux_hidden_states", "3", 0)
 
+# Windows, as this project writes them.
+cases.put("eagle3 sliding", f"{LAYER}.sliding_window", None, 4096)
+cases.drop("eagle3 sliding", f"{LAYER}.use_sliding_window")
+cases.drop("eagle3 qwen3 sliding", f"{LAYER}.sliding_window", f"{LAYER}.use_sliding_window")
+
 cases.silent = {
     # keys that vLLM reads otherwise
     "eagle3: no norm_before_residual": "vLLM takes true, the format false",
@@ -178,4 +190,6 @@ cases.silent = {
 }
 cases.stricter = {
     "eagle3: transformer_layer_config.head_dim=0": "vLLM takes 0 for null; transformers' layers of this size are empty",
+    "eagle3 sliding: transformer_layer_config.sliding_window=None": "vLLM then attends to the whole text",
+    "eagle3 qwen3 sliding: no transformer_layer_config.sliding_window": "vLLM then takes Qwen3's default window",
 }
