@@ -49,7 +49,12 @@ class CachedStates:
         entry: holds the shards of every part for all sequences.
         places: index of each sequence in the entry, by its `fingerprint`.
         head: the verifier's embedding and head, on the device that states are read to.
+
+    Attributes:
+        prefetch_steps: 0, since states are read when they are requested.
     """
+
+    prefetch_steps = 0
 
     def __init__(self, entry: Entry, places: dict[bytes, int], head: VerifierHead) -> None:
         self.head = head
@@ -60,6 +65,9 @@ class CachedStates:
     def device(self) -> torch.device:
         """Device of the head and the states."""
         return self.head.embed_VH.device
+
+    def announce(self, batch: Batch, layer_ids: Sequence[int]) -> None:
+        """Does nothing: there is nothing to fetch."""
 
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a batch that is on the host and consists of the entry's sequences; zero at padding."""

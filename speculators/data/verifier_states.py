@@ -6,8 +6,9 @@ from contextlib import AbstractContextManager, nullcontext
 from speculators.cache.store import Store
 from speculators.data.cached_states import cached_states
 from speculators.data.pack import Packed
+from speculators.data.served_states import served_states
 from speculators.protocols.hidden_states import HiddenStates
-from speculators.settings.run_config import CachedStates, InProcessStates, RunConfig
+from speculators.settings.run_config import CachedStates, InProcessStates, RunConfig, ServedStates
 from speculators.verifier.loader import VerifierLoader
 
 
@@ -25,9 +26,12 @@ def open_states(
 
     Raises:
         ValueError: states that are to be cached on disk do not fit there.
+        StatesUnavailable: a server of states does not start or answer, or serves something else.
     """
     match run.verifier_states:
         case InProcessStates():
             return nullcontext(verifier.whole())
         case CachedStates():
             return cached_states(store, verifier, sequences, layer_ids)
+        case ServedStates() as settings:
+            return served_states(settings, verifier, sequences, layer_ids, run.data.max_length)

@@ -1,7 +1,9 @@
-"""What a run needs of this machine: a device, its tracker's package, disk space, and the draft that it starts from. No weights
-are read.
+"""What a run needs of this machine: a device, its tracker's package, vLLM, disk space, and the draft that it starts from.
+
+No weights are read.
 """
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +16,7 @@ from speculators.data.prepare import Prepared
 from speculators.format.published import speculator_dict
 from speculators.format.strict import read_config
 from speculators.model import SpeculatorModel
-from speculators.settings.run_config import CachedStates, RunConfig
+from speculators.settings.run_config import CachedStates, RunConfig, ServedStates
 from speculators.train.build import on_meta, unfit
 from speculators.utils.device import resolve
 from speculators.utils.dtypes import dtype_of
@@ -33,7 +35,7 @@ def lacking(run: RunConfig, folder: Path) -> list[str]:
         run: valid, with data that can be used. With verifier_states=cached the data is tokenised, and kept for the run.
         folder: in which the run will write; it need not exist.
     """
-    found = [*tracker_is_installed(run), *device_is_there(run)]
+    found = [*tracker_is_installed(run), *device_is_there(run), *states_can_be_served(run)]
     return found if found else [*first_weights_fit(run), *folder_has_room(run, folder), *states_have_room(run)]
 
 
@@ -50,6 +52,24 @@ def device_is_there(run: RunConfig) -> Iterator[str]:
         resolve(run.device)
     except ValueError as error:
         yield str(error)
+
+
+def states_can_be_served(run: RunConfig) -> Iterator[str]:
+    """Served states need an environment with vLLM, or the folder of a server that is given."""
+    states = run.verifier_states
+    if not isinstance(states, ServedStates):
+        return
+    if states.folder is not None and not Path(states.folder).is_dir():
+        yield f"verifier_states.folder={states.folder}: there is no such folder; make it, or mount the server's"
+    if states.url is not None:
+        return
+    if states.python is None and find_spec("vllm") is None:
+        yield (
+            "verifier_states.source=served: there is no vLLM in this environment; set verifier_states.python to the Python of "
+            "one that has it, or verifier_states.url to the address of a server"
+        )
+    if states.python is not None and not os.access(states.python, os.X_OK):
+        yield f"verifier_states.python={states.python}: there is no such program; give the path of a Python"
 
 
 def first_weights_fit(run: RunConfig) -> Iterator[str]:

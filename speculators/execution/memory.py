@@ -187,7 +187,8 @@ def simulated(
         cpu=True, mixed_precision="bf16" if run.precision == "bf16" else "no", device_placement=False
     )
     # trainer.keep_best=decoded needs the whole verifier during the training, whatever the source of its states.
-    in_process = run.verifier_states.source == "in_process"
+    source = run.verifier_states.source
+    in_process = source == "in_process"
     stays = in_process or run.trainer.keep_best == "decoded"
     with _chunks(on_cpu), FakeTensorMode() as fake, Ledger() as ledger:
         verifier: Verifier | None = _without_values(run, running)
@@ -195,7 +196,9 @@ def simulated(
         batch = batch.map(fake.from_tensor)
         states: HiddenStates = verifier
         if not in_process:
-            states = _extraction(verifier, on_meta(config).layer_ids, batch, ledger)
+            if source == "cached":
+                _extract(verifier, on_meta(config).layer_ids, batch, ledger)
+            states = _alone(verifier, ledger)
             verifier = verifier if stays else None
             gc.collect()  # modules form reference cycles
         ledger.part = DRAFT
@@ -208,9 +211,10 @@ def simulated(
             _decoding(run, verifier or _without_values(run, running), draft, prompt, ledger)
     moments = list(ledger.moments.values())
     if on_cpu:
-        # Loading the verifier; a run from cached states loads it again after the draft is trained.
+        # Loading the verifier; without its layers in training it is loaded, or loaded again, after the draft is trained.
         loading = _loading(whole, running, stored, {} if in_process else {DRAFT: weights[DRAFT]})
-        moments = [loading, *moments, *_export(run, draft, weights)]
+        loaded = source != "served" or stays or run.evaluation.num_prompts
+        moments = [*([loading] if loaded else []), *moments, *_export(run, draft, weights)]
     return Simulation(moments, _training_flop(run, batch, ledger), _extraction_flop(batch, ledger))
 
 
@@ -238,12 +242,14 @@ def _without_values(run: RunConfig, running: str) -> Verifier:
 
 
 class StatesOfSizes:
-    """Fake states of the size of cached ones; implements `HiddenStates`.
+    """Fake states of the size of cached or served ones; implements `HiddenStates`.
 
     Args:
         head: embedding and head, the only tensors of the verifier in memory.
         ledger: states are assigned to the verifier's pass.
     """
+
+    prefetch_steps = 0
 
     def __init__(self, head: VerifierHead, ledger: Ledger) -> None:
         self.head, self._ledger = head, ledger
@@ -253,6 +259,9 @@ class StatesOfSizes:
         """The device of head and states."""
         return self.head.embed_VH.device
 
+    def announce(self, batch: Batch, layer_ids: Sequence[int]) -> None:
+        """Does nothing."""
+
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a batch."""
         (B, T), H = batch.token_BT.shape, self.head.embed_VH.shape[1]
@@ -261,18 +270,21 @@ class StatesOfSizes:
             return VerifierStates(last_BTH, last_BTH.new_empty(B, T, len(layer_ids) * H) if layer_ids else None)
 
 
-def _extraction(verifier: Verifier, layer_ids: Sequence[int], batch: Batch, ledger: Ledger) -> StatesOfSizes:
-    """Compute one shard of cached states; afterwards only the verifier's embedding and head stay in memory."""
-    head = verifier.head
-    embed_VH = head.embed_VH.clone()
-    tied = head.head_VH.untyped_storage()._cdata == head.embed_VH.untyped_storage()._cdata
-    alone = replace(head, embed_VH=embed_VH, head_VH=embed_VH if tied else head.head_VH.clone())
+def _extract(verifier: Verifier, layer_ids: Sequence[int], batch: Batch, ledger: Ledger) -> None:
+    """Compute one shard of cached states."""
     token_1T, position_1T = batch.token_BT[:1], batch.position_BT[:1]
     with ledger.during("extraction", VERIFIER_PASS):
         states = [verifier.states(token_1T, position_1T, layer_ids) for _ in range(SHARD)]
         # The bytes of one file of the shard.
         torch.stack([found.last_BTH for found in states])
-    return StatesOfSizes(alone, ledger)
+
+
+def _alone(verifier: Verifier, ledger: Ledger) -> StatesOfSizes:
+    """A source that keeps the verifier's embedding and head in memory, and nothing else of it."""
+    head = verifier.head
+    embed_VH = head.embed_VH.clone()
+    tied = head.head_VH.untyped_storage()._cdata == head.embed_VH.untyped_storage()._cdata
+    return StatesOfSizes(replace(head, embed_VH=embed_VH, head_VH=embed_VH if tied else head.head_VH.clone()), ledger)
 
 
 def _training(

@@ -8,7 +8,7 @@ from speculators.data.files import EMBEDDED, PROMPTS
 from speculators.export.preflight import CannotServe, chosen_engine, plan
 from speculators.format import strict
 from speculators.format.published import speculator_dict
-from speculators.settings.run_config import ChatData, RunConfig
+from speculators.settings.run_config import ChatData, RunConfig, ServedStates
 from speculators.utils.dotted import flat
 from speculators.utils.secrets import NO_SECRETS, exposed
 from speculators.verifier.facts import VerifierFacts
@@ -49,6 +49,7 @@ def broken(run: RunConfig) -> list[Broken]:
         *sampling_is_read(run),
         *best_step_is_measured(run),
         *each_process_has_its_device(run),
+        *processes_share_a_server(run),
         *secrets_stay_out(run),
         *follows_the_groups(run),
         *data_fits_verifier(run, facts),
@@ -122,6 +123,16 @@ def each_process_has_its_device(run: RunConfig) -> Iterator[Broken]:
     if run.launch.mode == "torchrun" and ":" in run.device:
         reason = f"the processes of launch=torchrun would share it; set device={run.device.split(':')[0]} to give each its own"
         yield Broken("device", run.device, reason)
+
+
+def processes_share_a_server(run: RunConfig) -> Iterator[Broken]:
+    """The processes of torchrun do not start a server of states each."""
+    states = run.verifier_states
+    if run.launch.mode == "torchrun" and isinstance(states, ServedStates) and states.url is None:
+        reason = (
+            "the processes of launch=torchrun would start a server each; start one, and give its address and folder"
+        )
+        yield Broken("verifier_states.url", None, reason)
 
 
 def secrets_stay_out(run: RunConfig) -> Iterator[Broken]:

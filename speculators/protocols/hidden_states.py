@@ -26,6 +26,10 @@ class VerifierStates:
     aux_BTA: Tensor | None
 
 
+class StatesUnavailable(OSError):
+    """A source cannot give the states that it was asked for; the message says why, and what to do."""
+
+
 class HiddenStates(Protocol):
     """A source of verifier states: the verifier in the training process, or states computed elsewhere.
 
@@ -40,6 +44,15 @@ class HiddenStates(Protocol):
     @property
     def device(self) -> torch.device:
         """Where head and states are."""
+        ...
+
+    @property
+    def prefetch_steps(self) -> int:
+        """Optimizer steps whose batches are announced before they are requested; 0 for a source that computes on request."""
+        ...
+
+    def announce(self, batch: Batch, layer_ids: Sequence[int]) -> None:
+        """Say that a batch will be requested, once and with the same arguments, so that its states can be fetched meanwhile."""
         ...
 
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
@@ -57,5 +70,6 @@ class HiddenStates(Protocol):
         Raises:
             ValueError: the source was opened for other sequences or layers.
             OSError: the states cannot be read from where they are stored; the message names the place.
+            StatesUnavailable: a server does not deliver them.
         """
         ...

@@ -9,8 +9,12 @@ from speculators.utils import digest
 
 WEIGHTS = ("seed", "precision", "algorithm", "verifier", "verifier_states", "data", "optimizer", "schedule", "trainer")
 RESULT = (*WEIGHTS, "proposal", "other_proposals", "evaluation", "export")
-# Settings of `trainer` that affect only output. Device, threads, tracker, launch and cache do not affect the weights either.
-WRITTEN = {"trainer": {"log_every", "save_every", "keep_last"}}
+# Settings that affect only output, and where served states come from. Device, threads, tracker, launch and cache do not affect
+# the weights either.
+WITHOUT_EFFECT = {
+    "trainer": {"log_every", "save_every", "keep_last"},
+    "verifier_states": {"url", "python", "folder", "concurrency", "prefetch_steps", "timeout"},
+}
 # Settings outside of WEIGHTS by which trainer.keep_best=decoded chooses the step.
 DECODING = {"proposal": True, "evaluation": {"max_new_tokens", "temperature", "top_k", "top_p"}}
 
@@ -23,12 +27,12 @@ def weights_key(run: RunConfig) -> str:
 def weights_settings(run: RunConfig) -> dict[str, Any]:
     """The settings that determine the weights, by group."""
     decoding = DECODING if run.trainer.keep_best == "decoded" else {}
-    return run.model_dump(mode="json", include=dict.fromkeys(WEIGHTS, True) | decoding, exclude=WRITTEN)
+    return run.model_dump(mode="json", include=dict.fromkeys(WEIGHTS, True) | decoding, exclude=WITHOUT_EFFECT)
 
 
 def result_key(run: RunConfig) -> str:
     """A hash that is equal for runs with the same checkpoint and the same evaluation."""
-    return _hash(run, run.model_dump(mode="json", include=set(RESULT), exclude=WRITTEN))
+    return _hash(run, run.model_dump(mode="json", include=set(RESULT), exclude=WITHOUT_EFFECT))
 
 
 def _hash(run: RunConfig, settings: dict[str, Any]) -> str:

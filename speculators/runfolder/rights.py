@@ -34,13 +34,18 @@ def harmless() -> dict[str, tuple[Any, ...]]:
         "cache.limit_gb": (defaults["cache"]["limit_gb"],),
         "tracker.name": ("none", "tensorboard"),
         "device": ("auto", "cpu"),
+        # Of verifier_states=served alone.
+        "verifier_states.url": (None,),
+        "verifier_states.python": (None,),
+        "verifier_states.args": (None,),
+        "verifier_states.folder": (None,),
     }
 
 
 def claimed(run: RunConfig) -> dict[str, Any]:
     """The rights that a run needs: values that are not harmless, by key."""
     values = flat(run.model_dump(mode="json"))
-    return {key: values[key] for key, allowed in harmless().items() if values[key] not in allowed}
+    return {key: values[key] for key, allowed in harmless().items() if key in values and values[key] not in allowed}
 
 
 def allow(run: RunConfig, typed: Sequence[str], file: Path) -> RunConfig:

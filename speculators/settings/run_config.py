@@ -3,6 +3,7 @@
 import re
 from datetime import date
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -131,6 +132,15 @@ class MixtureData(DataSettings):
     )
 
 
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    without = (parts.username, parts.password, parts.query, parts.fragment)
+    # An invalid port raises a ValueError.
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(without) or parts.port == 0:
+        raise ValueError("should be an address as http://HOST:PORT")
+    return url.rstrip("/")
+
+
 class InProcessStates(Strict):
     """Verifier states that the verifier computes in the training process, in every step."""
 
@@ -141,6 +151,41 @@ class CachedStates(Strict):
     """Verifier states that are read from disk, computed once for all runs that use them."""
 
     source: Literal["cached"]
+
+
+class ServedStates(Strict):
+    """Verifier states that a vLLM server computes and delivers through a folder."""
+
+    source: Literal["served"]
+    url: Annotated[str, AfterValidator(_address)] | None = Field(
+        description="address of a running server; null starts one for this run"
+    )
+    python: str | None = Field(
+        min_length=1,
+        description="Python of the environment in which the server is started; null is this run's own",
+    )
+    args: str | None = Field(
+        min_length=1, description="arguments that are added to those of the started server, as on a command line"
+    )
+    folder: str | None = Field(
+        min_length=1,
+        description="folder to which the server writes the states; null is a temporary one, of a started server alone",
+    )
+    concurrency: PositiveInt = Field(description="documents that are requested at the same time")
+    prefetch_steps: int = Field(ge=0, description="optimizer steps whose states are requested before they are needed")
+    timeout: float = Field(gt=0, description="seconds that the run waits for a server that does not answer")
+
+    @model_validator(mode="after")
+    def _started_or_given(self) -> "ServedStates":
+        if self.url is None:
+            return self
+        if self.folder is None:
+            raise ValueError(
+                "a server that is given by url needs folder, its shared_storage_path as this machine sees it"
+            )
+        if self.python is not None or self.args is not None:
+            raise ValueError("python and args are for a server that the run starts; leave them out, or leave out url")
+        return self
 
 
 class AdamW(Strict):
@@ -359,7 +404,7 @@ class RunConfig(Strict):
         description="further methods to publish, after the one of `proposal`, which engines read"
     )
     verifier: VerifierSettings
-    verifier_states: Annotated[InProcessStates | CachedStates, Field(discriminator="source")]
+    verifier_states: Annotated[InProcessStates | CachedStates | ServedStates, Field(discriminator="source")]
     data: Annotated[ChatData | JsonlData | HubData | MixtureData, Field(discriminator="source")]
     optimizer: Annotated[AdamW | Muon, Field(discriminator="name")]
     schedule: ScheduleSettings

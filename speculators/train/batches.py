@@ -1,6 +1,7 @@
 """Makes the batches of a step, with their rows planned."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from speculators.data.collate import collate
@@ -36,3 +37,22 @@ class Batches:
         """
         seeds = [row_seed(self.seed, step, place.number) for place in places]
         return collate([self.sequences[place.index] for place in places], self.plan, seeds)
+
+
+def announced(
+    steps: Iterable[list[Batch]], announce: Callable[[Sequence[Batch]], None], ahead: int
+) -> Iterator[list[Batch]]:
+    """The same batches, step by step, each announced before it is needed.
+
+    Args:
+        steps: the batches of each step; read as they are announced.
+        announce: called with the batches of each step, in order.
+        ahead: steps that are announced beyond the one which is given out.
+    """
+    waiting: deque[list[Batch]] = deque()
+    for batches in steps:
+        announce(batches)
+        waiting.append(batches)
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting

@@ -12,13 +12,14 @@ import torch
 
 from speculators.data.prepare import Prepared
 from speculators.model import SpeculatorModel
-from speculators.protocols.hidden_states import HiddenStates
+from speculators.protocols.batch import Batch
+from speculators.protocols.hidden_states import HiddenStates, StatesUnavailable
 from speculators.runfolder.folder import TRAININGS, RunFolder
 from speculators.runfolder.identity import identity
 from speculators.runfolder.rights import command
 from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
-from speculators.train.batches import HELDOUT, Batches
+from speculators.train.batches import HELDOUT, Batches, announced
 from speculators.train.checkpoint import Checkpoints, TrainState, problem_in, state_in, steps_in
 from speculators.train.device import float32_products, start_accelerator
 from speculators.train.interrupt import Interrupt, Interrupted
@@ -86,6 +87,8 @@ def train(
     Raises:
         WrongInput: the checkpoints in the folder are another run's.
         NotFinite: names the step; the last good checkpoint stays.
+        StatesUnavailable: a server does not deliver the states of the next step; a checkpoint was saved, unless there are several
+            processes.
         Interrupted: a signal was received; a checkpoint was saved.
     """
     loop = Loop(model, verifier, prepared, run, folder, read, decoded)
@@ -147,6 +150,9 @@ class Loop:
             needs_best=bool(run.trainer.keep_best),
         )
         self.state = self.checkpoints.resume() or TrainState(fresh=fingerprint(model))
+        self.ahead = verifier.prefetch_steps
+        left = map(self.batches_of, range(self.state.step, self.order.steps))
+        self.left = announced(left, self.student.announce, self.ahead)
         self.tracking = Tracking(self.accelerator, run, folder, self.state.step)
         self.progress = TrainProgress(self.order.steps, self.state.step, self.accelerator.is_main_process)
         self.meter = Meter()
@@ -166,7 +172,13 @@ class Loop:
         while state.step < steps and not stopping:
             # 1. learn
             set_learning_rate(self.optimizers, scale(state.step, steps, self.settings.schedule))
-            self.step(check=state.step + 1 == first)
+            try:
+                self.step(check=state.step + 1 == first)
+            except StatesUnavailable:
+                # The processes of a run may not all lack states, and they save together.
+                if state.step and self.accelerator.num_processes == 1:
+                    self.progress.say(f"step {state.step} is saved. To resume: {self.saved()}")
+                raise
             self.progress.advance()
             last = state.step == steps
             # 2. log
@@ -183,19 +195,13 @@ class Loop:
             # 5. stop
             stopping = self.stopping(interrupt, last)
         if stopping:
-            if state.step not in self.checkpoints.steps():
-                self.save()
-            # A training that trials of a sweep share has no run.yaml of its own.
-            shared = self.folder.parent.name == TRAININGS
-            remedy = "repeat the sweep's command" if shared else command(self.folder, self.settings)
-            stop = Interrupted(state.step, remedy)
+            stop = Interrupted(state.step, self.saved())
             self.progress.say(stop.message)
             raise stop
 
     def step(self, check: bool) -> None:
         """One optimizer step."""
-        places = self.order.of_step(self.state.step, self.accelerator.process_index)
-        batches = [self.train.of(p, self.state.step) for p in places]
+        batches = next(self.left)
         sums = self.student.learn(batches, self.progress_made)
         if check:
             check_gradients(self.bare)
@@ -205,6 +211,10 @@ class Loop:
         fine = torch.isfinite(sums["loss"]) & torch.isfinite(norm)
         self.broken = torch.where(fine, self.broken, self.broken.clamp(max=self.state.step))
         self.meter.add({**sums, "grad_norm": norm})
+
+    def batches_of(self, step: int) -> list[Batch]:
+        """This process's micro-batches of a step."""
+        return [self.train.of(places, step) for places in self.order.of_step(step, self.accelerator.process_index)]
 
     @property
     def progress_made(self) -> float:
@@ -257,9 +267,9 @@ class Loop:
         size, count = self.settings.trainer.batch_size, len(self.data.heldout)
         self.bare.eval()
         meter, total = Meter(), 0.0
-        for start in range(0, count, size):
-            places = [Place(i, i) for i in range(start, min(start + size, count))]
-            batch = self.heldout.of(places, HELDOUT)
+        places = ([Place(i, i) for i in range(start, min(start + size, count))] for start in range(0, count, size))
+        batches = ([self.heldout.of(chosen, HELDOUT)] for chosen in places)
+        for (batch,) in announced(batches, self.student.announce, self.ahead):
             weight = self.student.weight(batch)
             loss, metrics = self.student.loss(batch, self.progress_made)
             meter.add({n: v if n.endswith("_S") else v * weight for n, v in {"loss": loss, **metrics}.items()})
@@ -289,6 +299,14 @@ class Loop:
         self.lap()
         self.checkpoints.save(self.state)
         self.lap_start = time.monotonic()
+
+    def saved(self) -> str:
+        """Save this step, unless it is saved already; returns what to do to resume from it."""
+        if self.state.step not in self.checkpoints.steps():
+            self.save()
+        # A training that trials of a sweep share has no run.yaml of its own.
+        shared = self.folder.parent.name == TRAININGS
+        return "repeat the sweep's command" if shared else command(self.folder, self.settings)
 
     def finish(self) -> TrainResult:
         """Check that every trainable tensor changed, load the weights to publish, and release accelerate."""

@@ -39,6 +39,11 @@ class Student:
         """Weight of a batch's loss relative to other batches; for a grid of rows, its number of targets."""
         return row_count(batch.rows.layout, self._algorithm.slot_decay)
 
+    def announce(self, batches: Sequence[Batch]) -> None:
+        """Say that batches will be learned from, or their loss computed, after those announced before."""
+        for batch in batches:
+            self._verifier.announce(batch, self._layer_ids)
+
     def loss(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss over the rows of a batch on the host, and the values that a `Meter` collects.
 

@@ -1,5 +1,6 @@
-"""The verifier's embedding and output head, of a loaded model or alone from its safetensors files."""
+"""The verifier's embedding, final norm and output head, of a loaded model or alone from its safetensors files."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from transformers import PreTrainedModel
 
 from speculators.protocols.head import VerifierHead
 from speculators.verifier.settings import VerifierSettings
-from speculators.verifier.structure import without_weights
+from speculators.verifier.structure import final_norm_of, without_weights
 from speculators.verifier.tensors import NotInSafetensors, VerifierTensors
 
 
@@ -54,19 +55,56 @@ def read_head(settings: VerifierSettings, dtype: str, device: torch.device) -> V
     embedding: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
     tied = head.weight is embedding.weight
-    prefixes = {module: name for name, module in model.named_modules()}
     read: dict[str, Tensor] = {}
     for module, other in ((embedding, head), (head, embedding)):
-        values = {}
-        for name, parameter in module.named_parameters():
-            owners = (module, other) if tied and name == "weight" else (module,)
-            stored = _stored(tensors, [f"{prefixes[owner]}.{name}" for owner in owners], parameter)
-            if stored not in read:
-                # Without a dtype in the config, from_pretrained takes the checkpoint's.
-                read[stored] = tensors.read(stored, device, parameter.dtype if model.config.dtype else None)
-            values[name] = read[stored]
-        module.load_state_dict(values, strict=False, assign=True)
+        _fill(model, module, [other] if tied else [], tensors, device, read)
     return head_of(model)
+
+
+def read_final_norm(settings: VerifierSettings, dtype: str, device: torch.device) -> nn.Module:
+    """The norm before the output head alone, equal to that of the loaded model.
+
+    Args: as `read_head`.
+
+    Raises:
+        NotInSafetensors: as `read_head`.
+        ValueError: the verifier has no such norm.
+    """
+    with torch.device("meta"):
+        model = without_weights(settings, dtype)
+    norm = final_norm_of(model, settings.name_or_path)
+    _fill(model, norm, [], VerifierTensors(settings), device, {})
+    return norm.requires_grad_(False).eval()
+
+
+def _fill(
+    model: PreTrainedModel,
+    module: nn.Module,
+    tied: Sequence[nn.Module],
+    tensors: VerifierTensors,
+    device: torch.device,
+    read: dict[str, Tensor],
+) -> None:
+    """Read the parameters of one module of a model from the checkpoint.
+
+    Args:
+        model: on the meta device.
+        module: one of its modules.
+        tied: modules whose `weight` is the same tensor, and may be the one that is stored.
+        tensors: of the checkpoint.
+        device: where the parameters go.
+        read: what was read so far, by its name in the checkpoint; what is read is added.
+    """
+    prefixes = {m: name for name, m in model.named_modules()}
+    values = {}
+    for name, parameter in module.named_parameters():
+        owners = (module, *tied) if name == "weight" else (module,)
+        stored = _stored(tensors, [f"{prefixes[owner]}.{name}" for owner in owners], parameter)
+        if stored not in read:
+            # Without a dtype in the config, from_pretrained takes the checkpoint's.
+            read[stored] = tensors.read(stored, device, parameter.dtype if model.config.dtype else None)
+        values[name] = read[stored]
+    module.load_state_dict(values, strict=False, assign=True)
 
 
 def _stored(tensors: VerifierTensors, names: list[str], parameter: nn.Parameter) -> str:

@@ -30,10 +30,13 @@ class Verifier:
         model: the whole model, in evaluation mode, without gradients.
         head: its embedding and output head.
         eos_ids: tokens that end a text, those of its generation config.
+        prefetch_steps: 0, since states are computed when they are requested.
 
     Raises:
         ValueError: a draft cannot be trained for this class of model.
     """
+
+    prefetch_steps = 0
 
     def __init__(self, model: PreTrainedModel, name: str = "the verifier") -> None:
         self.model = model.requires_grad_(False).eval()
@@ -88,6 +91,9 @@ class Verifier:
     def device(self) -> torch.device:
         """Device of the model."""
         return self.head.embed_VH.device
+
+    def announce(self, batch: Batch, layer_ids: Sequence[int]) -> None:
+        """Does nothing: there is nothing to fetch."""
 
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a packed batch, for each document as if computed alone; undefined at padding."""

@@ -1,14 +1,16 @@
-"""Loads a run's verifier: whole only while its layers are needed, otherwise its embedding and head alone."""
+"""Loads a run's verifier: whole only while its layers are needed, otherwise its embedding, final norm and head alone."""
 
 import gc
 import logging
 
 import torch
+from torch import nn
 
 from speculators.protocols.head import VerifierHead
-from speculators.verifier.head import read_head
+from speculators.verifier.head import read_final_norm, read_head
 from speculators.verifier.in_process import Verifier, run_dtype
 from speculators.verifier.settings import VerifierSettings
+from speculators.verifier.structure import final_norm_of
 from speculators.verifier.tensors import NotInSafetensors
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,13 @@ class VerifierLoader:
         except NotInSafetensors as error:
             log.info("loading the whole verifier, for its embedding and head: %s", error)
             return self.whole().head
+
+    def final_norm(self) -> nn.Module:
+        """The norm before the head, as `head`; ValueError if the verifier has none."""
+        try:
+            return read_final_norm(self.settings, self.dtype, self.device)
+        except NotInSafetensors:
+            return final_norm_of(self.whole().model, self.settings.name_or_path)
 
     def release(self) -> None:
         """Release the whole model; parts already taken from it, such as its head, stay."""

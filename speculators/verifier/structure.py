@@ -121,3 +121,24 @@ def structure_of(model: PreTrainedModel, name: str) -> Structure:
             raise refused(f"whose decoder takes no {', '.join(missing)}")
         return Structure(decoder, layers[0])
     raise refused(f"which has no decoder with an embedding and a list of {count} layers")
+
+
+def final_norm_of(model: PreTrainedModel, name: str) -> nn.Module:
+    """The norm between the last layer and the output head: the only part of the decoder with [H] parameters alone.
+
+    Args:
+        model: with or without weights.
+        name: the verifier, for the message.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    decoder, width = structure_of(model, name).decoder, model.config.get_text_config().hidden_size
+    shapes = {part: {tuple(p.shape) for p in part.parameters()} for part in decoder.children()}
+    norms = [part for part, found in shapes.items() if found == {(width,)}]
+    if len(norms) != 1:
+        raise ValueError(
+            f"verifier.name_or_path: {name} is a {type(model).__name__}, whose final norm is not found, and "
+            "verifier_states=served applies it; set verifier_states=in_process or cached"
+        )
+    return norms[0]

@@ -29,6 +29,11 @@ WRONG = {
         "cache.limit_gb=0.001",
         ["verifier_states.source=cached", "the states take", "can hold 1.0 MB", "cache.limit_gb"],
     ),
+    "vllm": (
+        "verifier_states=served verifier_states.python=/no/python",
+        "verifier_states.python=/no/python",
+        ["verifier_states.python=/no/python: there is no such program"],
+    ),
 }
 
 
@@ -40,6 +45,7 @@ WRONG = {
         ("train", "tracker"),
         ("train", "device"),
         ("train", "states"),
+        ("train", "vllm"),
         ("dry_run", "device"),
         ("check", "device"),
         ("run", "tracker"),
