@@ -157,7 +157,8 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
         Args:
             pretrained_model_name_or_path: hub id or folder.
             config: used instead of the folder's own.
-            kwargs: for transformers: dtype, revision, token, cache_dir, ...
+            kwargs: for transformers: dtype, revision, token, cache_dir, ...; unlike there, only safetensors files are read
+                unless use_safetensors=False is given.
 
         Raises:
             TypeError: it was called on another algorithm's class.
@@ -171,4 +172,5 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
                 f"{pretrained_model_name_or_path} holds a draft of type {config.speculators_model_type}, "
                 f"which {cls.__name__} cannot load; use SpeculatorModel.from_pretrained"
             )
-        return super(SpeculatorModel, model).from_pretrained(pretrained_model_name_or_path, config=config, **kwargs)
+        options = {"config": config, "use_safetensors": True, **kwargs}
+        return super(SpeculatorModel, model).from_pretrained(pretrained_model_name_or_path, **options)

@@ -39,22 +39,28 @@ class Store:
     folder: Path
     limit: int | None
 
+    def __post_init__(self) -> None:
+        if self._locks.is_symlink():
+            raise ValueError(f"cache.dir: {self._locks} is a symbolic link, which the cache does not follow; remove it")
+
     @classmethod
     def of(cls, settings: CacheSettings) -> "Store":
         """The store that the settings of a run describe.
 
         Raises:
-            ValueError: its folder is not writable.
+            ValueError: its folder is not writable, or its locks are a symbolic link.
         """
-        folder = folder_of(settings.dir)
+        store = cls(folder_of(settings.dir), None if settings.limit_gb is None else int(settings.limit_gb * 1e9))
         try:
-            (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-            writable = os.access(folder / LOCKS, os.W_OK) and not (folder / LOCKS).is_symlink()
+            store._locks.mkdir(parents=True, exist_ok=True)
+            writable = os.access(store._locks, os.W_OK)
         except OSError:
             writable = False
         if not writable:
-            raise ValueError(f"cache.dir: {folder} is not writable; set cache.dir or ${VARIABLE} to a writable folder")
-        return cls(folder, None if settings.limit_gb is None else int(settings.limit_gb * 1e9))
+            raise ValueError(
+                f"cache.dir: {store.folder} is not writable; set cache.dir or ${VARIABLE} to a writable folder"
+            )
+        return store
 
     @contextmanager
     def use(self, kind: str, made_of: Mapping[str, Any], about: str) -> Iterator[Entry]:

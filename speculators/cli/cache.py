@@ -1,9 +1,12 @@
 """`speculators cache`: lists, verifies and prunes the cache that runs share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from speculators.cache.store import Store
 
 app = typer.Typer(help="List, verify and prune the cache on disk that runs share.", no_args_is_help=True)
 Dir = Annotated[
@@ -20,11 +23,11 @@ def list_(dir: Dir = None) -> None:
     from rich import box
     from rich.table import Table
 
-    from speculators.cache.store import Store, ago, folder_of, gb
+    from speculators.cache.store import ago, gb
     from speculators.utils.terminal import console
     from speculators.utils.untrusted import printable
 
-    store = Store(folder_of(dir), limit=None)
+    store = _store(dir)
     table = Table("entry", "of", "size", "last used", "state", box=box.SIMPLE)
     entries = [(entry, entry.size) for entry in store.entries()]
     for entry, size in entries:
@@ -44,19 +47,18 @@ def verify(
     ] = False,
 ) -> None:
     """Read all entries and compare checksums; exits with 1 if a shard is damaged or a folder has no valid manifest."""
-    from speculators.cache.store import Store, folder_of
+    from speculators.utils.untrusted import printable
 
-    store = Store(folder_of(dir), limit=None)
+    store = _store(dir)
     damaged = [(entry, shards) for entry in store.entries() if (shards := entry.damaged())]
     for entry, shards in damaged:
-        typer.echo("\n".join(f"damaged: {entry.path(shard)}" for shard in shards))
+        typer.echo("\n".join(printable(f"damaged: {entry.path(shard)}") for shard in shards))
         if remove:
             with entry.writing():
                 entry.forget(shards)
     for folder in (strangers := store.strangers()):
-        typer.echo(
-            f"unknown: {folder} has no manifest that matches its name; it is not an entry of the cache and is not removed"
-        )
+        unknown = f"unknown: {folder} has no manifest that matches its name; it is not an entry of the cache and is not removed"
+        typer.echo(printable(unknown))
     if damaged and not remove:
         typer.echo("--remove removes them; the next run that needs them computes them again")
     if not damaged and not strangers:
@@ -71,12 +73,22 @@ def prune(
     all: Annotated[bool, typer.Option("--all", help="remove all entries")] = False,
 ) -> None:
     """Remove entries that no run uses, least recently used first, until the cache is within a limit."""
-    from speculators.cache.store import Store, folder_of, gb
+    from speculators.cache.store import gb
 
     if (limit_gb is None) != all:
         raise typer.BadParameter("give either --limit-gb or --all")
-    store = Store(folder_of(dir), limit=int((limit_gb or 0) * 1e9))
+    store = _store(dir, int((limit_gb or 0) * 1e9))
     for name in store.make_room(0):
         typer.echo(f"removed {name}")
     left = store.entries()
     typer.echo(f"{len(left)} entries, {gb(sum(entry.size for entry in left))} remain in {store.folder}")
+
+
+def _store(dir: Path | None, limit: int | None = None) -> "Store":
+    from speculators.cache.store import Store, folder_of
+    from speculators.utils.messages import stop
+
+    try:
+        return Store(folder_of(dir), limit)
+    except ValueError as error:
+        stop([str(error)])

@@ -1,6 +1,6 @@
 """Stores conversations in a temporary file, so that a source may be larger than memory."""
 
-import pickle
+import json
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -31,8 +31,8 @@ class Spool:
     def __init__(self, file: IO[bytes], conversations: Iterable[Conversation]) -> None:
         self._file = file
         self._starts = array("Q", [0])
-        for conversation in conversations:
-            self._file.write(pickle.dumps(conversation, pickle.HIGHEST_PROTOCOL))
+        for c in conversations:
+            self._file.write(json.dumps([c.messages, c.tools, c.truncated, c.category, c.place]).encode())
             self._starts.append(self._file.tell())
 
     def __len__(self) -> int:
@@ -41,4 +41,4 @@ class Spool:
     def __getitem__(self, number: int) -> Conversation:
         start, end = self._starts[number], self._starts[number + 1]
         self._file.seek(start)
-        return pickle.loads(self._file.read(end - start))
+        return Conversation(*json.loads(self._file.read(end - start)))

@@ -60,6 +60,7 @@ def place(path: Path, output: Path | None = None) -> Path:
     """
     file = run_yaml_of(path)
     if output is not None:
+        RunFolder(output).check_links()
         copy = RunFolder(output).run_yaml
         if copy.exists():
             raise WrongInput([f"--output={output}: it already holds a run; choose another folder"])

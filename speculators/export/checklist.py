@@ -20,6 +20,8 @@ from speculators.utils.untrusted import inside, read_json
 from speculators.verifier.facts import VerifierFacts
 
 CONFIG = "config.json"
+# With peft installed, transformers follows it to a base model.
+ADAPTER = "adapter_config.json"
 VERIFIER = "speculators_config.verifier.name_or_path"
 KINDS = {"I64": "int64", "BOOL": "bool", "F64": "float", "F32": "float", "F16": "float", "BF16": "float"}
 # Rules of the format itself, independent of engines.
@@ -145,6 +147,8 @@ def _other_files(folder: Path, tensors: Tensors) -> Iterator[Finding]:
     for file in sorted(folder.glob("*.safetensors")):
         if files and file.name not in files:
             yield Finding("invalid", file.name, None, "would be read by engines too; remove it")
+    if (folder / ADAPTER).exists():
+        yield Finding("invalid", ADAPTER, None, "makes libraries load the weights of another model; remove it")
     if WHOLE in files and (folder / INDEX).exists():
         yield Finding("invalid", INDEX, None, f"exists beside {WHOLE}, and readers use either; remove one")
 

@@ -98,6 +98,9 @@ def _top_level(config: Mapping[str, Any], algorithm: type[AlgorithmSettings]) ->
             yield _invalid(key, value, f"must be at most {MOST_SIZE}")
     if not isinstance(config.get("num_labels", 0), int) or config.get("num_labels", 0) > MOST:
         yield _invalid("num_labels", config["num_labels"], f"must be an integer up to {MOST}; remove it")
+    if config.get("quantization_config") is not None:
+        reason = "tensors of this format are not quantized; remove it"
+        yield _invalid("quantization_config", config["quantization_config"], reason)
     for key in ("dtype", "torch_dtype"):
         if config.get(key) not in (None, *DTYPES):
             yield _invalid(key, config[key], f"must be one of {', '.join(DTYPES)}")

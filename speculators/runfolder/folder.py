@@ -16,6 +16,7 @@ from speculators.utils import files
 from speculators.utils.messages import WrongInput
 from speculators.utils.secrets import masked
 from speculators.utils.strict import read_as
+from speculators.utils.untrusted import printable_lines
 
 T = TypeVar("T")
 # A published draft holds a copy under the same name.
@@ -140,7 +141,7 @@ class RunFolder:
         if self.failed.exists():
             return
         with suppress(OSError):
-            files.write(self.failed, masked(reason).rstrip("\n") + "\n")
+            files.write(self.failed, printable_lines(masked(reason)).rstrip("\n") + "\n")
 
     def read_done(self) -> Done | None:
         """Read DONE; None if there is none.

@@ -19,7 +19,7 @@ from pydantic_core import InitErrorDetails
 from speculators.cache.settings import CacheSettings
 from speculators.proposals import TokenProposalConfig
 from speculators.settings.algorithm import AlgorithmSettings
-from speculators.utils.strict import Fraction, PositiveInt, Strict
+from speculators.utils.strict import Count, Fraction, PositiveInt, Strict
 from speculators.verifier.settings import VerifierSettings
 
 # Variables of a chat template that are set per conversation.
@@ -330,14 +330,12 @@ class LaunchSettings(Strict):
     mode: Literal["process", "inline", "torchrun"] = Field(
         description="process: each trial of a sweep in its own process; inline: all in one; torchrun: each run in several"
     )
-    num_processes: PositiveInt | None = Field(
-        description="processes of a run with torchrun; null is one per accelerator"
-    )
+    num_processes: Count | None = Field(description="processes of a run with torchrun; null is one per accelerator")
     timeout: float | None = Field(gt=0, description="seconds after which a trial is stopped; null is no limit")
     on_failure: Literal["continue", "stop"] = Field(
         description="whether a sweep continues or stops after a failed trial"
     )
-    num_threads: PositiveInt | None = Field(description="CPU threads of torch; null is torch's default")
+    num_threads: Count | None = Field(description="CPU threads of torch; null is torch's default")
 
 
 class SpeculatorChoice(Strict):

@@ -1,6 +1,5 @@
 """The process of one trial: it logs to train.log, reserves a GPU, and stops when the sweep's process ends."""
 
-import getpass
 import logging
 import os
 import signal
@@ -72,7 +71,7 @@ def _devices() -> list[str]:
 
 def lock_folder() -> Path:
     """Folder of the GPU lock files on this machine, one per user: other users could not open the files."""
-    folder = Path(tempfile.gettempdir()) / f"speculators-{getpass.getuser()}"
+    folder = Path(tempfile.gettempdir()) / f"speculators-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 

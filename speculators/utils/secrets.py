@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from speculators.utils.untrusted import printable_lines
+
 HIDDEN = "***"
 NO_SECRETS = (
     "holds a secret, which run.yaml and the published draft would show; set it where libraries read it: in the "
@@ -57,12 +59,12 @@ def exposed(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 class Mask(logging.Filter):
-    """Masks what is logged; for handlers, so that it applies to all loggers."""
+    """Masks what is logged, and escapes what is not printable; for handlers, so that it applies to all loggers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = masked(record.getMessage()), None
+        record.msg, record.args = printable_lines(masked(record.getMessage())), None
         if record.exc_info:
-            record.exc_text = masked(logging.Formatter().formatException(record.exc_info))
+            record.exc_text = printable_lines(masked(logging.Formatter().formatException(record.exc_info)))
         return True
 
 

@@ -5,11 +5,13 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from speculators.utils.untrusted import read_json
+from speculators.utils.untrusted import MOST, read_json
 
 T = TypeVar("T")
 
 PositiveInt = Annotated[int, Field(ge=1)]
+# Of processes, threads or unrolled steps, each of which takes memory.
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

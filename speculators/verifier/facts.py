@@ -13,6 +13,8 @@ from speculators.verifier.location import config_file
 BIASED_HEADS = ("codegen", "gptj", "phi")
 # Keys by which transformers makes a list or a module for each number up to the value.
 COUNTS = re.compile(r"num_labels|(n|num)_(\w+_)?layers?")
+# Keys by which transformers chooses an attention; a name with a slash is a repository of the Hub, whose code would run.
+KERNELS = re.compile(r"_?attn_implementation\w*")
 
 
 class VerifierFacts(BaseModel):
@@ -77,7 +79,7 @@ class VerifierFacts(BaseModel):
                 f"verifier.name_or_path: {name_or_path} is an encoder-decoder; a draft predicts the text of a decoder-only "
                 "model; choose a causal language model"
             )
-        _check_counts(name_or_path, config)
+        _check_parts(name_or_path, config)
         text = {**config, **_mapping(config, "text_config")}
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
         missing = [k for k in sizes if not isinstance(text.get(k), int) or text[k] < 1]
@@ -115,11 +117,16 @@ def _mapping(config: dict[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
-def _check_counts(name_or_path: str, config: Mapping[str, Any]) -> None:
-    """Refuse numbers of layers and labels that no model has, also of parts such as a vision tower."""
+def _check_parts(name_or_path: str, config: Mapping[str, Any]) -> None:
+    """Refuse numbers of layers and labels that no model has, and kernels of the Hub, also of parts such as a vision tower."""
     for key, value in config.items():
+        if KERNELS.fullmatch(key) and "/" in str(value):
+            raise ValueError(
+                f"verifier.name_or_path: the config.json of {name_or_path} has {key}={shortened(value)}, which would run code "
+                "of that repository of the Hub; remove the key"
+            )
         if isinstance(value, Mapping):
-            _check_counts(name_or_path, value)
+            _check_parts(name_or_path, value)
         elif isinstance(value, int) and value > MOST and COUNTS.fullmatch(key):
             raise ValueError(
                 f"verifier.name_or_path: the config.json of {name_or_path} has {key}={value}; at most {MOST} is possible"

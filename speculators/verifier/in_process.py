@@ -17,6 +17,7 @@ from speculators.verifier.head import head_of
 from speculators.verifier.location import local_path
 from speculators.verifier.settings import VerifierSettings
 from speculators.verifier.structure import auto_class, check_structure, read_config, structure_of
+from speculators.verifier.tensors import VerifierTensors
 
 
 class Verifier:
@@ -51,17 +52,24 @@ class Verifier:
         """Read the weights onto `device`.
 
         Raises:
-            ValueError: a draft cannot be trained for this class of model; raised before the weights are read.
+            NotInSafetensors: the weights are in another format, which may be a pickle.
+            ValueError: a draft cannot be trained for this class of model, a file of the weights is outside the folder, or
+                a package that the model needs is not installed; raised before the weights are read.
         """
-        check_structure(settings)
-        auto: Any = auto_class(read_config(settings), settings.name_or_path)
-        model = auto.from_pretrained(
-            local_path(settings.name_or_path),
-            revision=settings.revision,
-            trust_remote_code=settings.trust_remote_code,
-            dtype=run_dtype(settings, device.type == "cpu"),
-            device_map={"": device},
-        )
+        try:
+            check_structure(settings)
+            VerifierTensors(settings)  # refuses files that the library would read
+            auto: Any = auto_class(read_config(settings), settings.name_or_path)
+            model = auto.from_pretrained(
+                local_path(settings.name_or_path),
+                revision=settings.revision,
+                trust_remote_code=settings.trust_remote_code,
+                dtype=run_dtype(settings, device.type == "cpu"),
+                device_map={"": device},
+                use_safetensors=True,
+            )
+        except ImportError as error:
+            raise ValueError(f"verifier.name_or_path: {settings.name_or_path} needs a package: {error}") from error
         verifier = cls(model, settings.name_or_path)
         verifier.check_head(settings.name_or_path)
         return verifier

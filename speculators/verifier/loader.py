@@ -39,7 +39,7 @@ class VerifierLoader:
         return self._whole
 
     def head(self) -> VerifierHead:
-        """Embedding and head; the layers are loaded too only if the checkpoint is not in safetensors files."""
+        """Embedding and head; the layers are loaded too only if the checkpoint's tensors have other names."""
         try:
             return read_head(self.settings, self.dtype, self.device)
         except NotInSafetensors as error:

@@ -32,7 +32,7 @@ class VerifierTensors:
 
     Raises:
         NotInSafetensors: the checkpoint has another format.
-        ValueError: its index cannot be read.
+        ValueError: its index cannot be read, or a file is outside its folder.
     """
 
     def __init__(self, settings: VerifierSettings) -> None:
@@ -44,7 +44,10 @@ class VerifierTensors:
         elif index := self._local(INDEX):
             self._files = _weight_map(index)
         else:
-            raise NotInSafetensors(f"{settings.name_or_path} has neither {WHOLE} nor {INDEX}")
+            raise NotInSafetensors(
+                f"verifier.name_or_path: {settings.name_or_path} has neither {WHOLE} nor {INDEX}; convert it to safetensors: "
+                "other formats may run code when they are read"
+            )
         self.names = tuple(self._files)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -92,8 +95,10 @@ class VerifierTensors:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """File by tensor, of an index; ValueError if it has none."""
+    """File by tensor, of an index; ValueError if it has none, or names a file outside its folder."""
     found = read_json(index, MOST_LIST_BYTES).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
         raise ValueError(f"{index}: weight_map must name a file for each tensor")
+    for file in set(found.values()):
+        inside(index.parent, file)
     return found

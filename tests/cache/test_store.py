@@ -156,6 +156,20 @@ def test_only_what_the_cache_made_is_its_own(tmp_path: Path, store: Store) -> No
     assert all((victim / "chapter.txt").exists() for victim in victims[:4])
 
 
+@pytest.mark.parametrize("words", [["prune", "--all"], ["verify", "--remove"], ["list"]])
+def test_locks_are_not_followed_out_of_the_cache(words: list[str], tmp_path: Path, store: Store) -> None:
+    """Removing would move an entry there, and delete what looks like the rest of an earlier one."""
+    entry, victim = filled(store, "a", 1000), tmp_path / "victim"
+    shutil.rmtree(store.folder / LOCKS)
+    (victim / "thesis.removed").mkdir(parents=True)
+    (store.folder / LOCKS).symlink_to(victim)
+    code, output = cache(store, *words)
+    assert code == 2 and f"{store.folder / LOCKS} is a symbolic link" in output, output
+    assert entry.exists() and [path.name for path in victim.iterdir()] == ["thesis.removed"]
+    with pytest.raises(ValueError, match="is a symbolic link"):
+        opened(store.folder, None)
+
+
 @pytest.mark.parametrize("name", ["../../victim.txt", "/victim.txt", "a/b", "..", "", MANIFEST, ".hidden", "x" * 101])
 def test_a_manifest_names_files_of_its_folder_alone(name: str, tmp_path: Path, store: Store) -> None:
     """One that names another is no manifest, so that nothing is read, replaced or removed through it."""

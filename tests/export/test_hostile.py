@@ -71,6 +71,8 @@ SIZES: list[tuple[str, dict[str, Any], str]] = [
     ("eagle3", {f"{LAYER}.layer_types": ["full_attention"] * 10**4}, "layer_types"),
     ("eagle3", {"\x1b[2J\x07": 1}, "\\x1b[2J\\x07"),
     ("eagle3", {"architectures": ["x" * 10**5]}, "architectures"),
+    ("eagle3", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config"),
+    ("medusa", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config"),
     ("eagle", {f"{LAYER}.hidden_size": HUGE}, "hidden_size"),
     ("eagle", {f"{LAYER}.num_hidden_layers": 10**6}, "num_hidden_layers"),
     ("medusa", {"num_heads": 10**9}, "num_heads"),
@@ -143,6 +145,10 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a config of 100 MB": (lambda f: sparse(f / CONFIG, b"{", 10**8), "larger than 1048576 bytes"),
     "a config of many lists": (lambda f: (f / CONFIG).write_text('{"a":[' + "[]," * 300000 + "[]]}"), "speculator"),
     "UTF-16": (lambda f: (f / CONFIG).write_bytes('{"speculators_config":1}'.encode("utf-16")), "cannot be read"),
+    "another model's adapter": (
+        lambda f: (f / "adapter_config.json").write_text('{"base_model_name_or_path": "/etc"}'),
+        "adapter_config.json: makes libraries load the weights of another model",
+    ),
     "a pipe for a config": (lambda f: [(f / CONFIG).unlink(), os.mkfifo(f / CONFIG)], "there is no config.json"),
     "a pipe for tensors": (lambda f: [(f / WEIGHTS).unlink(), os.mkfifo(f / WEIGHTS)], "there is no such file"),
 }

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import re
 import time
 import tracemalloc
@@ -18,9 +19,11 @@ from speculators.cache.entry import Manifest
 from speculators.composition.compose import compose, pinned
 from speculators.data.mixture import conversations
 from speculators.data.unused import Unused
+from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import load
 from speculators.utils import manifest
 from speculators.utils.messages import WrongInput, stop
+from speculators.utils.process import start_log
 from speculators.verifier.facts import VerifierFacts
 
 TALK = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}]}
@@ -94,6 +97,8 @@ VERIFIERS: dict[str, tuple[dict[str, Any] | str, str]] = {
     "hidden size": ({"hidden_size": 10**12}, "hidden_size=1000000000000"),
     "digits": ('{"a":' + "9" * 6000 + "}", "a number of 6000 digits"),
     "depth": ('{"a":' + "[" * 40_000 + "]" * 40_000 + "}", "nested deeper than 50 levels"),
+    "a kernel of the Hub": ({"attn_implementation": "someone/kernel"}, "attn_implementation='someone/kernel'"),
+    "a kernel in a part": ({"text_config": {"_attn_implementation": "a/b:c"}}, "_attn_implementation='a/b:c'"),
     "a list": ({"rope_parameters": [0] * 10**5}, "rope_parameters in its config.json must be a mapping"),
 }
 
@@ -188,6 +193,13 @@ def test_overrides(name: str) -> None:
     assert re.search(message, found) and override[:15] in found, found
 
 
+@pytest.mark.parametrize("key", ["launch.num_threads", "launch.num_processes", "algorithm.ttt_steps"])
+def test_counts(key: str) -> None:
+    """Of threads, processes and unrolled steps, each of which takes memory."""
+    with pytest.raises(WrongInput, match="less than or equal to 1000"):
+        compose([f"{key}=1000000000"])
+
+
 def test_ordinary_overrides_are_within_the_limits() -> None:
     """A path of digits, a list of many sources, a template's variables in lists in dicts."""
     sources = ",".join(f"{{path: /data/{n:040d}.jsonl, weight: 1}}" for n in range(60))
@@ -208,3 +220,14 @@ def test_what_is_printed_is_inert(capsys: pytest.CaptureFixture[str], tmp_path: 
     shown = capsys.readouterr().err
     assert "see\\x1b[2Jd is not a setting" in shown and "\n    set by " in shown
     assert shown.replace("\n", "").isprintable()
+
+
+def test_what_is_logged_is_inert(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """On the terminal and in train.log, such as the name of a file of data; so is FAILED."""
+    start_log(tmp_path / "train.log")
+    logging.getLogger("another.package").warning("skipped (first: %s)\nnext", "a\x1b[2J.jsonl:3")
+    RunFolder(tmp_path).mark_failed("ValueError: a\x1b[2J.jsonl")
+    failed = (tmp_path / "FAILED").read_text()
+    for text in (capsys.readouterr().out, (tmp_path / "train.log").read_text(), failed):
+        assert "a\\x1b[2J.jsonl" in text and text.replace("\n", "").isprintable()
+    assert "3)\nnext" in (tmp_path / "train.log").read_text()

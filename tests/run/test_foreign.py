@@ -179,6 +179,16 @@ def test_links_in_a_folder_are_refused(name: str, tmp_path: Path) -> None:
     assert contents(victim) == {"chapter.txt": b"years of work"}
 
 
+def test_a_copy_is_written_through_no_link(tmp_path: Path) -> None:
+    """Neither where run.yaml is copied to; a link to nothing does not count as a file."""
+    pinned(OWN, tmp_path / "stranger")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "run.yaml").symlink_to(tmp_path / "victim")
+    code, output = call("run", tmp_path / "stranger", "--output", tmp_path / "mine")
+    assert code == 2 and f"{tmp_path / 'mine' / 'run.yaml'}: it is a symbolic link" in output
+    assert not (tmp_path / "victim").exists()
+
+
 @pytest.mark.slow
 def test_training_writes_through_no_link(tmp_path: Path) -> None:
     """The command itself, which Hydra starts."""

@@ -6,6 +6,8 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -246,6 +248,22 @@ def test_an_optuna_study_goes_on(sweep: Sweep, tmp_path: Path) -> None:
     failing = sweep(*box, "hydra.sweeper.n_trials=3", "verifier=hf", f"verifier.name_or_path={empty}")
     assert failing.returncode == 1 and "Traceback" not in failing.stderr, failing.stderr
     assert [row["status"] for row in rows(tmp_path)].count("failed") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can become another user")
+def test_users_of_one_machine_do_not_lock_each_other_out() -> None:
+    """Each has lock files of its own, also where the environment names the same user, or none is known by the number."""
+    code = (
+        "import os, sys; from speculators.sweep.worker import lock_folder, take_device\n"
+        "os.setuid(int(sys.argv[1]))\n"
+        "assert take_device(['0'], lock_folder()) is not None"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        for user in ("0", "12345", "54321"):
+            environment = {**os.environ, "TMPDIR": folder, "USER": "root", "LOGNAME": "root"}
+            done = subprocess.run([sys.executable, "-c", code, user], env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
 
 
 def test_trials_take_turns_with_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,8 +151,25 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     model = random_model("llama")
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(NotInSafetensors, match="neither model.safetensors nor"):
-        read_head(settings(tmp_path), "float32", CPU)
+    for read in (lambda chosen: read_head(chosen, "float32", CPU), lambda chosen: Verifier.load(chosen, CPU)):
+        with pytest.raises(NotInSafetensors, match="neither model.safetensors nor .*; convert it to safetensors"):
+            read(settings(tmp_path))
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_an_index_names_files_of_its_folder_alone(link: bool, tmp_path: Path) -> None:
+    """Also when the whole model is loaded, by a library that would follow the index anywhere."""
+    model, folder = random_model("llama"), tmp_path / "verifier"
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    name = "part.safetensors" if link else "../outside.safetensors"
+    if link:
+        (folder / name).symlink_to(tmp_path / "outside.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(model.state_dict(), name)})
+    )
+    with pytest.raises(ValueError, match="the path leaves the folder"):
+        Verifier.load(settings(folder), CPU)
 
 
 def test_named_tensors_are_read_one_by_one(tmp_path: Path) -> None:

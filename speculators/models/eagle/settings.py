@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from speculators.models.layer_config import DraftLayers
 from speculators.settings.algorithm import AlgorithmSettings, LossWeights
+from speculators.utils.strict import Count
 from speculators.verifier.facts import VerifierFacts
 
 
@@ -37,7 +38,7 @@ class EagleSettings(AlgorithmSettings, DraftLayers, EagleFields):
     transformer_layer_architecture: Literal["auto", "LlamaDecoderLayer"] = Field(  # type: ignore[assignment] # narrower
         description="class of the decoder layer: Llama's, the only one that can be trained"
     )
-    ttt_steps: int = Field(ge=1, description="steps trained on the draft's own states: 1 is EAGLE-1, more are HASS")
+    ttt_steps: Count = Field(description="steps trained on the draft's own states: 1 is EAGLE-1, more are HASS")
     detach_feedback: bool = Field(description="no gradient flows from a step into the state that it was fed (HASS)")
     state_noise: float = Field(
         ge=0, description="uniform noise added to the verifier's states in training, its width at 512 tokens a sequence"

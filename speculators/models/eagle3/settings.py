@@ -6,6 +6,7 @@ from pydantic import Field
 
 from speculators.models.fused_states import FusedStatesSettings
 from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.strict import Count
 
 
 @AlgorithmSettings.register("eagle3")
@@ -15,7 +16,7 @@ class Eagle3Settings(FusedStatesSettings):
     recurrent: ClassVar[bool] = True
 
     name: Literal["eagle3"]
-    ttt_steps: int = Field(ge=1, description="steps of training-time test: how many tokens ahead the draft is trained")
+    ttt_steps: Count = Field(description="steps of training-time test: how many tokens ahead the draft is trained")
 
     @property
     def slots(self) -> int:

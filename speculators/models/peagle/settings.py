@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from speculators.models.fused_states import FusedStatesFields, FusedStatesSettings
 from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.untrusted import MOST
 from speculators.verifier.facts import VerifierFacts
 
 
@@ -23,7 +24,7 @@ class PEagleSettings(FusedStatesSettings, PEagleFields):
     published_fields: ClassVar[type[BaseModel]] = PEagleFields
 
     name: Literal["peagle"]
-    num_depths: int = Field(ge=2, description="tokens that the draft is trained to predict in one pass")
+    num_depths: int = Field(ge=2, le=MOST, description="tokens that the draft is trained to predict in one pass")
     down_sample_ratio: float = Field(
         gt=0, le=1, description="conditional drop-token: slot s has this share of slot s - 1's rows"
     )
