@@ -1,31 +1,54 @@
-"""Every command of a fenced block in the documents is one that the command line takes."""
+"""Every command in the documents is one that its program takes: composed, parsed or dry-run; none of them is started."""
 
+import argparse
+import ast
 import re
+import runpy
 import shlex
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
+from torch.distributed.run import get_args_parser
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from speculators.cli.main import app
 from speculators.composition.compose import composed
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OURS = ("python train.py ", "speculators ")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OURS = r"(?:python (?:train\.py|tools/|benchmarks/)|speculators |torchrun |make |pytest\b|pip install )"
+# Hydra's flags, and overrides of the README's misspelt key and of names that stand for the reader's own.
+LEFT_OUT = {"-m", "--cfg", "job", "algorithm.ttt_step=3", "proposal=NAME", "algorithm=NAME"}
+# Overrides that `speculators evaluate` reads itself.
+COMPARED = ("proposals=", "evaluation.speculative_tokens=", "output=")
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command of this project in a page, without the comment after it and what follows a redirection."""
-    for block in re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        for line in block.replace("\\\n", " ").splitlines():
-            line = line.removeprefix("$ ")
-            if line.startswith(OURS):
-                words = shlex.split(line, comments=True)
-                yield words[: words.index(">")] if ">" in words else words
+    """The words of each command of a page, in fenced blocks and in code spans; comments and redirections are left out.
+
+    A block with a line that starts with `$` is a session, in which only such lines are commands.
+    """
+    fence = r"^```(?:bash|sh)?\n(.*?)^```"
+    for block in re.findall(fence, text, re.DOTALL | re.MULTILINE):
+        lines = block.replace("\\\n", " ").splitlines()
+        typed = [line[2:] for line in lines if line.startswith("$ ")] or lines
+        yield from words_of(line for line in typed if re.match(OURS, line))
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    yield from words_of(span for span in spans if re.match(r"(?:python (?:tools|benchmarks)/|make |pytest )", span))
+
+
+def words_of(lines: Iterator[str]) -> Iterator[list[str]]:
+    for line in lines:
+        for part in line.split(" && "):
+            words = shlex.split(part, comments=True)
+            yield words[: words.index(">")] if ">" in words else words
 
 
 def one_trial(overrides: list[str]) -> list[str]:
@@ -42,37 +65,116 @@ def one_trial(overrides: list[str]) -> list[str]:
     return found
 
 
-FOUND = [(page.name, words) for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
+def composes(overrides: list[str]) -> None:
+    """Groups, options and keys are there."""
+    if "--help" not in overrides and "--config-dir" not in overrides:
+        with composed(one_trial([word for word in overrides if word not in LEFT_OUT])):
+            pass
+
+
+def check_speculators(words: list[str]) -> None:
+    """Typer parses it, and its overrides compose."""
+    if words[0] == "train":
+        return composes(words[1:])
+    command = get_command(app)
+    while isinstance(command, TyperGroup):
+        command, words = command.commands[words[0]], words[1:]
+    given = command.make_context(command.name, list(words)).params
+    others = next((given[name] for name in ("overrides", "arguments", "rights") if given.get(name)), ())
+    path = [f"data.path={word}" for word in others[:1] if command.name == "data" and "=" not in word]
+    composes(
+        [*(["data=jsonl", *path] if path else []), *(w for w in others if "=" in w and not w.startswith(COMPARED))]
+    )
+
+
+class _Parsed(Exception):
+    """The arguments were read; the script is not to go on."""
+
+
+def check_script(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own parser takes the arguments; a script without one reads as many of `sys.argv` as there are."""
+    script, source = ROOT / words[0], (ROOT / words[0]).read_text(encoding="utf-8")
+    if "argparse" not in source:
+        assert len(words) == len(set(re.findall(r"sys\.argv\[(\d)\]", source))) + 1
+        return
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_alone(parser: argparse.ArgumentParser, *_: object) -> None:
+        parse(parser, words[1:])
+        raise _Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_alone)
+    monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
+    with pytest.raises(_Parsed):
+        runpy.run_path(str(script), run_name="__main__")
+
+
+def check_pytest(words: list[str]) -> None:
+    """The files are there, and a test of theirs has each name after -k."""
+    parser = argparse.ArgumentParser()
+    for option in ("-m", "-k"):
+        parser.add_argument(option, default="")
+    parser.add_argument("-s", action="store_true")
+    parser.add_argument("files", nargs="*", type=Path)
+    given = parser.parse_args(words)
+    assert set(given.m.split()) <= {"slow", "or", "not"}
+    trees = [ast.parse((ROOT / file).read_text(encoding="utf-8")) for file in given.files]
+    names = [node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for word in set(given.k.split()) - {"and", "or", "not", "NAME"}:
+        assert any(word in name for name in names if name.startswith("test_")), word
+
+
+def check_pip(words: list[str]) -> None:
+    """The file of versions and the extras are there."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert words[words.index("-c") + 1] == "constraints.txt"
+    assert {extra for word in words for found in re.findall(r"\[(.*)\]", word) for extra in found.split(",")} <= set(
+        extras
+    )
+
+
+FOUND = {shlex.join(words): page.name for page in PAGES for words in commands(page.read_text(encoding="utf-8"))}
 
 
 def test_commands_are_found() -> None:
-    """In the README and elsewhere."""
-    assert len(FOUND) > 20 and len({page for page, _ in FOUND}) > 4
-    block = "```\n$ speculators check 'A B' x=1   # why\npip install x\npython train.py a=1 > file\n```\n"
-    assert list(commands(block)) == [["speculators", "check", "A B", "x=1"], ["python", "train.py", "a=1"]]
+    """In the README and elsewhere, of every program."""
+    assert len(FOUND) > 60 and len(set(FOUND.values())) > 10
+    assert {command.split()[0] for command in FOUND} == {"python", "speculators", "torchrun", "make", "pytest", "pip"}
+    block = "```\n$ speculators check 'A B' x=1   # why\nmake it\n```\n`make that`\n```\npython train.py \\\n a=1 > file\n```\n"
+    expected = [["speculators", "check", "A B", "x=1"], ["python", "train.py", "a=1"], ["make", "that"]]
+    assert list(commands(block)) == expected
 
 
-@pytest.mark.parametrize(("page", "words"), FOUND, ids=[f"{page}: {' '.join(words)[:60]}" for page, words in FOUND])
-def test_a_command_is_taken(page: str, words: list[str]) -> None:
-    """Groups, options and keys of overrides are there, and so are subcommands and their options."""
-    runs = words[1] in ("train.py", "train") or words[1] == "check" and all("=" in word for word in words[2:])
-    if runs:
-        overrides = words[2:]
-    else:
-        command = get_command(app)
-        for name in words[1:]:
-            commands = getattr(command, "commands", None)
-            if commands is None:
-                break
-            assert name in commands, f"{page}: {name}"
-            command = commands[name]
-        known = {option for parameter in command.params for option in parameter.opts} | {"-h", "--help"}
-        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known
-        return
-    flags = {"-m", "--multirun", "--help", "--cfg", "job", "--info", "defaults"}
-    if "--help" in overrides or "--config-dir" in overrides:
-        return
-    # The README's example of a misspelt key, and names that stand for the reader's own.
-    left_out = {"algorithm.ttt_step=3", "proposal=NAME", "algorithm=NAME"}
-    with composed(one_trial([word for word in overrides if word not in flags | left_out])):
-        pass
+@pytest.mark.parametrize("command", FOUND, ids=[f"{page}: {command[:60]}" for command, page in FOUND.items()])
+def test_a_command_is_taken(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the program that it starts."""
+    match shlex.split(command):
+        case ["python", "train.py", *overrides]:
+            composes(overrides)
+        case ["python", *words]:
+            check_script(words, monkeypatch)
+        case ["speculators", *words]:
+            check_speculators(words)
+        case ["torchrun", *words]:
+            given = get_args_parser().parse_args(words)
+            assert given.module and given.training_script == "speculators"
+            check_speculators(given.training_script_args)
+        case ["make", *words]:
+            subprocess.run(["make", "-n", *words], cwd=ROOT, check=True, capture_output=True)
+        case ["pytest", *words]:
+            check_pytest(words)
+        case ["pip", "install", *words]:
+            check_pip(words)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["python train.py algorithm.nope=1", "python benchmarks/plan.py --nope", "python tools/settings_page.py more",
+     "speculators report", "speculators run RUN --nope", "speculators data FILE verifier=nope", "make nope",
+     "torchrun --nope -m speculators run RUN", "pytest tests/nope.py", "pytest tests/run/test_run.py -k no_such_test",
+     "pip install -c constraints.txt '.[nope]'"],
+)  # fmt: skip
+def test_a_wrong_command_is_found(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each program and kind of error."""
+    with pytest.raises((Exception, SystemExit)):
+        test_a_command_is_taken(command, monkeypatch)
