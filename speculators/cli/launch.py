@@ -18,16 +18,22 @@ def launch(folder: Path) -> float:
     """
     from speculators.execution.launch import guarded
     from speculators.execution.launch import launch as run_marked
+    from speculators.export.push import push_finished
     from speculators.runfolder.run_yaml import read_pin
 
-    torchrun = read_pin(folder).launch.mode == "torchrun"
+    settings = read_pin(folder)
+    torchrun = settings.launch.mode == "torchrun"
     if torchrun and "TORCHELASTIC_RUN_ID" not in os.environ:
-        from speculators.execution.torchrun import run_in_processes
+        from speculators.execution.torchrun import run_in_processes as run
+    else:
+        from speculators.execution.run import run
 
-        return run_marked(folder, run_in_processes)
-    from speculators.execution.run import run
-
-    return guarded(folder, run) if torchrun else run_marked(folder, run)
+        if torchrun:
+            return guarded(folder, run)
+    objective = run_marked(folder, run)
+    if settings.export.hub_repo is not None:
+        push_finished(folder, settings)  # after DONE: whatever becomes of it, the run is finished
+    return objective
 
 
 def work(folder: Path, own_device: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from speculators.cli import cache, data, evaluation
+from speculators.cli import cache, data, evaluation, push
 from speculators.cli.launch import launch
 from speculators.cli.paths import is_path
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(cache.app, name="cache")
 app.command("data")(data.data)
 app.command("evaluate")(evaluation.evaluate)
+app.command("push")(push.push)
 HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 

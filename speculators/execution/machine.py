@@ -13,6 +13,7 @@ from speculators.cache.store import Store, gb
 from speculators.config import SpeculatorModelConfig
 from speculators.data import saved
 from speculators.data.prepare import Prepared
+from speculators.export.push import check_token
 from speculators.format.published import speculator_dict
 from speculators.format.strict import read_config
 from speculators.model import SpeculatorModel
@@ -20,6 +21,7 @@ from speculators.settings.run_config import CachedStates, RunConfig, ServedState
 from speculators.train.build import on_meta, unfit
 from speculators.utils.device import resolve
 from speculators.utils.dtypes import dtype_of
+from speculators.utils.messages import WrongInput
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.in_process import run_dtype
 from speculators.verifier.loader import VerifierLoader
@@ -35,7 +37,7 @@ def lacking(run: RunConfig, folder: Path) -> list[str]:
         run: valid, with data that can be used. With verifier_states=cached the data is tokenised, and kept for the run.
         folder: in which the run will write; it need not exist.
     """
-    found = [*tracker_is_installed(run), *device_is_there(run), *states_can_be_served(run)]
+    found = [*tracker_is_installed(run), *device_is_there(run), *states_can_be_served(run), *hub_knows_who_pushes(run)]
     return found if found else [*first_weights_fit(run), *folder_has_room(run, folder), *states_have_room(run)]
 
 
@@ -70,6 +72,15 @@ def states_can_be_served(run: RunConfig) -> Iterator[str]:
         )
     if states.python is not None and not os.access(states.python, os.X_OK):
         yield f"verifier_states.python={states.python}: there is no such program; give the path of a Python"
+
+
+def hub_knows_who_pushes(run: RunConfig) -> Iterator[str]:
+    """A run whose draft is pushed needs a token for the Hub."""
+    if run.export.hub_repo is not None:
+        try:
+            check_token()
+        except WrongInput as error:
+            yield f"export.hub_repo={run.export.hub_repo}: {error}"
 
 
 def first_weights_fit(run: RunConfig) -> Iterator[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from speculators.data.files import EMBEDDED, PROMPTS
+from speculators.export import push
 from speculators.export.preflight import CannotServe, chosen_engine, plan
 from speculators.format import strict
 from speculators.format.published import speculator_dict
@@ -56,6 +57,7 @@ def broken(run: RunConfig) -> list[Broken]:
         *token_ids_exist(run, facts),
         *answers_are_the_verifiers(run, facts),
         *serving_options_have_effect(run),
+        *can_be_pushed(run),
         *published_is_sound(run, facts),
     ]
 
@@ -204,6 +206,17 @@ def answers_are_the_verifiers(run: RunConfig, facts: VerifierFacts) -> Iterator[
             f"data=jsonl data.path={PROMPTS} data.regenerate=true"
         )
         yield Broken("data.source", run.data.source, reason)
+
+
+def can_be_pushed(run: RunConfig) -> Iterator[Broken]:
+    """A draft is pushed with its result, its licence and its verifier's name on the Hub."""
+    if run.export.hub_repo is None:
+        return
+    if not run.evaluation.num_prompts:
+        reason = "a draft is pushed with its measured result; set it to at least 1, or export.hub_repo=null"
+        yield Broken("evaluation.num_prompts", 0, reason)
+    for key, reason in push.lacking(run, run.verifier.name_or_path):
+        yield Broken(key, None, reason)
 
 
 def published_is_sound(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:

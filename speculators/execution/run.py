@@ -130,7 +130,7 @@ def finish(
         result = evaluate(model, verifier.whole(), prepared.prompts, run.proposal, run.evaluation, run.seed)
         report(result, run, folder)
         training.tracking.report(training.step, result)
-        add_result(checkpoint, result, run)
+        add_result(folder, result, run)
     except Exception as error:
         raise EvaluationFailed(
             f"the draft is published in {checkpoint}, but its evaluation failed; repeat it with "

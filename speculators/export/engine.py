@@ -133,6 +133,10 @@ class EngineDraft(ClassRegistryMixin):
         """
         return Serving(checkpoint)
 
+    def beside(self, checkpoint: str, verifier: str, tokens: int) -> Serving:
+        """How a published folder is served if verifier and draft are named apart; arguments as of `serving`."""
+        return self.serving(checkpoint, verifier, tokens)
+
 
 class Engine(ClassRegistryMixin, ABC):
     """One version of an engine; registered under its name and version, such as `vllm 0.32.0`.
@@ -206,6 +210,7 @@ class Engine(ClassRegistryMixin, ABC):
         proposal: Config,
         published: bool = True,
         serving_options: Mapping[str, Any] = {},
+        beside: bool = False,
     ) -> str:
         """The command that serves a draft, as one line for a POSIX shell.
 
@@ -216,6 +221,7 @@ class Engine(ClassRegistryMixin, ABC):
             proposal: how it is to draft.
             published: whether that is the first of the published `proposal_methods`, which the engine reads.
             serving_options: as of `ExportSettings.serving_options`.
+            beside: whether verifier and draft are named apart.
 
         Raises:
             ValueError: it does not serve this algorithm.
@@ -224,7 +230,7 @@ class Engine(ClassRegistryMixin, ABC):
         if draft is None:
             raise ValueError(f"{self} does not serve {algorithm} drafts; it serves {', '.join(self.served())}")
         method = TokenProposalConfig.model_validate(proposal)
-        serving = draft.serving(checkpoint, verifier, method.nodes)
+        serving = (draft.beside if beside else draft.serving)(checkpoint, verifier, method.nodes)
         options = {} if published else {"num_speculative_tokens": method.nodes}
         options = {**options, **serving.options, **method.serving_options(), **serving_options}
         return shlex.join(self.command(replace(serving, options=options)))

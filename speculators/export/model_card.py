@@ -1,18 +1,22 @@
 """The model card: README.md of a published folder. Torch-free."""
 
 import re
+import shlex
 from pathlib import Path
 from string import Template
 
 import yaml
 
+from speculators.data.files import sources_of
 from speculators.export.preflight import ExportPlan
 from speculators.format.layout import Layout
+from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.result import EvaluationResult, between
 from speculators.settings.run_config import RunConfig
 from speculators.utils import files
 from speculators.verifier.location import public_name
 
+CARD_NAME = "README.md"
 # Unique in the card: names in the card have no line breaks.
 NOT_MEASURED = "## Result\n\nNot evaluated."
 CARD = Template("""---
@@ -38,17 +42,24 @@ $training
 """)
 
 
-def model_card(run: RunConfig, verifier: str, export: ExportPlan) -> str:
-    """README.md of a draft that is not measured yet, with the front matter that the Hub reads.
+def model_card(
+    run: RunConfig, verifier: str, export: ExportPlan, result: EvaluationResult | None = None, repo: str | None = None
+) -> str:
+    """README.md of a draft, with the front matter that the Hub reads.
 
     Args:
         run: the run's config.
         verifier: its name as it is published: a hub id, or the last part of a folder's path.
         export: what the checkpoint is for.
+        result: the measurements; None if there are none yet.
+        repo: the repository of the Hub to which the draft is pushed; None if it is not.
     """
     layout = Layout.named(run.algorithm.name)
+    names = [source.name for source in sources_of(run.data) if source.name is not None]
     front = {
+        **({} if run.export.license is None else {"license": run.export.license}),
         "base_model": verifier,
+        **({"datasets": names} if names else {}),
         "library_name": "speculators",
         "pipeline_tag": "text-generation",
         "tags": ["speculators", "speculative-decoding", run.algorithm.name],
@@ -58,21 +69,24 @@ def model_card(run: RunConfig, verifier: str, export: ExportPlan) -> str:
         base=_text(verifier),
         title=layout.title,
         paper=layout.paper,
-        result=NOT_MEASURED,
-        serve=_serve(verifier, run, export),
+        result=NOT_MEASURED if result is None else _result(result, run),
+        serve=_serve(verifier, run, export, repo),
         training=_training(run),
     )
 
 
-def add_result(checkpoint: Path, result: EvaluationResult, run: RunConfig) -> None:
-    """Write an evaluation into the model card of a draft that was published without one.
+def add_result(folder: Path, result: EvaluationResult, run: RunConfig) -> None:
+    """Add an evaluation to a draft that was published without one: to its model card, and result.json and the plot.
 
     Args:
-        checkpoint: the published folder.
-        result: the evaluation.
+        folder: of the run; the published folder is in it.
+        result: the evaluation, as the folder has it.
         run: the run's config.
     """
-    card = checkpoint / "README.md"
+    own = RunFolder(folder)
+    for file in (own.result, own.acceptance_plot):
+        files.write(own.checkpoint / file.name, file.read_bytes())
+    card = own.checkpoint / CARD_NAME
     files.write(card, card.read_text(encoding="utf-8").replace(NOT_MEASURED, _result(result, run), 1))
 
 
@@ -98,18 +112,32 @@ def _result(result: EvaluationResult, run: RunConfig) -> str:
 Acceptance length is the mean number of tokens that one pass of the verifier yields: 1 + accepted / drafts; in brackets a
 bootstrap interval over prompts.
 Measured on {result.num_prompts} prompts held out of the training, up to {evaluation.max_new_tokens} tokens each at {sampling},
-with {result.speculative_tokens} tokens drafted a pass."""
+with {result.speculative_tokens} tokens drafted a pass.
+
+![Share of drafts that are accepted up to each position](acceptance.png)"""
 
 
-def _serve(verifier: str, run: RunConfig, export: ExportPlan) -> str:
-    if export.engine is None:
+def _serve(verifier: str, run: RunConfig, export: ExportPlan, repo: str | None) -> str:
+    engine, algorithm = export.engine, run.algorithm.name
+    draft = engine.draft(algorithm) if engine else None
+    if engine is None or draft is None:
         reason = _text(export.summary.splitlines()[0])
         return f"It was exported for no engine ({reason}). `SpeculatorModel.from_pretrained` loads it."
-    proposal = run.speculator.speculators_config["proposal_methods"][0]
+    # Engines find no folders inside a repository.
+    download = repo is not None and draft.native
+    place = "." if repo is None else f"./{repo.rpartition('/')[2]}" if download else repo
+    words = (algorithm, place, verifier, run.speculator.speculators_config["proposal_methods"][0])
     options = run.export.serving_options()
-    command = export.engine.serve_command(run.algorithm.name, ".", verifier, proposal, serving_options=options)
-    fence = _longer_than_any("`", command, least=3)
-    return f"In this folder:\n\n{fence}bash\n{command}\n{fence}\n\nChecked against {export.engine}."
+    forms = [engine.serve_command(*words, serving_options=options, beside=beside) for beside in (False, True)]
+    commands = [shlex.join(["hf", "download", repo or "", "--local-dir", place])] * download + list(
+        dict.fromkeys(forms)
+    )
+    fence = _longer_than_any("`", "\n".join(commands), least=3)
+    text = "" if repo else "In this folder:\n\n"
+    text += "\n".join([f"{fence}bash", *commands, fence])
+    if len(set(forms)) > 1:
+        text += "\n\nBoth commands start the same; the second one names verifier, method and number of tokens itself."
+    return f"{text}\n\nChecked against {engine}."
 
 
 def _training(run: RunConfig) -> str:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from speculators.config import SpeculatorModelConfig
 from speculators.export.checklist import check_folder
-from speculators.export.model_card import model_card
+from speculators.export.model_card import CARD_NAME, model_card
 from speculators.export.preflight import CannotServe, ExportPlan, plan
 from speculators.format.layout import Layout
 from speculators.model import SpeculatorModel
@@ -48,7 +48,9 @@ def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder
     verifier = real_name(run.verifier.name_or_path)
     config = _config(model, run, verifier)
     export = plan(run, config.to_diff_dict(), facts)
-    (checkpoint / MANIFEST).unlink(missing_ok=True)  # of an earlier export
+    of_it = RunFolder(checkpoint)
+    for file in (checkpoint / MANIFEST, of_it.result, of_it.acceptance_plot):
+        file.unlink(missing_ok=True)  # of an earlier export
     config.save_pretrained(checkpoint)
     save_weights(model, dtype_of(run.export.dtype), checkpoint / "model.safetensors")
     if export.engine is not None:
@@ -56,7 +58,8 @@ def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder
     if own.run_yaml.is_file():
         files.write(checkpoint / RUN_YAML, public(own.run_yaml.read_text(encoding="utf-8")))
     export = _checked(checkpoint, run, facts, export)
-    files.write(checkpoint / "README.md", model_card(run, public_name(verifier), export))
+    name = run.export.base_model or public_name(verifier)
+    files.write(checkpoint / CARD_NAME, model_card(run, name, export))
     manifest.write(checkpoint, [checkpoint / "model.safetensors"])
     return checkpoint
 

@@ -29,6 +29,7 @@ SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention
 class FusedStatesDraft(VllmDraft):
     """The published folder as it is; model_executor/models/llama_eagle3.py and qwen3_eagle3.py."""
 
+    method = "eagle3"
     # What it takes for a missing key: .../speculators/algos.py.
     norm_before_residual: ClassVar[bool]
     # Read for every algorithm, .../speculators/algos.py; embed_requires_grad has an effect through its tensor: an embedding

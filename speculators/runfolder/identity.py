@@ -12,7 +12,7 @@ from speculators.utils.messages import WrongInput
 from speculators.utils.untrusted import read_json
 
 # Locations of inputs; their contents are identified by the hashes.
-PLACES = ("data.path", "verifier.name_or_path", "verifier.revision", "trainer.init_from")
+PLACES = ("data.path", "verifier.name_or_path", "verifier.revision", "trainer.init_from", "algorithm.init_from")
 STATE = "state.json"
 
 

@@ -13,6 +13,7 @@ RESULT = (*WEIGHTS, "proposal", "other_proposals", "evaluation", "export")
 # the weights either.
 WITHOUT_EFFECT = {
     "trainer": {"log_every", "save_every", "keep_last"},
+    "export": {"hub_repo", "license", "base_model"},
     "verifier_states": {"url", "python", "folder", "concurrency", "prefetch_steps", "timeout"},
 }
 # Settings outside of WEIGHTS by which trainer.keep_best=decoded chooses the step.

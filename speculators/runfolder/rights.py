@@ -24,8 +24,8 @@ NAME = "verifier.name_or_path"
 def harmless() -> dict[str, tuple[Any, ...]]:
     """Values that need no right, by key of a security-relevant setting.
 
-    Other values can run foreign code, write or delete files outside the run's folder, send measurements to other
-    machines, or occupy an accelerator.
+    Other values can run foreign code, write or delete files outside the run's folder, send measurements or the draft to
+    other machines, or occupy an accelerator.
     """
     defaults: Any = Lines((files("speculators.conf") / "train.yaml").read_text(encoding="utf-8")).value
     return {
@@ -33,6 +33,7 @@ def harmless() -> dict[str, tuple[Any, ...]]:
         "cache.dir": (defaults["cache"]["dir"],),
         "cache.limit_gb": (defaults["cache"]["limit_gb"],),
         "tracker.name": ("none", "tensorboard"),
+        "export.hub_repo": (None,),
         "device": ("auto", "cpu"),
         # Of verifier_states=served alone.
         "verifier_states.url": (None,),

@@ -19,6 +19,7 @@ from pydantic_core import InitErrorDetails
 from speculators.cache.settings import CacheSettings
 from speculators.proposals import TokenProposalConfig
 from speculators.settings.algorithm import AlgorithmSettings
+from speculators.utils.hub import hub_id, repository
 from speculators.utils.strict import Count, Fraction, PositiveInt, Strict
 from speculators.verifier.settings import VerifierSettings
 
@@ -284,6 +285,12 @@ def _ascending(ranges: list[list[int]]) -> list[list[int]]:
     return ranges
 
 
+def _license(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
+        raise ValueError("must be a licence as the Hub abbreviates it, such as apache-2.0")
+    return name
+
+
 class ExportSettings(Strict):
     """Target engine and dtype of the published checkpoint."""
 
@@ -297,6 +304,16 @@ class ExportSettings(Strict):
     )
     enable_adaptive_verification: bool = Field(
         description="the engine verifies fewer tokens of drafts that are not confident"
+    )
+
+    hub_repo: Annotated[str, AfterValidator(repository)] | None = Field(
+        description="repository of the Hub, as OWNER/NAME, to which the measured draft is pushed; null pushes nothing"
+    )
+    license: Annotated[str, AfterValidator(_license)] | None = Field(
+        description="licence of the draft, as the Hub abbreviates it, such as apache-2.0; for its model card"
+    )
+    base_model: Annotated[str, AfterValidator(hub_id)] | None = Field(
+        description="the verifier's name on the Hub, for what is pushed; null is the name that its config.json has"
     )
 
     def serving_options(self) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def check(config: DictConfig) -> None:
             messages += [f"trial {i} ({' '.join(differing)}): {m}" for m in error.messages]
         except COMPOSING as error:
             messages.append(f"trial {i} ({' '.join(differing)}): {explain(error, [*searched, *trial])}")
-    if messages := messages or alike(runs, trials):
+    if messages := messages or alike(runs, trials) or pushed_to_one(runs):
         stop(messages)
     if more:
         print(f"more than {CAP} trials: only the first {CAP} were checked", file=sys.stderr)
@@ -89,6 +89,17 @@ def alike(runs: Sequence["RunConfig"], trials: Sequence[Sequence[str]]) -> list[
             why = "; give each value once" if own == other else f" and {other} do not change the result"
             messages.append(f"trial {i} is the same as trial {earlier}: {own}{why}")
     return messages
+
+
+def pushed_to_one(runs: Sequence["RunConfig"]) -> list[str]:
+    """A message for each trial whose draft would replace that of an earlier trial on the Hub."""
+    first: dict[str, int] = {}
+    return [
+        f"trial {i}: export.hub_repo={repo}: trial {earlier} pushes there too; name it after what differs, such as "
+        f"export.hub_repo='{repo}-${{algorithm.name}}', or push the best trial with `speculators push`"
+        for i, run in enumerate(runs)
+        if (repo := run.export.hub_repo) is not None and (earlier := first.setdefault(repo, i)) != i
+    ]
 
 
 def show(runs: Sequence["RunConfig"], differing: Sequence[Sequence[str]]) -> None:

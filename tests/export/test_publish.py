@@ -20,6 +20,7 @@ from speculators.export.model_card import add_result, model_card
 from speculators.export.preflight import CannotServe, plan
 from speculators.export.publish import publish, real_name
 from speculators.model import SpeculatorModel
+from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import Origin, load, write_pin
 from speculators.settings.run_config import JsonlData, RunConfig
 from speculators.verifier.facts import VerifierFacts
@@ -122,13 +123,18 @@ bootstrap interval over prompts.
 Measured on 4 prompts held out of the training, up to 16 tokens each at temperature 0,
 with 3 tokens drafted a pass.
 
+![Share of drafts that are accepted up to each position](acceptance.png)
+
 ## Serve it
 
 In this folder:
 
 ```bash
 vllm serve .
+vllm serve verifier --speculative-config '{"method": "eagle3", "model": ".", "num_speculative_tokens": 3}'
 ```
+
+Both commands start the same; the second one names verifier, method and number of tokens itself.
 
 Checked against vllm 0.32.0.
 
@@ -165,10 +171,16 @@ def test_model_card(
     )
     run = make_run(EAGLE3)
     card = model_card(run, verifier.name, plan(run, published(run), facts))
-    (tmp_path / "README.md").write_text(card)
+    own = RunFolder(tmp_path)
+    own.checkpoint.mkdir()
+    (own.checkpoint / "README.md").write_text(card)
+    own.result.write_text("{}")
+    own.acceptance_plot.write_bytes(b"PNG")
     assert "## Result\n\nNot evaluated.\n\n## Serve it" in card
     add_result(tmp_path, result, run)  # pyright: ignore[reportArgumentType]
-    assert (tmp_path / "README.md").read_text() == CARD
+    assert (own.checkpoint / "README.md").read_text() == CARD
+    assert (own.checkpoint / "result.json").read_text() == "{}"
+    assert (own.checkpoint / "acceptance.png").read_bytes() == b"PNG"
 
 
 def test_published_pins_and_cards_have_no_private_paths(
@@ -177,7 +189,9 @@ def test_published_pins_and_cards_have_no_private_paths(
     """Of the paths the last names are left, of a verifier that its config.json names the Hub id; the rest is as it was."""
     run, home = make_run(EAGLE), str(tmp_path)
     data = run.data.model_dump() | {"source": "jsonl", "path": f"{home}/my data/d.jsonl"}
-    changed = {"data": data, "cache": {"dir": f"{home}/cache", "limit_gb": None}}
+    trainer = run.trainer.model_dump() | {"init_from": f"{home}/earlier/checkpoint"}
+    export = run.export.model_dump() | {"hub_repo": "me/draft"}
+    changed = {"data": data, "cache": {"dir": f"{home}/cache", "limit_gb": None}, "trainer": trainer, "export": export}
     run = RunConfig.model_validate(run.model_dump(mode="json") | changed)
     overrides = [f"data.path='{home}/my data/d.jsonl'", "seed=0", f"data.sources=[{{path:{home}/a.jsonl}}]"]
     sources = {"seed": f"{home}/conf/recipe/mine.yaml:3", "data.path": f"override data.path='{home}/my data/d.jsonl'"}
@@ -195,7 +209,8 @@ def test_published_pins_and_cards_have_no_private_paths(
     assert pin.searchpath == ["file://conf"]
     assert pin.sources == {"seed": "mine.yaml:3", "data.path": "override data.path='d.jsonl'"}
     assert pin.run.cache.dir is None and isinstance(pin.run.data, JsonlData) and pin.run.data.path == "d.jsonl"
-    changed = ("data", "cache", "verifier", "speculator")
+    assert pin.run.trainer.init_from == "checkpoint" and pin.run.export.hub_repo is None
+    changed = ("data", "cache", "verifier", "speculator", "trainer", "export")
     assert pin.run.model_copy(update={key: dict(own.run)[key] for key in changed}) == own.run
 
     (tmp_path / "run.yaml").write_text("# as it was\nschema_version: 3\n")
@@ -226,7 +241,8 @@ def test_names_stay_text_in_the_card(
     assert [t.attrs["href"] for t in parts if t.type == "link_open"] == ["https://arxiv.org/abs/2503.01840"]
     assert line in [t.content for t in parts if t.type == "code_inline"]
     (command,) = [t.content for t in parts if t.type == "fence"]
-    assert shlex.split(command) == ["vllm", "serve", "."]
+    short, apart = ["vllm", "serve", "."], ["vllm", "serve", name, "--speculative-config"]
+    assert shlex.split(command)[:-1] == [*short, *apart]
 
 
 @pytest.mark.slow

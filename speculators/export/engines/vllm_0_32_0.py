@@ -63,8 +63,9 @@ WITHOUT_LAYER_STATES = frozenset({
 class VllmDraft(EngineDraft):
     """Base of what vLLM 0.32.0 does with each algorithm's drafts."""
 
-    # Where the engine reads its own format: the `method` of its speculative configuration.
+    # The `method` of its speculative configuration, and whether all tokens are drafted in one pass.
     method: ClassVar[str]
+    parallel: ClassVar[bool] = False
 
     def serving(self, checkpoint: str, verifier: str, tokens: int) -> Serving:
         """`vllm serve CHECKPOINT` reads verifier, method and number of tokens from the published config.
@@ -72,10 +73,16 @@ class VllmDraft(EngineDraft):
         engine/arg_utils.py:EngineArgs.create_engine_config, transformers_utils/config.py:maybe_override_with_speculators.
         A draft in vLLM's own format is named beside its verifier: config/speculative.py:SpeculativeConfig.__post_init__.
         """
-        if not self.native:
-            return Serving(checkpoint)
-        options = {"method": self.method, "model": f"{checkpoint}/vllm", "num_speculative_tokens": tokens}
-        return Serving(verifier, options)
+        return self.beside(checkpoint, verifier, tokens) if self.native else Serving(checkpoint)
+
+    def beside(self, checkpoint: str, verifier: str, tokens: int) -> Serving:
+        """`vllm serve VERIFIER --speculative-config ...`: what the engine makes of a published config by itself.
+
+        transformers_utils/configs/speculators/base.py:SpeculatorsConfig.build_vllm_speculative_config.
+        """
+        model = f"{checkpoint}/vllm" if self.native else checkpoint
+        options: dict[str, Any] = {"method": self.method, "model": model, "num_speculative_tokens": tokens}
+        return Serving(verifier, options | ({"parallel_drafting": True} if self.parallel else {}))
 
 
 @Engine.register("vllm 0.32.0")

@@ -18,6 +18,7 @@ from speculators.verifier.facts import VerifierFacts
 class DFlash(VllmBlocks):
     """transformers_utils/configs/speculators/algos.py:update_dflash."""
 
+    method = "dflash"
     reads = (*VllmBlocks.reads, NON_CAUSAL)
     # A missing linear layer stays as memory was and a norm at one, for load_weights returns no names:
     # model_executor/models/qwen3_dflash.py:DFlashQwen3ForCausalLM.load_weights.

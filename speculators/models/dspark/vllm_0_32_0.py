@@ -20,6 +20,7 @@ FLAGS = ("enable_confidence_head", "confidence_head_with_markov")
 class DSpark(VllmBlocks):
     """transformers_utils/configs/speculators/algos.py:update_dspark; model_executor/models/qwen3_dspark.py."""
 
+    method = "dspark"
     reads = (*VllmBlocks.reads, "block_size", "markov_rank", "markov_head_type", *FLAGS)
     stops_at = (*VllmBlocks.stops_at, "markov_rank")
     # Only what a reduced vocabulary needs is missed: model_executor/models/qwen3_dspark.py:Qwen3DSparkForCausalLM.load_weights.

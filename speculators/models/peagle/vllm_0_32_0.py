@@ -17,6 +17,7 @@ from speculators.verifier.facts import VerifierFacts
 class PEagle(FusedStatesDraft):
     """transformers_utils/configs/speculators/algos.py:update_peagle."""
 
+    parallel = True
     norm_before_residual = False
     reads = (*FusedStatesDraft.reads, "mask_token_id")
     stops_at = (*FusedStatesDraft.stops_at, "mask_token_id")
