@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from speculators.data.conversations import read
+from speculators.data.evaluation_data import KEY, evaluation_data
 from speculators.data.mixture import conversations
 from speculators.data.prepare import TOO_FEW, nothing, prompt_key, prompts_of, rendered
 from speculators.data.template import ChatTemplate
@@ -13,7 +15,7 @@ ENOUGH = 10_000
 
 
 def check_run(run: RunConfig) -> None:
-    """Check that a run can use its data.
+    """Check that a run can use its data, and the prompts of evaluation.data.
 
     Args:
         run: on a dry run, an unavailable tokenizer is not an error: the printed plan says so.
@@ -28,6 +30,12 @@ def check_run(run: RunConfig) -> None:
         if not run.dry_run:
             raise
     check(run.data, template)
+    if template is not None:
+        evaluation_data(run, template, None)
+    elif run.evaluation.data is not None:
+        unused = Unused()
+        if next(read(run.evaluation.data, KEY, unused, answered=False), None) is None:
+            raise ValueError(nothing(unused, KEY))
 
 
 def check(data: DataSettings, template: ChatTemplate | None) -> None:

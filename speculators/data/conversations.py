@@ -11,7 +11,7 @@ from typing import Any
 
 from speculators.data.sources import rows
 from speculators.data.unused import Unused
-from speculators.settings.run_config import Source
+from speculators.settings.run_config import Place
 from speculators.utils.untrusted import check_depth, parse_value
 
 Message = dict[str, Any]
@@ -64,7 +64,7 @@ class Unusable(ValueError):
     """A row that cannot be used as a conversation; its text is one of a fixed set of reasons."""
 
 
-def read(source: Source, key: str, unused: Unused, answered: bool) -> Iterator[Conversation]:
+def read(source: Place, key: str, unused: Unused, answered: bool) -> Iterator[Conversation]:
     """The usable conversations of a source, in its order; one at a time is in memory.
 
     Args:

@@ -85,6 +85,7 @@ class Prepared:
         prompts: token ids of the held-out prompts, each with the start of an answer.
         token_count_V: int64 count of each supervised training token.
         report: counts for the user.
+        train_prompts: `Prompt.hash` of the conversations to train on.
     """
 
     train: list[Packed]
@@ -92,6 +93,7 @@ class Prepared:
     prompts: list[list[int]]
     token_count_V: Tensor
     report: DataReport
+    train_prompts: frozenset[int]
 
     @property
     def tokens(self) -> int:
@@ -127,6 +129,7 @@ def prepare(
             packed.append(pack(documents, data.max_length))
         heldout_prompts = [p.tokens for p in prompts_of(sides[1], template, data.max_length, Unused())]
         used, sources = sum(map(len, sides)), taken(data, sides)
+        train_prompts = frozenset(map(prompt_hash, sides[0]))
     if not packed[0]:
         raise ValueError(nothing(unused))
     largest = max(max(document.tokens) for side in packed for sequence in side for document in sequence)
@@ -151,14 +154,23 @@ def prepare(
         sources=sources,
     )
     count_V = torch.bincount(torch.tensor(supervised), minlength=vocab_size)
-    return Prepared(packed[0], packed[1], heldout_prompts, count_V, report)
+    return Prepared(packed[0], packed[1], heldout_prompts, count_V, report, train_prompts)
 
 
 class Prompt(NamedTuple):
-    """A prompt's token ids, with the start of an answer, and its category if the data names one."""
+    """A prompt.
+
+    Attributes:
+        tokens: token ids, with the start of an answer.
+        category: what kind it is; None if the data names none.
+        place: file and line, or data set and row.
+        hash: `prompt_hash` of its conversation.
+    """
 
     tokens: list[int]
     category: str | None
+    place: str
+    hash: int
 
 
 def prompts(data: DataSettings, template: ChatTemplate, seed: int | None) -> list[Prompt]:
@@ -181,6 +193,12 @@ def prompts(data: DataSettings, template: ChatTemplate, seed: int | None) -> lis
     if not found:
         raise ValueError(nothing(unused))
     return found
+
+
+def train_prompts(data: DataSettings, seed: int) -> frozenset[int]:
+    """`Prompt.hash` of the conversations that training with this seed does not hold out; ValueError without usable data."""
+    with chosen(data, seed, Unused()) as (train, _):
+        return frozenset(map(prompt_hash, train))
 
 
 @contextmanager
@@ -228,12 +246,12 @@ def taken(data: DataSettings, sides: Iterable[Side]) -> dict[str, int]:
     return {name: found[number] for number, name in enumerate(called)}
 
 
-def nothing(unused: Unused) -> str:
-    """The message for a source without any usable conversation."""
+def nothing(unused: Unused, key: str = "data") -> str:
+    """The message for a source, by its config key, without any usable conversation."""
     if not unused.counts:
-        return "data: the source is empty"
+        return f"{key}: the source is empty"
     hint = "" if NO_ROOM not in unused.counts else "; raise data.max_length"
-    return f"data: no conversation can be used: {unused}{hint}"
+    return f"{key}: no conversation can be used: {unused}{hint}"
 
 
 def split(spool: Spool, numbers: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -258,6 +276,11 @@ def prompt_key(conversation: Conversation) -> str:
     """A key of a conversation's prompt, by which conversations are split."""
     whole = repr(conversation.prompt)
     return whole if len(whole) <= KEY_LENGTH else whole[:KEY_LENGTH] + sha256(whole.encode()).hexdigest()
+
+
+def prompt_hash(conversation: Conversation) -> int:
+    """A 64-bit hash of the key of a conversation's prompt."""
+    return int.from_bytes(sha256(prompt_key(conversation).encode()).digest()[:8], "big", signed=True)
 
 
 def rendered(
@@ -312,17 +335,30 @@ def limited(document: Document, max_length: int, cut: Counter[str]) -> Document:
     return Document(document.tokens[:max_length], document.supervised[:max_length])
 
 
-def prompts_of(side: Iterable[Conversation], template: ChatTemplate, max_length: int, unused: Unused) -> list[Prompt]:
-    """The distinct prompts, in order; those that the template refuses or that leave no room are counted."""
-    distinct: dict[tuple[int, ...], str | None] = {}
+def prompts_of(
+    side: Iterable[Conversation], template: ChatTemplate, max_length: int, unused: Unused, most: int | None = None
+) -> list[Prompt]:
+    """The distinct prompts, in order; those that the template refuses or that leave no room are counted.
+
+    Args:
+        side: conversations, of which no more are read once `most` prompts are found.
+        template: the verifier's.
+        max_length: tokens of a prompt with at least one of its answer.
+        unused: counts what is left out.
+        most: number of prompts; None is all.
+    """
+    distinct: dict[tuple[int, ...], Prompt] = {}
     for conversation in side:
+        if len(distinct) == most:
+            break
         try:
             prompt = template.prompt(conversation.prompt, conversation.tools)
         except TemplateRefused as error:
             unused.add(str(error), conversation.place)
             continue
         if len(prompt) < max_length:
-            distinct.setdefault(tuple(prompt), conversation.category)
+            made = Prompt(prompt, conversation.category, conversation.place, prompt_hash(conversation))
+            distinct.setdefault(tuple(prompt), made)
         else:
             unused.add(NO_ROOM, conversation.place)
-    return [Prompt(list(tokens), category) for tokens, category in distinct.items()]
+    return list(distinct.values())

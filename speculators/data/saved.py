@@ -84,6 +84,7 @@ def _payloads(prepared: Prepared) -> dict[str, bytes]:
     tensors["supervised"] = torch.tensor([s for d in documents for s in d.supervised], dtype=torch.bool)
     tensors["documents"] = torch.tensor([len(sequence) for sequence in sequences])
     tensors["token_count_V"] = prepared.token_count_V
+    tensors["train_prompts"] = torch.tensor(sorted(prepared.train_prompts), dtype=torch.int64)
     return {SEQUENCES: save(tensors), REPORT: json.dumps(asdict(prepared.report), indent=1).encode()}
 
 
@@ -95,4 +96,5 @@ def _read(entry: Entry) -> Prepared:
     documents = [Document(t, list(s)) for t, s in zip(tokens, supervised, strict=True)]
     sequences = [list(s) for s in cut(documents, tensors["documents"].tolist())]
     train, heldout = sequences[: report.train_sequences], sequences[report.train_sequences :]
-    return Prepared(train, heldout, lists(tensors, "prompts"), tensors["token_count_V"], report)
+    train_prompts = frozenset(tensors["train_prompts"].tolist())
+    return Prepared(train, heldout, lists(tensors, "prompts"), tensors["token_count_V"], report, train_prompts)

@@ -20,7 +20,7 @@ from huggingface_hub import HfApi
 
 from speculators.data.files import content_of, files_of, key_of, sources_of
 from speculators.data.unused import Unused
-from speculators.settings.run_config import DataSettings, Source
+from speculators.settings.run_config import DataSettings, Place
 from speculators.utils import digest
 from speculators.utils.hub import offline_unless_reachable
 from speculators.utils.untrusted import MOST_LINE, parse_value
@@ -37,7 +37,7 @@ UNREADABLE = (
 _hashed: dict[str, str] = {}
 
 
-def rows(source: Source, key: str, unused: Unused) -> Iterator[tuple[str, Any]]:
+def rows(source: Place, key: str, unused: Unused) -> Iterator[tuple[str, Any]]:
     """The rows of a source, each with its place; a line that is not JSON is counted.
 
     Args:
@@ -61,7 +61,7 @@ def rows(source: Source, key: str, unused: Unused) -> Iterator[tuple[str, Any]]:
             raise ValueError(f"{key}.path: {file} cannot be read ({type(error).__name__}: {error})") from error
 
 
-def from_hub(source: Source, key: str) -> Any:
+def from_hub(source: Place, key: str) -> Any:
     """Load the data set, from the disk cache of `datasets` or streamed from the Hub.
 
     Raises:
@@ -76,7 +76,7 @@ def from_hub(source: Source, key: str) -> Any:
         return load_dataset(source.name, source.subset, **options)
 
 
-def content(source: Source, key: str) -> str:
+def content(source: Place, key: str) -> str:
     """An identifier of the current content of a source.
 
     Raises:
@@ -112,7 +112,7 @@ def _rows_content(loaded: Any) -> str:
 
 
 @contextmanager
-def _hub(source: Source, key: str) -> Iterator[None]:
+def _hub(source: Place, key: str) -> Iterator[None]:
     """Convert any error of datasets to a ValueError: it raises some twenty types of its own and of its file systems."""
     try:
         yield

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speculators.evaluate.evaluate import NO_PROMPT, load_draft, modelled_speedup, prompts_of_run
+from speculators.evaluate.evaluate import NO_PROMPT, load_draft, modelled_speedup, own_prompts, prompts_of_run
 from speculators.evaluate.interval import acceptance_interval
 from speculators.evaluate.what_if import what_if
 from speculators.export.preflight import chosen_engine, preflight
@@ -22,7 +22,7 @@ class Candidate:
     Attributes:
         checkpoint: its folder.
         run: verifier, data and evaluation; its proposal and its training settings are not read.
-        heldout: take only the prompts that training with this seed holds out.
+        heldout: take only the prompts that training with this seed holds out, unless the run has evaluation.data.
         proposals: at least one.
     """
 
@@ -142,7 +142,8 @@ def compare(candidates: Sequence[Candidate]) -> Comparison:
             loaded = (run.verifier, run.device), Verifier.load(run.verifier, resolve(run.device))
         verifier = loaded[1]
         model = load_draft(candidate.checkpoint, verifier)
-        chosen = prompts_of_run(run, candidate.heldout)[: run.evaluation.num_prompts]
+        own = own_prompts(run, candidate.heldout)
+        chosen = own.prompts if own else prompts_of_run(run, candidate.heldout)[: run.evaluation.num_prompts]
         if not chosen:
             raise ValueError(NO_PROMPT)
         prompts.append([prompt.tokens for prompt in chosen])

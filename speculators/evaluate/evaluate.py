@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers.utils.logging import set_verbosity_error
 
-from speculators.data.prepare import Prompt, prompts
+from speculators.data.evaluation_data import EvaluationData, evaluation_data
+from speculators.data.prepare import Prompt, prompts, train_prompts
 from speculators.data.template import ChatTemplate
 from speculators.decoding.generate import Decoded, Decoder, Speculation
 from speculators.decoding.same_text import same_text
@@ -104,6 +105,35 @@ def evaluate(
     )
 
 
+def evaluate_both(
+    model: SpeculatorModel,
+    verifier: Verifier,
+    prompts: Sequence[list[int]],
+    own: EvaluationData | None,
+    run: RunConfig,
+) -> EvaluationResult:
+    """Decode held-out prompts, and those of evaluation.data, on which the objective is measured if there are any.
+
+    Args:
+        model: the draft, on the verifier's device.
+        verifier: the model that it drafts for.
+        prompts: token ids of the held-out prompts.
+        own: those of evaluation.data; None without any.
+        run: its proposal, evaluation and seed.
+
+    Raises:
+        ValueError: there is no held-out prompt.
+    """
+    result = evaluate(model, verifier, prompts, run.proposal, run.evaluation, run.seed)
+    if own is None:
+        return result
+    second = evaluate(
+        model, verifier, [prompt.tokens for prompt in own.prompts], run.proposal, run.evaluation, run.seed
+    )
+    second = replace(second, source=own.source, trained_on=own.trained_on)
+    return replace(result, objective=second.objective, evaluation_data=second)
+
+
 def decoded_length(
     model: SpeculatorModel, verifier: VerifierLoader, prompts: Sequence[list[int]], run: RunConfig
 ) -> float:
@@ -160,15 +190,22 @@ def evaluate_checkpoint(checkpoint: Path, run: RunConfig, heldout: bool) -> Eval
     Raises:
         ValueError: it is no valid published folder, or verifier or data cannot be loaded.
     """
+    chosen, own = [prompt.tokens for prompt in prompts_of_run(run, heldout)], own_prompts(run, heldout)
     verifier = Verifier.load(run.verifier, resolve(run.device))
-    model = load_draft(checkpoint, verifier)
-    chosen = [prompt.tokens for prompt in prompts_of_run(run, heldout)]
-    return evaluate(model, verifier, chosen, run.proposal, run.evaluation, run.seed)
+    return evaluate_both(load_draft(checkpoint, verifier), verifier, chosen, own, run)
 
 
 def prompts_of_run(run: RunConfig, heldout: bool) -> list[Prompt]:
     """The prompts of a run's data; `heldout` takes only those that training with its seed holds out."""
     return prompts(run.data, ChatTemplate.of(run.verifier, run.data), run.seed if heldout else None)
+
+
+def own_prompts(run: RunConfig, heldout: bool) -> EvaluationData | None:
+    """The prompts of a run's evaluation.data; `heldout` as of `prompts_of_run`: else it is unknown what is trained on."""
+    if run.evaluation.data is None:
+        return None
+    trained = train_prompts(run.data, run.seed) if heldout else None
+    return evaluation_data(run, ChatTemplate.of(run.verifier, run.data), trained)
 
 
 def load_draft(checkpoint: Path, verifier: Verifier) -> SpeculatorModel:

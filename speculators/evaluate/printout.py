@@ -1,7 +1,6 @@
 """Output of an evaluation: a table, a plot and result.json."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,6 +16,9 @@ from speculators.utils.process import printed
 from speculators.utils.terminal import console
 from speculators.verifier.tokenizer import load_tokenizer
 
+# Of the held-out prompts, and of those of evaluation.data.
+COLOURS = ("#3b6ea5", "#c77b30")
+
 
 def report(result: EvaluationResult, run: RunConfig, folder: Path) -> None:
     """Print a result and write it into a folder.
@@ -25,24 +27,34 @@ def report(result: EvaluationResult, run: RunConfig, folder: Path) -> None:
         result: of an evaluation.
         run: what was evaluated.
         folder: gets result.json, acceptance.png and generations.jsonl: each prompt and its generated text, also as token ids,
-            and how many drafted tokens each draft had accepted.
+            and how many drafted tokens each draft had accepted; another such file for the prompts of evaluation.data.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own, tokenizer = RunFolder(folder), load_tokenizer(run.verifier)
-    values = asdict(result)
-    texts = zip(values.pop("prompts"), values.pop("tokens"), values.pop("rounds"), strict=True)
-    files.write(own.result, json.dumps(values, indent=2) + "\n")
-    lines = [
-        json.dumps(
-            {"prompt": p, "tokens": t, "accepted": n, "prompt_text": _text(tokenizer, p), "text": _text(tokenizer, t)}
-        )
-        for p, t, n in texts
-    ]
-    files.write(own.generations, "".join(line + "\n" for line in lines))
+    files.write(own.result, json.dumps(result.as_json(), indent=2) + "\n")
+    for measured, file in zip(result.each, (own.generations, own.data_generations), strict=False):
+        texts = zip(measured.prompts, measured.tokens, measured.rounds, strict=True)
+        lines = [
+            json.dumps(
+                {
+                    "prompt": p,
+                    "tokens": t,
+                    "accepted": n,
+                    "prompt_text": _text(tokenizer, p),
+                    "text": _text(tokenizer, t),
+                }
+            )
+            for p, t, n in texts
+        ]
+        files.write(file, "".join(line + "\n" for line in lines))
     plot(result, run, own.acceptance_plot)
     console().print(table(result))
-    printed.info("evaluation: acceptance length %.3f, by position %s", result.acceptance_length,
-                 " ".join(f"{k:.3f}" for k in result.acceptance_per_position))  # fmt: skip
+    for measured in result.each:
+        shares = " ".join(f"{k:.3f}" for k in measured.acceptance_per_position)
+        prompts = f" on {measured.source}" if measured.source else ""
+        printed.info(
+            "evaluation%s: acceptance length %.3f, by position %s", prompts, measured.acceptance_length, shares
+        )
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
@@ -51,28 +63,41 @@ def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
 
 
 def table(result: EvaluationResult) -> Table:
-    """A result as a table."""
+    """A result as a table, with a second column for the prompts of evaluation.data."""
+    several = len(result.each) > 1
+    shown = Table(title="Evaluation by decoding", show_header=several, title_justify="left")
+    shown.add_column(style="bold")
+    for measured in result.each:
+        shown.add_column(prompts_named(measured) if several else "", overflow="fold")
+    columns = [_cells(measured) for measured in result.each]
+    for name in columns[-1]:
+        shown.add_row(name, *(cells.get(name, "") for cells in columns))
+    return shown
+
+
+def prompts_named(result: EvaluationResult) -> str:
+    """Which prompts a result was measured on."""
+    return f"prompts of {result.source}" if result.source else "held-out prompts"
+
+
+def _cells(result: EvaluationResult) -> dict[str, str]:
+    """The rows of a column of `table`, by name."""
     sampled = "not compared: sampled" if result.lossy is None else f"not compared, lossy: {result.lossy}"
     same = {True: "yes", False: "no", None: sampled}[result.matches_plain_decoding]
     ties = f", with {result.ties} tied tokens" if result.ties else ""
     ratio = result.tokens_per_second / result.plain_tokens_per_second
-    shown = Table(title="Evaluation by decoding", show_header=False, title_justify="left")
-    shown.add_column(style="bold")
-    shown.add_column()
-    shown.add_row(
-        "acceptance length",
-        f"{result.acceptance_length:.2f} of at most {len(result.acceptance_per_position) + 1}"
+    cells = {
+        "acceptance length": f"{result.acceptance_length:.2f} of at most {len(result.acceptance_per_position) + 1}"
         f"{between(result.acceptance_length_interval)}",
-    )
-    shown.add_row("accepted at position", "  ".join(f"{k:.2f}" for k in result.acceptance_per_position))
-    shown.add_row("same text as plain decoding", f"{same}{ties}")
-    shown.add_row(
-        "tokens/s",
-        f"{result.tokens_per_second:.0f}, plain {result.plain_tokens_per_second:.0f} (ratio {ratio:.2f}, "
+        "accepted at position": "  ".join(f"{k:.2f}" for k in result.acceptance_per_position),
+        "same text as plain decoding": f"{same}{ties}",
+        "tokens/s": f"{result.tokens_per_second:.0f}, plain {result.plain_tokens_per_second:.0f} (ratio {ratio:.2f}, "
         "in this unoptimised loop)",
-    )
-    shown.add_row("measured on", f"{result.num_prompts} prompts, {result.generated:,} tokens")
-    return shown
+        "measured on": f"{result.num_prompts} prompts, {result.generated:,} tokens",
+    }
+    if result.trained_on is not None:
+        cells["also trained on"] = f"{len(result.trained_on)} prompts"
+    return cells
 
 
 def plot(result: EvaluationResult, run: RunConfig, file: Path) -> None:
@@ -81,8 +106,14 @@ def plot(result: EvaluationResult, run: RunConfig, file: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     positions = range(1, len(result.acceptance_per_position) + 1)
-    bars = axes.bar(positions, result.acceptance_per_position, color="#3b6ea5")
-    axes.bar_label(bars, fmt="%.2f", fontsize=8)
+    width = 0.8 / len(result.each)
+    for number, (measured, color) in enumerate(zip(result.each, COLOURS, strict=False)):
+        left = [position + (number - (len(result.each) - 1) / 2) * width for position in positions]
+        label = f"{prompts_named(measured)}: {measured.acceptance_length:.2f}"
+        bars = axes.bar(left, measured.acceptance_per_position, width, color=color, label=label)
+        axes.bar_label(bars, fmt="%.2f", fontsize=8)
+    if len(result.each) > 1:
+        axes.legend(fontsize=7)
     axes.set(
         xlabel="position",
         ylabel="share of drafts accepted up to this position",

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from speculators.data.evaluation_data import KEY
 from speculators.data.files import sources_of
-from speculators.data.sources import data_content
+from speculators.data.sources import content, data_content
 from speculators.model import SpeculatorModel
 from speculators.runfolder.folder import run_yaml_of
 from speculators.runfolder.rights import elsewhere
@@ -28,9 +29,9 @@ def hashes(run: RunConfig) -> dict[str, str]:
         run: its data and verifier settings are used.
 
     Returns:
-        SHA-256 of the data, of the verifier's weights (on the Hub the commit), of its tokenizer and chat template; of the
-        model that a new draft starts from, if there is one, as of the verifier; and of the weights of the published draft
-        that training starts from, if there is one.
+        SHA-256 of the data, of the verifier's weights (on the Hub the commit), of its tokenizer and chat template; and, where
+        there is one, of the model that a new draft starts from, as of the verifier, of the weights of the published draft that
+        training starts from, and of the prompts of evaluation.data.
 
     Raises:
         ValueError: an input is missing.
@@ -43,6 +44,7 @@ def hashes(run: RunConfig) -> dict[str, str]:
         "tokenizer": identity.of_tokenizer(tokenizer, run.verifier),
         "chat_template": digest.of_parts([json.dumps(tokenizer.chat_template).encode()]),
         **({"init_from": digest.of_file(Path(run.trainer.init_from) / WEIGHTS)} if run.trainer.init_from else {}),
+        **({"evaluation_data": content(run.evaluation.data, KEY)} if run.evaluation.data else {}),
     }
 
 
@@ -116,6 +118,8 @@ def _changed(name: str, was: str, now: str, run: RunConfig, file: Path) -> str:
     key = _data_key(run) if name in ("data", "vocabulary_map") else f"verifier.name_or_path={run.verifier.name_or_path}"
     if name == "init_from":
         key = f"trainer.init_from={run.trainer.init_from}"
+    if name == "evaluation_data" and (source := run.evaluation.data):
+        key = f"{KEY}={source.path or source.name}"
     revision = f" with verifier.revision={was.removeprefix('commit ')}" if was.startswith("commit ") else ""
     if name == "starts_from":
         key, revision = f"algorithm={run.algorithm.name} starting from {run.algorithm.starts_from}", ""

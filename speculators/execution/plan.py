@@ -15,6 +15,7 @@ import psutil
 import speculators.execution.run  # noqa: F401  a run's libraries are a part of its memory
 from speculators.config import SpeculatorModelConfig
 from speculators.data.collate import collate
+from speculators.data.evaluation_data import KEY, EvaluationData, evaluation_data
 from speculators.data.prepare import Prepared, prepare
 from speculators.data.template import ChatTemplate, Document
 from speculators.execution.hours import basis, hours
@@ -92,7 +93,7 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
         ("run's folder", f"at least {gigabytes(folder_bytes(run, draft))} on disk"),
     ]
 
-    prepared, reason = read_data(run, facts)
+    prepared, own, reason = read_data(run, facts)
     tokens: tuple[int, int] | None = None
     if prepared is None:
         lines.append(("data, steps, states", f"unknown: {reason}"))
@@ -106,10 +107,12 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
             ("tokens seen", f"{tokens[0]:,}"),
             ("verifier's states", f"{gigabytes(size)} on disk, with verifier_states=cached"),
         ]
+        if own is not None:
+            lines.append((KEY, str(own)))
         if run.data.regenerate:
             lines.append(("  estimated", "for regenerated answers of maximum length; most will be shorter"))
     try:
-        cost = estimated(run, config, facts, prepared)
+        cost = estimated(run, config, facts, prepared, own)
     except Exception as error:
         # Any verifier, with custom code too, may fail under FakeTensorMode; the plan then has no memory estimate.
         return [
@@ -130,8 +133,11 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
     return lines
 
 
-def read_data(run: RunConfig, facts: VerifierFacts) -> tuple[Prepared | None, str]:
-    """The data as training reads it, regenerated answers at maximum length; None and the reason if unreadable."""
+def read_data(run: RunConfig, facts: VerifierFacts) -> tuple[Prepared | None, EvaluationData | None, str]:
+    """The data as training reads it, regenerated answers at maximum length, and the prompts of evaluation.data.
+
+    Of unreadable data None, None, and the reason.
+    """
     try:
         template = ChatTemplate.of(run.verifier, run.data)
         end, budget = min(template.end_ids, default=0), run.data.regenerate_max_new_tokens
@@ -139,9 +145,10 @@ def read_data(run: RunConfig, facts: VerifierFacts) -> tuple[Prepared | None, st
         def longest(prompts: list[list[int]]) -> list[list[int]]:
             return [[0] * ((budget or run.data.max_length - len(p)) - 1) + [end] for p in prompts]
 
-        return prepare(run.data, template, facts.vocab_size, run.seed, longest), ""
+        prepared = prepare(run.data, template, facts.vocab_size, run.seed, longest)
+        return prepared, evaluation_data(run, template, prepared.train_prompts), ""
     except ValueError as error:
-        return None, str(error).splitlines()[0]
+        return None, None, str(error).splitlines()[0]
 
 
 def time_lines(run: RunConfig, cost: Cost, tokens: tuple[int, int] | None) -> list[tuple[str, str]]:
@@ -171,7 +178,13 @@ def tokens_seen(prepared: Prepared, order: Order) -> int:
     return round(prepared.report.train_tokens * sequences / order.sequences)
 
 
-def estimated(run: RunConfig, config: SpeculatorModelConfig, facts: VerifierFacts, prepared: Prepared | None) -> Cost:
+def estimated(
+    run: RunConfig,
+    config: SpeculatorModelConfig,
+    facts: VerifierFacts,
+    prepared: Prepared | None,
+    own: EvaluationData | None,
+) -> Cost:
     """Estimate the peak memory and the FLOP of a run.
 
     Args:
@@ -179,13 +192,15 @@ def estimated(run: RunConfig, config: SpeculatorModelConfig, facts: VerifierFact
         config: the published config.
         facts: of the verifier.
         prepared: the data; None assumes full batches of only answer tokens, and prompts that fill a sequence.
+        own: the prompts of evaluation.data.
     """
     device = device_kind(run)
     on_cpu = device == "cpu"
     # This process has loaded the libraries, tokenizer and data that the run's process loads.
     resident = psutil.Process().memory_info().rss if on_cpu else 0
-    prompts = [len(p) for p in prepared.prompts[: run.evaluation.num_prompts]] if prepared else []
-    prompt = max(prompts, default=run.data.max_length)
+    heldout = prepared.prompts[: run.evaluation.num_prompts] if prepared else []
+    decoded = [*heldout, *(prompt.tokens for prompt in own.prompts)] if own else heldout
+    prompt = max(map(len, decoded), default=run.data.max_length)
     found = simulated(
         run, config, running_dtype(run, facts), facts.dtype, largest_batch(run, config, prepared), prompt, on_cpu
     )

@@ -14,10 +14,12 @@ from transformers.utils.logging import disable_progress_bar
 from speculators.cache.store import Store
 from speculators.config import SpeculatorModelConfig
 from speculators.data import saved
+from speculators.data.evaluation_data import EvaluationData, evaluation_data
 from speculators.data.prepare import Prepared
+from speculators.data.template import ChatTemplate
 from speculators.data.verifier_states import open_states
 from speculators.decoding.tree_mask import check_reads_trees
-from speculators.evaluate.evaluate import decoded_length, evaluate
+from speculators.evaluate.evaluate import decoded_length, evaluate_both
 from speculators.evaluate.printout import report
 from speculators.execution.input_hashes import NAMES, check_vocabulary, hashes, vocabulary_map
 from speculators.execution.rules import notes
@@ -88,13 +90,16 @@ def run(folder: Path) -> float:
     read = pin.read if pin.read.keys() >= set(NAMES) else hashes(run)
     prepared = saved.prepared(run, store, verifier, facts.vocab_size)
     log.info("data: %s", prepared.report)
+    own = evaluation_data(run, ChatTemplate.of(run.verifier, run.data), prepared.train_prompts)
+    if own is not None:
+        log.info("evaluation.data: %s", own)
 
     # 3. training
     model, training = trained(pin, folder, config, prepared, store, verifier, read)
     with closing(training.tracking):
         if not first_process():
             return math.nan
-        return finish(model, run, facts, folder, verifier, prepared, training)
+        return finish(model, run, facts, folder, verifier, prepared, own, training)
 
 
 def finish(
@@ -104,6 +109,7 @@ def finish(
     folder: Path,
     verifier: VerifierLoader,
     prepared: Prepared,
+    own: EvaluationData | None,
     training: TrainResult,
 ) -> float:
     """Publish and evaluate a trained draft.
@@ -115,6 +121,7 @@ def finish(
         folder: of the run.
         verifier: loaded whole for the evaluation.
         prepared: the data, whose held-out prompts are decoded.
+        own: prompts of evaluation.data, which are decoded as well.
         training: the step that is published, and the tracker that gets the measurements.
 
     Returns, Raises: as `run`.
@@ -127,7 +134,7 @@ def finish(
     if not run.evaluation.num_prompts:
         return math.nan
     try:
-        result = evaluate(model, verifier.whole(), prepared.prompts, run.proposal, run.evaluation, run.seed)
+        result = evaluate_both(model, verifier.whole(), prepared.prompts, own, run)
         report(result, run, folder)
         training.tracking.report(training.step, result)
         add_result(folder, result, run)

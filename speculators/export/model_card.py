@@ -91,30 +91,45 @@ def add_result(folder: Path, result: EvaluationResult, run: RunConfig) -> None:
 
 
 def _result(result: EvaluationResult, run: RunConfig) -> str:
-    chances = ", ".join(f"{share:.2f}" for share in result.acceptance_per_position)
-    sampled = "not compared" if result.lossy is None else f"not compared: lossy, for {_text(result.lossy)}"
-    text = {True: "the same", False: "**not** the same", None: sampled}[result.matches_plain_decoding]
-    text += f", with {result.ties} tied tokens" if result.ties else ""
-    speed, plain = result.tokens_per_second, result.plain_tokens_per_second
-    evaluation = run.evaluation
+    evaluation, own = run.evaluation, result.evaluation_data
     sampling = f"temperature {evaluation.temperature:g}"
     sampling += "" if evaluation.top_k is None else f", top-k {evaluation.top_k}"
     sampling += "" if evaluation.top_p == 1 else f", top-p {evaluation.top_p:g}"
+    columns = [_measured(measured) for measured in result.each]
+    heads = ["held-out prompts", *([f"prompts of {_code(own.source or '')}"] if own else [])]
+    rows = "\n".join(f"| {name} | {' | '.join(column[name] for column in columns)} |" for name in columns[0])
+    others = "" if own is None else f" {_others(own)}"
     return f"""## Result
 
-| | |
-|---|---|
-| acceptance length | **{result.acceptance_length:.2f}**{between(result.acceptance_length_interval)} |
-| accepted at position 1, 2, ... | {chances} |
-| text, compared with plain decoding | {text} |
-| tokens per second | {speed:.0f}; without the draft {plain:.0f} |
+| | {" | ".join(heads)} |
+|{"---|" * (len(heads) + 1)}
+{rows}
 
 Acceptance length is the mean number of tokens that one pass of the verifier yields: 1 + accepted / drafts; in brackets a
 bootstrap interval over prompts.
 Measured on {result.num_prompts} prompts held out of the training, up to {evaluation.max_new_tokens} tokens each at {sampling},
-with {result.speculative_tokens} tokens drafted a pass.
+with {result.speculative_tokens} tokens drafted a pass.{others}
 
 ![Share of drafts that are accepted up to each position](acceptance.png)"""
+
+
+def _measured(result: EvaluationResult) -> dict[str, str]:
+    """The cells of a column of the table, by the name of their row."""
+    sampled = "not compared" if result.lossy is None else f"not compared: lossy, for {_text(result.lossy)}"
+    text = {True: "the same", False: "**not** the same", None: sampled}[result.matches_plain_decoding]
+    text += f", with {result.ties} tied tokens" if result.ties else ""
+    return {
+        "acceptance length": f"**{result.acceptance_length:.2f}**{between(result.acceptance_length_interval)}",
+        "accepted at position 1, 2, ...": ", ".join(f"{share:.2f}" for share in result.acceptance_per_position),
+        "text, compared with plain decoding": text,
+        "tokens per second": f"{result.tokens_per_second:.0f}; without the draft {result.plain_tokens_per_second:.0f}",
+    }
+
+
+def _others(own: EvaluationResult) -> str:
+    """A sentence about the prompts of evaluation.data."""
+    trained = "" if own.trained_on is None else f", of which {len(own.trained_on)} are also trained on"
+    return f"The others are {own.num_prompts} prompts of another source{trained}."
 
 
 def _serve(verifier: str, run: RunConfig, export: ExportPlan, repo: str | None) -> str:

@@ -25,6 +25,7 @@ LIBRARY = f"plotly-{get_plotlyjs_version()}.min.js"
 # Lines kept of a traceback, from its end, where the cause usually is.
 LINES = 25
 ACCEPTANCE = "acceptance length"
+ON_DATA = "on evaluation.data"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def write_page(rows: Sequence[Row], file: Path) -> Path:
     trained = trainings(rows)
     one = rows[0] if len(rows) == 1 else None
     several = len({row.verifier for row in rows if row.run}) > 1
+    own = any(row.trial.result.get("evaluation_data") for row in rows)
     objectives = {row.run["evaluation"]["objective"].replace("_", " ") for row in rows if row.run}
     objective = objectives.pop() if len(objectives) == 1 else "objective"
     page = template("report.html").render(
@@ -90,8 +92,8 @@ def write_page(rows: Sequence[Row], file: Path) -> Path:
         pinned=RunFolder(one.trial.folder).run_yaml.read_text(encoding="utf-8") if one and one.run else "",
         failures=_failures(rows),
         unreadable=[(row.trial.name, message) for row in rows for message in row.trial.unreadable],
-        columns=_columns(rows[0], objective, several),
-        table=[(row, _cells(row, objective, several)) for row in rows],
+        columns=_columns(rows[0], objective, several, own),
+        table=[(row, _cells(row, objective, several, own)) for row in rows],
         legend=[row for row in rows if row.colour != OTHERS] if not one else [],
         coloured=f"The best {len(COLOURS)} have colours of their own." if len(rows) > len(COLOURS) else "",
         sections=_sections(rows, trained, objective),
@@ -139,6 +141,9 @@ def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, An
     limit = len(result["acceptance_per_position"]) + 1
     interval = between(result.get("acceptance_length_interval"))
     tiles = [(ACCEPTANCE, f"{result['acceptance_length']:.2f} of at most {limit}{interval}")]
+    if own := result.get("evaluation_data"):
+        tiles.append((ON_DATA, f"{own['acceptance_length']:.2f}{between(own['acceptance_length_interval'])}"))
+        tiles.append(("measured on", f"{own['num_prompts']} prompts of {own['source']}{_trained_on(own)}"))
     if objective != ACCEPTANCE:
         tiles.insert(0, (objective, f"{result['objective']:.4g}"))
     tiles += settings.items()
@@ -147,6 +152,10 @@ def _best(row: Row, objective: str, settings: Mapping[str, str]) -> dict[str, An
     if row.parameters is not None:
         tiles.append(("draft", f"{row.parameters / 1e6:.1f} M parameters"))
     return {"tiles": tiles, "checkpoint": trial.checkpoint, "command": row.command}
+
+
+def _trained_on(own: dict[str, Any]) -> str:
+    return "" if own["trained_on"] is None else f", {len(own['trained_on'])} of them also trained on"
 
 
 def _ratio(result: dict[str, Any]) -> float:
@@ -164,7 +173,15 @@ def _failures(rows: Sequence[Row]) -> list[Failure]:
     ]
 
 
-def _columns(row: Row, objective: str, several: bool) -> list[Column]:
+def _columns(row: Row, objective: str, several: bool, own: bool) -> list[Column]:
+    """The columns of the table of trials.
+
+    Args:
+        row: any.
+        objective: its name.
+        several: there are several verifiers.
+        own: some trials have results on the prompts of evaluation.data.
+    """
     settings = [Column(key.rpartition(".")[2], key.rpartition(".")[0], right=False) for key in row.settings]
     measured = [] if objective == ACCEPTANCE else [Column(objective)]
     rest = ["tokens/s", "/ plain", "same text", "s", "GB", "M param."]
@@ -174,6 +191,7 @@ def _columns(row: Row, objective: str, several: bool) -> list[Column]:
         *measured,
         Column(ACCEPTANCE),
         Column("95 % interval"),
+        *([Column(ON_DATA), Column("95 % interval")] if own else []),
         *settings,
         Column("status", right=False),
         *map(Column, rest),
@@ -181,10 +199,16 @@ def _columns(row: Row, objective: str, several: bool) -> list[Column]:
     ]
 
 
-def _cells(row: Row, objective: str, several: bool) -> list[Cell]:
+def _length(result: dict[str, Any]) -> list[Cell]:
+    """The cells of an acceptance length and its interval."""
+    interval = result.get("acceptance_length_interval")
+    shown = f"{interval[0]:.2f} – {interval[1]:.2f}" if interval else "–"
+    return [_number(result.get("acceptance_length"), ".3f"), Cell(shown, interval[0] if interval else "")]
+
+
+def _cells(row: Row, objective: str, several: bool, own: bool) -> list[Cell]:
     """The cells of `_columns`."""
     trial, result = row.trial, row.trial.result
-    interval = result.get("acceptance_length_interval")
     same = {True: "yes", False: "no", None: "lossy" if result.get("lossy") else "–"}[
         result.get("matches_plain_decoding")
     ]
@@ -192,8 +216,8 @@ def _cells(row: Row, objective: str, several: bool) -> list[Cell]:
         Cell(str(row.number), row.number, ""),
         *([Cell(short(row.verifier, 28), row.verifier, "")] if several else []),
         *([] if objective == ACCEPTANCE else [_number(trial.objective, ".4g")]),
-        _number(result.get("acceptance_length"), ".3f"),
-        Cell(f"{interval[0]:.2f} – {interval[1]:.2f}" if interval else "–", interval[0] if interval else ""),
+        *_length(result),
+        *(_length(result.get("evaluation_data") or {}) if own else []),
         *(Cell(short(value, 28) or "–", value, "") for value in row.settings.values()),
         Cell(f"{trial.status}, see below" if trial.unreadable else trial.status, trial.status, trial.status),
         _number(result.get("tokens_per_second"), ".0f"),

@@ -57,6 +57,7 @@ class RunFolder:
         result: the evaluation, as JSON.
         acceptance_plot: the evaluation's acceptance by position, as PNG.
         generations: the evaluation's prompts and texts as token ids, one JSON object per line.
+        data_generations: the same for the prompts of evaluation.data.
         done: marker of a run that succeeded.
         failed: marker of a run that failed: the traceback.
         hydra: Hydra's own records of the composition; only if Hydra created the folder.
@@ -72,6 +73,7 @@ class RunFolder:
         self.result = path / "result.json"
         self.acceptance_plot = path / "acceptance.png"
         self.generations = path / "generations.jsonl"
+        self.data_generations = path / "generations_evaluation_data.jsonl"
         self.done = path / "DONE"
         self.failed = path / "FAILED"
         self.hydra = path / ".hydra"

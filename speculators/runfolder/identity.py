@@ -12,8 +12,12 @@ from speculators.utils.messages import WrongInput
 from speculators.utils.untrusted import read_json
 
 # Locations of inputs; their contents are identified by the hashes.
-PLACES = ("data.path", "verifier.name_or_path", "verifier.revision", "trainer.init_from", "algorithm.init_from")
+PLACES = (
+    "data.path", "evaluation.data.path", "verifier.name_or_path", "verifier.revision", "trainer.init_from", "algorithm.init_from",
+)  # fmt: skip
 STATE = "state.json"
+# Hashes that do not identify weights: one that follows from the others, and that of prompts which are only decoded.
+NO_INPUTS = ("vocabulary_map", "evaluation_data")
 
 
 def identity(run: RunConfig, read: Mapping[str, str]) -> dict[str, Any]:
@@ -24,7 +28,7 @@ def identity(run: RunConfig, read: Mapping[str, str]) -> dict[str, Any]:
         read: hashes of the inputs, as in `run.yaml`.
     """
     settings = flat(weights_settings(run))
-    hashes = {f"read.{name}": hash for name, hash in read.items() if name != "vocabulary_map"}
+    hashes = {f"read.{name}": hash for name, hash in read.items() if name not in NO_INPUTS}
     return {key: value for key, value in settings.items() if key not in PLACES} | hashes
 
 

@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 from speculators.data.files import CHAT, content_of, files_of, sources_of
-from speculators.settings.run_config import RunConfig
+from speculators.settings.run_config import Place, RunConfig
 from speculators.utils import digest
 
 WEIGHTS = ("seed", "precision", "algorithm", "verifier", "verifier_states", "data", "optimizer", "schedule", "trainer")
@@ -40,8 +40,11 @@ def _hash(run: RunConfig, settings: dict[str, Any]) -> str:
     """12 hexadecimal digits of a hash of settings of a run, and of the contents of its data files."""
     if run.launch.mode == "torchrun":
         settings["processes"] = run.launch.num_processes  # the sequences of a step scale with the processes
-    for source in sources_of(run.data):
+    read: list[tuple[str, Place]] = [("data", source) for source in sources_of(run.data)]
+    if "data" in settings.get("evaluation", {}) and run.evaluation.data is not None:
+        read.append(("evaluation", run.evaluation.data))
+    for group, source in read:
         with suppress(ValueError):  # a missing file is reported elsewhere
             if source.path is not None and source.path != CHAT:
-                settings["data"].setdefault("sha256", []).append(content_of(files_of(source.path)))
+                settings[group].setdefault("sha256", []).append(content_of(files_of(source.path)))
     return digest.of_words(settings)[:12]

@@ -54,6 +54,7 @@ STEPS = {
         renamed={"run.data.hidden_states": "run.verifier_states.source"},
         values={"run.verifier_states.source": {"online": "in_process", "cache": "cached"}},
         added={
+            "run.evaluation.data": Added(None),
             "run.evaluation.top_k": Added(None),
             "run.evaluation.top_p": Added(1.0),
             "run.trainer.keep_best_prompts": Added(8),

@@ -40,7 +40,8 @@ def _places(run: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """The settings that are places, each as a dict and its key."""
     data = run.get("data", {})
     usage = run.get("speculator", {}).get("speculators_config", {})
-    inputs = (data, *data.get("sources", []), run.get("verifier", {}), usage.get("verifier", {}))
+    prompts = run.get("evaluation", {}).get("data") or {}
+    inputs = (data, *data.get("sources", []), prompts, run.get("verifier", {}), usage.get("verifier", {}))
     for group in (*inputs, run.get("trainer", {}), run.get("algorithm", {})):
         yield from ((group, key) for key in PLACES if isinstance(group.get(key), str))
 

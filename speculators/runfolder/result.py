@@ -35,6 +35,9 @@ class EvaluationResult:
         rounds: of each prompt, the drafted tokens that each draft had accepted; left out, too.
         acceptance_length_interval: 95 % bootstrap interval over prompts; None with one prompt, and in files of earlier
             versions.
+        source: file or data set of the prompts, if they are those of evaluation.data.
+        trained_on: of these, the places of prompts that are trained on as well; None if that is unknown.
+        evaluation_data: the same measurements on the prompts of evaluation.data; the objective of both is measured there.
     """
 
     objective: float
@@ -56,6 +59,20 @@ class EvaluationResult:
     tokens: list[list[int]] = field(default_factory=list)
     rounds: list[list[int]] = field(default_factory=list)
     acceptance_length_interval: tuple[float, float] | None = None
+    source: str | None = None
+    trained_on: list[str] | None = None
+    evaluation_data: "EvaluationResult | None" = None
+
+    @property
+    def each(self) -> list["EvaluationResult"]:
+        """This result, and after it that on the prompts of evaluation.data if there is one."""
+        return [self, *([self.evaluation_data] if self.evaluation_data else [])]
+
+    def as_json(self) -> dict[str, Any]:
+        """Its values by name, without the texts."""
+        values = {name: value for name, value in vars(self).items() if name not in TEXTS}
+        own = self.evaluation_data
+        return values | {"evaluation_data": None if own is None else own.as_json()}
 
 
 def between(interval: Sequence[float] | None) -> str:
@@ -79,10 +96,16 @@ def load_result(folder: str | PathLike[str]) -> EvaluationResult:
     own = RunFolder(Path(folder))
     if not own.result.is_file():
         raise ValueError(f"{folder}: there is no {own.result.name}; give the folder of a run that was evaluated")
-    result = read_object(own.result, EvaluationResult)
+    result = _with_texts(read_object(own.result, EvaluationResult), own.generations)
+    if result.evaluation_data is None:
+        return result
+    return replace(result, evaluation_data=_with_texts(result.evaluation_data, own.data_generations))
+
+
+def _with_texts(result: EvaluationResult, file: Path) -> EvaluationResult:
     try:
-        rows = [json.loads(line) for line in own.generations.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         texts: dict[str, Any] = {name: [row.get(key, []) for row in rows] for name, key in TEXTS.items()}
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{own.generations}: it cannot be read ({error}); evaluate the draft again") from error
+        raise ValueError(f"{file}: it cannot be read ({error}); evaluate the draft again") from error
     return replace(result, **texts)

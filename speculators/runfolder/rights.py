@@ -76,6 +76,8 @@ def allow(run: RunConfig, typed: Sequence[str], file: Path) -> RunConfig:
     values = run.model_dump(mode="json")
     for key, text in pairs.items():
         group, name = holder(values, key)
+        if group is None:
+            raise WrongInput([f"{key}: {file} does not set it; compose a new run"])
         group[name] = text if key in PLACES else _value(text)
     if NAME in pairs:
         values["speculator"]["speculators_config"]["verifier"]["name_or_path"] = pairs[NAME]  # follows it

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -96,8 +97,8 @@ class HubData(DataSettings):
     )
 
 
-class Source(Strict):
-    """One source of a mixture; keys have defaults here, since conf/ cannot set them for the items of a list."""
+class Place(Strict):
+    """Files or a data set of the Hub, as one value; keys have defaults here, since conf/ cannot set those inside a value."""
 
     path: str | None = Field(default=None, min_length=1, description="as data.path of data=jsonl")
     name: str | None = Field(default=None, min_length=1, description="as data.name of data=hub")
@@ -107,15 +108,20 @@ class Source(Strict):
     streaming: bool = Field(
         default=False, description="read rows from the Hub as they are needed, without downloading the data set first"
     )
-    weight: float | None = Field(
-        default=None, gt=0, description="share of the conversations, relative to the sum of all weights"
-    )
 
     @model_validator(mode="after")
-    def _one_place(self) -> "Source":
+    def _one_place(self) -> "Place":
         if (self.path is None) == (self.name is None):
             raise ValueError("a source must have either path or name")
         return self
+
+
+class Source(Place):
+    """One source of a mixture."""
+
+    weight: float | None = Field(
+        default=None, gt=0, description="share of the conversations, relative to the sum of all weights"
+    )
 
 
 def _all_weighed(sources: list[Source]) -> list[Source]:
@@ -244,8 +250,14 @@ class TrainerSettings(Strict):
     )
 
 
+def _place(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError("should be {path: FILE} or {name: DATASET}")
+    return value
+
+
 class EvaluationSettings(Strict):
-    """Decoding with the draft on held-out prompts."""
+    """Decoding with the draft on held-out prompts, and on prompts of their own source."""
 
     objective: Literal["acceptance_length", "tokens_per_second", "speedup"] = Field(
         description="value that a sweep maximises; speedup is modelled with cost_ratio"
@@ -254,7 +266,10 @@ class EvaluationSettings(Strict):
         ge=0,
         description="time of a pass of the draft model, as a share of a pass of the verifier; for the modelled speedup",
     )
-    num_prompts: int = Field(ge=0, description="prompts decoded; 0 skips the evaluation")
+    data: Annotated[Place | None, BeforeValidator(_place)] = Field(
+        description="further prompts to decode, not those of `data`: {path: FILE} or {name: DATASET, split: SPLIT}; null is none"
+    )
+    num_prompts: int = Field(ge=0, description="prompts decoded of each source; 0 skips the evaluation")
     max_new_tokens: PositiveInt = Field(description="tokens generated per prompt")
     batch_size: PositiveInt = Field(description="prompts decoded in one batch")
     temperature: float = Field(ge=0, description="sampling temperature of the verifier; 0 is greedy")

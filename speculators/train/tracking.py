@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +59,9 @@ class Tracking:
             step: of the published weights.
             result: of the evaluation by decoding.
         """
-        values = {name: value for name, value in asdict(result).items() if name in MEASURED and value is not None}
-        self._accelerator.log(flatten({"evaluation": values}), step=step)
+        for name, measured in zip(("evaluation", "evaluation_data"), result.each, strict=False):
+            values = {key: value for key in MEASURED if (value := vars(measured)[key]) is not None}
+            self._accelerator.log(flatten({name: values}), step=step)
 
     def close(self) -> None:
         """Flush and end the trackers."""

@@ -153,6 +153,7 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                 },
                 "evaluation": {
                     "objective": "acceptance_length",
+                    "data": None,
                     "cost_ratio": 0.05,
                     "num_prompts": 4,
                     "max_new_tokens": 16,

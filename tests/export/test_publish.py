@@ -6,7 +6,6 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from speculators.export.preflight import CannotServe, plan
 from speculators.export.publish import publish, real_name
 from speculators.model import SpeculatorModel
 from speculators.runfolder.folder import RunFolder
+from speculators.runfolder.result import EvaluationResult
 from speculators.runfolder.run_yaml import Origin, load, write_pin
 from speculators.settings.run_config import JsonlData, RunConfig
 from speculators.verifier.facts import VerifierFacts
@@ -111,7 +111,7 @@ verifies in one pass. Greedy text stays the same.
 
 ## Result
 
-| | |
+| | held-out prompts |
 |---|---|
 | acceptance length | **2.61** (95 %: 2.40 to 2.82) |
 | accepted at position 1, 2, ... | 0.80, 0.50, 0.31 |
@@ -157,12 +157,18 @@ def test_model_card(
     tmp_path: Path,
 ) -> None:
     """First without a result, as a draft is published; then the result that was measured."""
-    result = SimpleNamespace(
+    result = EvaluationResult(
+        objective=2.61,
         acceptance_length=2.61,
         acceptance_length_interval=(2.4, 2.823),
         acceptance_per_position=[0.8, 0.5, 0.31],
         speculative_tokens=3,
         num_prompts=4,
+        max_new_tokens=16,
+        drafts=20,
+        drafted=60,
+        accepted=32,
+        generated=52,
         matches_plain_decoding=True,
         ties=2,
         lossy=None,

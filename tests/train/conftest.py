@@ -57,7 +57,7 @@ def prepared() -> Prepared:
     supervised = [t for s in train for d in s for t, m in zip(d.tokens, d.supervised, strict=True) if m]
     report = DataReport(14, {}, 0, 11, 3, sum(len(d.tokens) for s in train for d in s), len(supervised), 2)
     counts = torch.bincount(torch.tensor(supervised), minlength=VOCAB)
-    return Prepared(train, heldout, [[1, 2, 3], [4, 5]], counts, report)
+    return Prepared(train, heldout, [[1, 2, 3], [4, 5]], counts, report, frozenset())
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +95,7 @@ def composed(**groups: Any) -> RunConfig:
             "init_from": None,
         },
         "evaluation": {
-            "objective": "acceptance_length", "cost_ratio": 0.05,
+            "objective": "acceptance_length", "data": None, "cost_ratio": 0.05,
             "num_prompts": 2, "max_new_tokens": 8, "batch_size": 2, "temperature": 0.0,
             "top_k": None, "top_p": 1.0, "tie_epsilon": 1e-3,
         },
