@@ -111,3 +111,13 @@ def test_collating_token_by_token(seed: int) -> None:
     columns = (rows.target_R, rows.slot_R, rows.group_R, rows.valid_R)
     assert list(zip(*(column.tolist() for column in columns), strict=True)) == grid
     assert rows.target_U.tolist() == targets and rows.slots == slots
+
+
+def test_prompts_without_answers_are_decoded(data: Settings, template: ChatTemplate) -> None:
+    """`evaluate` needs no answers: each prompt becomes the prompt that a server would make."""
+    for regenerate in (False, True):
+        settings = data({"prompt": "One?"}, {"messages": TALK[:1]}, {"messages": TALK}, regenerate=regenerate)
+        texts = [template.tokenizer.decode(prompt.tokens) for prompt in prompts(settings, template, seed=None)]
+        asked = [template.tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
+                 add_generation_prompt=True) for text in ("One?", "Name a colour.")]  # fmt: skip
+        assert texts == asked
