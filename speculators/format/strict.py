@@ -12,7 +12,7 @@ from speculators.format.layout import Layout
 from speculators.format.usage import SpeculatorsConfig, VerifierConfig
 from speculators.proposals import TokenProposalConfig
 from speculators.settings.algorithm import AlgorithmSettings
-from speculators.utils.messages import did_you_mean
+from speculators.utils.messages import did_you_mean, located
 from speculators.utils.untrusted import MOST, MOST_SIZE, inside, read_json
 from speculators.verifier.facts import VerifierFacts
 
@@ -185,17 +185,11 @@ def _reason(error: Mapping[str, Any]) -> str:
     return error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
 
 
-def _at(values: Any, where: Sequence[str | int], path: str) -> tuple[str, Any]:
-    """Dotted path and value of a pydantic location, without the tags that it inserts for members of a union."""
-    key, value = path, values
-    for i, part in enumerate(where):
-        if isinstance(part, int):
-            key, value = f"{key}[{part}]", value[part]
-        elif isinstance(value, Mapping) and part in value:
-            key, value = f"{key}.{part}" if key else part, value[part]
-        elif i == len(where) - 1:
-            return f"{key}.{part}" if key else part, None
-    return key or "config.json", value
+def _at(values: Any, loc: Sequence[str | int], path: str) -> tuple[str, Any]:
+    """Dotted path and value of a pydantic location."""
+    parts, value, _ = located(loc, values)
+    key = path + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return key.removeprefix(".") or "config.json", value
 
 
 def _invalid(key: str, value: Any, reason: str) -> Finding:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from speculators.data.row_plan import sampled_blocks
 from speculators.losses.weights import dpace
 from speculators.model import SpeculatorModel
-from speculators.models.block_config import BlockConfig
 from speculators.models.block_settings import BlockSettings
+from speculators.models.states_config import BlockConfig
 from speculators.nn.attention import KeyValue
 from speculators.nn.blocks import Attends, LayerKind
 from speculators.nn.decoder_layer import DecoderLayer

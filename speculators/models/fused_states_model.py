@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speculators.model import SpeculatorModel
-from speculators.models.fused_states_config import FusedStatesConfig
+from speculators.models.states_config import FusedStatesConfig
 from speculators.nn.attention import Attend, Seen, layer_windows
 from speculators.nn.decoder_layer import DecoderLayer, FusingLayer
 from speculators.nn.norm import RMSNorm

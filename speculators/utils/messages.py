@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -89,9 +89,9 @@ def complaints(
         missing_remedy: what to do about a missing key.
     """
     messages = []
-    missing = [_typed(problem["loc"], composed)[0] for problem in error.errors() if problem["type"] == "missing"]
+    missing = [_key(problem["loc"], composed)[0] for problem in error.errors() if problem["type"] == "missing"]
     for problem in error.errors():
-        key, siblings = _typed(problem["loc"], composed)
+        key, siblings = _key(problem["loc"], composed)
         # A missing key may be the one that an unknown key in the same group misspells.
         prefix = key.rpartition(".")[0]
         siblings += [m.rpartition(".")[2] for m in missing if m.rpartition(".")[0] == prefix]
@@ -113,24 +113,34 @@ def set_by(source: str | None) -> str:
     return f"\n    set by {source}" if source else ""
 
 
-def _typed(loc: Sequence[int | str], composed: Any) -> tuple[str, list[str]]:
-    """The dotted config key of a pydantic location, and the other keys of its group.
+def located(loc: Sequence[int | str], values: Any) -> tuple[list[int | str], Any, Any]:
+    """Follow a pydantic location, without the tags that pydantic inserts for members of a union.
 
-    pydantic inserts union tags into locations; parts that the composed run does not contain are dropped.
+    Args:
+        loc: of an error; its last part may be a missing key.
+        values: what was validated.
+
+    Returns:
+        The keys and indices, the value there (None if it is missing), and the mapping or list that holds it.
     """
-    node: Any = composed
-    parts: list[str] = []
+    parts: list[int | str] = []
+    value, group = values, None
     for i, part in enumerate(loc):
-        if isinstance(node, dict) and part in node or isinstance(node, list) and isinstance(part, int):
-            if i < len(loc) - 1 or isinstance(node, dict):
-                siblings = [str(k) for k in node] if isinstance(node, dict) else []
-            parts.append(str(part))
-            node = (node[int(part)] if int(part) < len(node) else None) if isinstance(node, list) else node[part]
-        elif i == len(loc) - 1:
-            siblings = [str(k) for k in node] if isinstance(node, dict) else []
-            parts.append(str(part))
-        # else: a union's tag
-    return ".".join(parts), [s for s in siblings if not parts or s != parts[-1]] if parts else []
+        if isinstance(value, Mapping) and (part in value or i == len(loc) - 1):
+            value, group = value.get(part), value
+        elif isinstance(value, list) and isinstance(part, int):
+            value, group = value[part] if part < len(value) else None, value
+        else:
+            continue
+        parts.append(part)
+    return parts, value, group
+
+
+def _key(loc: Sequence[int | str], composed: Any) -> tuple[str, list[str]]:
+    """The dotted config key of a pydantic location, and the other keys of its group."""
+    parts, _, group = located(loc, composed)
+    siblings = [str(key) for key in group if key != parts[-1]] if isinstance(group, Mapping) else []
+    return ".".join(map(str, parts)), siblings
 
 
 def _message(key: str, siblings: Sequence[str], problem: Any, missing_remedy: str) -> str:

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from speculators.config import SpeculatorModelConfig
-from speculators.models.block_config import BlockConfig
+from speculators.models.states_config import BlockConfig
 
 
 @SpeculatorModelConfig.register("dflash")

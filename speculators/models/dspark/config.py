@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from speculators.config import SpeculatorModelConfig
-from speculators.models.block_config import BlockConfig
 from speculators.models.dspark.settings import DSparkFields
+from speculators.models.states_config import BlockConfig
 
 
 @SpeculatorModelConfig.register("dspark")

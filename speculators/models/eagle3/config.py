@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from speculators.config import SpeculatorModelConfig
-from speculators.models.fused_states_config import FusedStatesConfig
+from speculators.models.states_config import FusedStatesConfig
 
 
 @SpeculatorModelConfig.register("eagle3")

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from speculators.config import SpeculatorModelConfig
-from speculators.models.fused_states_config import FusedStatesConfig
 from speculators.models.peagle.settings import PEagleFields
+from speculators.models.states_config import FusedStatesConfig
 
 
 @SpeculatorModelConfig.register("peagle")
