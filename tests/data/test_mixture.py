@@ -1,10 +1,13 @@
 """Several sources in one run: proportions, what streams, and the names of what is wrong."""
 
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from speculators.composition.compose import compose
@@ -81,6 +84,30 @@ def test_what_streams_is_read_as_far_as_it_is_used(tmp_path: Path, monkeypatch: 
     counts = []
     assert len(list(conversations(mixed, Unused(), True, counts))) == 60 and counts == [50, 10]
     assert Counter(n >= 50 for n in order(mixed, counts, 0)) == {False: 30, True: 10}
+
+
+def test_every_kind_of_source_in_one_run(
+    tmp_path: Path, template: ChatTemplate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parquet, compressed lines, and a data set of `datasets`, streamed and whole: what plain files of the same rows give."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    plain = [file(tmp_path / f"{name}.jsonl", count) for name, count in (("a", 40), ("b", 30), ("c", 30), ("d", 20))]
+    rows = [[json.loads(line) for line in each.read_text().splitlines()] for each in plain]
+    pq.write_table(pa.Table.from_pylist(rows[0]), tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(plain[1].read_bytes()))
+    for name, own in (("whole", rows[2]), ("streamed", rows[3])):
+        datasets.Dataset.from_list(own).to_parquet(tmp_path / name / "train.parquet")
+    kinds = [f"path: {tmp_path / 'a.parquet'}", f"path: {tmp_path / 'b.jsonl.gz'}", f"name: {tmp_path / 'whole'}",
+             f"name: {tmp_path / 'streamed'}, streaming: true"]  # fmt: skip
+    weights = (4, 2, 1, 1)
+    made, same = (
+        prepare(
+            mixture(*(f"{{{part}, weight: {w}}}" for part, w in zip(parts, weights, strict=True))), template, 4096, 0
+        )
+        for parts in (kinds, [f"path: {each}" for each in plain])
+    )
+    assert list(made.report.sources.values()) == [40, 20, 10, 10]
+    assert (made.train, made.heldout, made.prompts) == (same.train, same.heldout, same.prompts)
 
 
 def test_a_source_that_is_wrong_is_named(tmp_path: Path) -> None:

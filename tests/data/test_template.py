@@ -2,15 +2,20 @@
 
 import random
 import re
+import shutil
 from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from speculators.composition.compose import pinned
 from speculators.data.conversations import Conversation, Message, conversation
 from speculators.data.template import ChatTemplate, Document, Rendered, TemplateRefused
 from speculators.data.unused import Unused
+from speculators.runfolder.run_yaml import load
 from tests.data.families import FAMILIES, TEMPLATES, Family, chat_template, source, tokenizer
 
 ANSWERS = ["It is two.", "<b>Four</b>, I think.\n\n1 + 1 + 2 = 4"]
@@ -206,6 +211,24 @@ def test_a_template_that_prints_the_date_prints_the_one_it_is_given() -> None:
         assert printed in rendered(made, {"messages": TALK})[0].text
         today = ChatTemplate(made.tokenizer, made.end_ids)
         assert printed not in rendered(today, {"messages": TALK})[0].text
+
+
+def test_the_date_of_a_template_is_in_the_pin(tmp_path: Path) -> None:
+    """As run.yaml has it, with its provenance: the tokens of a run are the same on any day."""
+    words = tokenizer(source(FAMILIES["llama3_2"]))
+    words.save_pretrained(tmp_path / "verifier")
+    shutil.copy(Path(str(files("speculators.assets"))) / "tiny" / "config.json", tmp_path / "verifier")
+    place = ["verifier=hf", f"verifier.name_or_path={tmp_path / 'verifier'}", "data=jsonl", "data.path=x"]
+    for name, chosen, printed in (
+        ("given", ["data.chat_template_date='2031-02-03'"], "03 Feb 2031"),
+        ("own", [], "01 Jan 2026"),
+    ):
+        pinned([*place, *chosen], tmp_path / name)
+        pin = load(tmp_path / name)
+        assert f"chat_template_date: '{pin.run.data.chat_template_date}'" in (tmp_path / name / "run.yaml").read_text()
+        assert pin.sources["data.chat_template_date"].startswith("override" if chosen else "conf/data/jsonl.yaml:")
+        made = ChatTemplate.of(pin.run.verifier, pin.run.data)
+        assert f"Today Date: {printed}" in made.tokenizer.decode(made.prompt(TALK[:1]))
 
 
 def test_variables_reach_the_template() -> None:
