@@ -1,4 +1,4 @@
-"""What a run needs of this machine: a device, its tracker's package, vLLM, disk space, and the draft that it starts from.
+"""What a run needs of this machine: device, proposal method, the tracker's package, vLLM, a token, disk space, the first draft.
 
 No weights are read.
 """
@@ -17,6 +17,7 @@ from speculators.export.push import check_token
 from speculators.format.published import speculator_dict
 from speculators.format.strict import read_config
 from speculators.model import SpeculatorModel
+from speculators.proposals.method import ProposalMethod
 from speculators.settings.run_config import CachedStates, RunConfig, ServedStates
 from speculators.train.build import on_meta, unfit
 from speculators.utils.device import resolve
@@ -37,8 +38,17 @@ def lacking(run: RunConfig, folder: Path) -> list[str]:
         run: valid, with data that can be used. With verifier_states=cached the data is tokenised, and kept for the run.
         folder: in which the run will write; it need not exist.
     """
-    found = [*tracker_is_installed(run), *device_is_there(run), *states_can_be_served(run), *hub_knows_who_pushes(run)]
+    found = [*proposal_can_be_decoded(run), *tracker_is_installed(run), *device_is_there(run)]
+    found += [*states_can_be_served(run), *hub_knows_who_pushes(run)]
     return found if found else [*first_weights_fit(run), *folder_has_room(run, folder), *states_have_room(run)]
+
+
+def proposal_can_be_decoded(run: RunConfig) -> Iterator[str]:
+    """The proposal method, which may be another package's, must have a decoding rule."""
+    try:
+        ProposalMethod.named(run.proposal.proposal_type)
+    except ValueError as error:
+        yield str(error)
 
 
 def tracker_is_installed(run: RunConfig) -> Iterator[str]:

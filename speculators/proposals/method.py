@@ -60,6 +60,20 @@ class ProposalMethod(ClassRegistryMixin, ABC):
         Args:
             config: its settings.
             sampler: how the verifier samples.
+
+        Raises:
+            ValueError: as `named`.
         """
-        import_part("method", PROPOSALS)
-        return (cls.registry or {})[config.proposal_type](config, sampler)
+        return cls.named(config.proposal_type)(config, sampler)
+
+    @classmethod
+    def named(cls, name: str) -> type["ProposalMethod"]:
+        """The class of a method; ValueError if only settings are registered under this name."""
+        import_part("method", PROPOSALS, optional=True)
+        methods = cls.registry or {}
+        if name not in methods:
+            raise ValueError(
+                f"proposal.proposal_type={name}: it has settings and no decoding rule, which a method.py beside them "
+                f"registers; choose one of {', '.join(sorted(methods))}"
+            )
+        return methods[name]

@@ -5,7 +5,7 @@ import sys
 from collections import namedtuple
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -13,8 +13,10 @@ import torch
 from speculators.cli.hydra_app import Check
 from speculators.cli.main import app
 from speculators.composition.compose import compose, composed, pinned
+from speculators.execution.machine import proposal_can_be_decoded
 from speculators.execution.rules import token_ids_exist
 from speculators.models.eagle3.settings import Eagle3Settings
+from speculators.proposals import ChainProposalConfig
 from speculators.settings.run_config import TrackerSettings
 from speculators.verifier.facts import VerifierFacts
 
@@ -99,6 +101,19 @@ def test_a_token_beyond_the_vocabulary() -> None:
         algorithm = Masked(**run.algorithm.model_dump(), mask_token_id=token)
         found = list(token_ids_exist(run.model_copy(update={"algorithm": algorithm}), facts))
         assert [(p.key, p.value) for p in found] == [("algorithm.mask_token_id", 4096)] * problems
+
+
+def test_a_proposal_without_a_decoding_rule() -> None:
+    """Such as one of another package that registers settings alone: said before the training, not after it."""
+
+    class Undecided(ChainProposalConfig):
+        proposal_type: Literal["undecided"] = "undecided"
+
+    run = compose()
+    assert list(proposal_can_be_decoded(run)) == []
+    (message,) = proposal_can_be_decoded(run.model_copy(update={"proposal": Undecided()}))
+    assert message.startswith("proposal.proposal_type=undecided: it has settings and no decoding rule")
+    assert "choose one of dynamic_tree, greedy" in message
 
 
 def test_check_reads_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,19 @@ from pathlib import Path
 
 import pytest
 
-PAGES = Path(__file__).parents[2] / "docs" / "algorithms"
-NAMES = sorted(file.stem for file in (PAGES.parents[1] / "conf" / "algorithm").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "algorithms"
+NAMES = sorted(file.stem for file in (ROOT / "conf" / "algorithm").glob("*.yaml"))
+
+
+def test_what_an_algorithm_needs_is_there() -> None:
+    """docs/add-an-algorithm.md names the files that every algorithm has, by NAME; those that only some have say `if`."""
+    lines = (ROOT / "docs" / "add-an-algorithm.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| `") and " if " not in line]
+    files = [file for row in rows for file in re.findall(r"`([\w/.-]*NAME[\w/.-]*\.(?:py|ya?ml|json|md))`", row)]
+    assert len(files) >= 5 and "conf/algorithm/NAME.yaml" in files and "docs/algorithms/NAME.md" in files
+    missing = [p for file in files for name in NAMES if not (ROOT / (p := file.replace("NAME", name))).is_file()]
+    assert missing == []
 
 
 @pytest.mark.parametrize("name", NAMES)

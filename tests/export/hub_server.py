@@ -31,7 +31,8 @@ class Hub(ThreadingHTTPServer):
         received: SHA-256 of each large file that has arrived, in order, repetitions included.
         part_size: bytes of a part in the multipart transfer; None takes each large file whole.
         cuts: after how many bytes the next uploads lose their connection, one each.
-        refused: whether an upload after a lost connection is refused, as with an expired link.
+        lost: addresses whose upload lost its connection.
+        refused: whether a second upload to such an address is refused, as with an expired link.
     """
 
     daemon_threads = True
@@ -44,6 +45,7 @@ class Hub(ThreadingHTTPServer):
         self.parts: dict[tuple[str, int], bytes] = {}
         self.part_size: int | None = None
         self.cuts: list[int] = []
+        self.lost: set[str] = set()
         self.refused = False
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -119,11 +121,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         """A large file or a part of it, to an address that the server gave out; no token is sent there."""
         length = int(self.headers["Content-Length"])
-        if self.server.refused and not self.server.cuts:
+        if self.server.refused and self.path in self.server.lost:
             self.rfile.read(length)
             self._answer({"error": "Request has expired"}, 403)
             return
         if self.server.cuts and length > self.server.cuts[0]:
+            self.server.lost.add(self.path)
             self.rfile.read(self.server.cuts.pop(0))
             # Closed with a reset, as by a router that has lost the connection.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

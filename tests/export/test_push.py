@@ -95,17 +95,12 @@ def pushed(*words: str) -> int:
     return 0
 
 
-def command(hub_url: str, *words: str, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
-    """A push in a process of its own, as a person starts it."""
+def command(hub_url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, as a person starts it."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    given = {"HF_ENDPOINT": hub_url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": "/nonexistent"}
-    environment = kept | given | ({"HF_TOKEN": token} if token else {})
+    given = {"HF_ENDPOINT": hub_url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": "/nonexistent", "HF_TOKEN": TOKEN}
     return subprocess.run(
-        [sys.executable, "-m", "speculators", "push", *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
+        [sys.executable, "-m", "speculators", *words], env=kept | given, capture_output=True, text=True, timeout=200
     )
 
 
@@ -122,14 +117,14 @@ def test_a_lost_connection_is_completed_by_the_same_command(measured: Callable[.
     size = (folder / "checkpoint" / "model.safetensors").stat().st_size
     assert size > 100_000
     hub.cuts, hub.refused = [size // 2], True
-    first = command(hub.url, str(folder), REPO, *PUSH)
+    first = command(hub.url, "push", str(folder), REPO, *PUSH)
     assert first.returncode == 1 and hub.cuts == [] and hub.repos == {REPO: {}}
     assert first.stderr.startswith(f"not pushed: {REPO}: Error while uploading 'model.safetensors' to the Hub.")
     assert f"repeat it with `speculators push {folder} {REPO} {' '.join(PUSH)}`" in first.stderr
     assert "Traceback" not in first.stderr and TOKEN not in first.stderr
 
     hub.cuts, hub.refused = [size // 3], False
-    again = command(hub.url, str(folder), REPO, *PUSH)
+    again = command(hub.url, "push", str(folder), REPO, *PUSH)
     assert (again.returncode, hub.cuts) == (0, []), again.stderr
     assert again.stdout == f"pushed: {hub.url}/{REPO}\n"
     same_bytes(hub.repos[REPO], folder / "checkpoint")
@@ -143,12 +138,39 @@ def test_a_host_that_is_gone_and_comes_back(measured: Callable[..., Path]) -> No
     folder = measured()
     with serving() as hub:
         hub.cuts = [50_000] * 6
-        assert command(hub.url, str(folder), REPO, *PUSH).returncode == 1
-    gone = command(hub.url, str(folder), REPO, *PUSH)
+        assert command(hub.url, "push", str(folder), REPO, *PUSH).returncode == 1
+    gone = command(hub.url, "push", str(folder), REPO, *PUSH)
     assert gone.returncode == 1 and f"not pushed: {hub.url} cannot be reached: " in gone.stderr
     with serving() as hub:
-        assert command(hub.url, str(folder), REPO, *PUSH).returncode == 0
+        assert command(hub.url, "push", str(folder), REPO, *PUSH).returncode == 0
         same_bytes(hub.repos[REPO], folder / "checkpoint")
+
+
+@pytest.mark.slow
+def test_a_run_pushes_what_it_measured(hub: Hub, tmp_path: Path) -> None:
+    """The connection is lost: the run is finished all the same, and the command that it prints completes the push."""
+    folder = tmp_path / "run"
+    short = [
+        "trainer.max_steps=1",
+        "data.max_conversations=60",
+        "evaluation.num_prompts=2",
+        "evaluation.max_new_tokens=8",
+    ]
+    short += ["algorithm=eagle", "tracker=none", "launch.num_threads=1", f"hydra.run.dir={folder}"]
+    asked = [f"export.hub_repo={REPO}", "export.license=apache-2.0", "export.base_model=someone/tiny"]
+    hub.cuts, hub.refused = [100_000], True
+    done = command(hub.url, "train", *short, *asked)
+    assert done.returncode == 0 and (folder / "DONE").exists() and hub.repos == {REPO: {}}, done.stdout + done.stderr
+    log = (folder / "train.log").read_text()
+    assert "the run is finished, but its draft was not pushed: " in log
+    hub.refused = False
+    words = shlex.split(log.partition("repeat it with `speculators ")[2].partition("`")[0])
+    assert words == ["push", str(folder), REPO]
+    again = command(hub.url, *words)
+    assert again.returncode == 0, again.stderr
+    same_bytes(hub.repos[REPO], folder / "checkpoint")
+    length = json.loads((folder / "result.json").read_text())["acceptance_length"]
+    assert f"| acceptance length | **{length:.2f}** (95 %: " in hub.repos[REPO]["README.md"].decode()
 
 
 @pytest.mark.usefixtures("client")

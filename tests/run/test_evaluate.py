@@ -111,7 +111,7 @@ def test_the_prompts_are_of_the_data_that_was_trained_on(
 def test_drafts_proposals_and_tokens_are_compared(tmp_path: Path) -> None:
     """Every combination in one table and file, on the same prompts; what a draft cannot do is left out, and said."""
     checkpoints = [str(draft(tmp_path / name, str(TINY))) for name in ("first", "second")]
-    words = ["data=chat", "proposals=[greedy,{proposal_type: static_tree, depth: 2}]", f"output={tmp_path}"]
+    words = ["data=chat", "proposals=[greedy,{proposal_type: static_tree, depth: 2}]", "--output", str(tmp_path)]
     words += ["evaluation.speculative_tokens=[1,3]", "data.max_conversations=40"]
     result = CliRunner().invoke(app, ["evaluate", *checkpoints, *FEW, *words])
     assert result.exit_code == 0, result.output

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from rlcompleter import Completer
 
 import pytest
 import torch
@@ -34,6 +35,8 @@ def test_public_names_are_listed_and_there() -> None:
     assert names <= set(dir(speculators))
     assert all(getattr(speculators, name).__name__ == name for name in names)
     assert (Path(speculators.__file__).parent / "py.typed").is_file()
+    completed = Completer({"speculators": speculators}).attr_matches("speculators.")
+    assert {f"speculators.{name}" for name in names} <= {word.rstrip("()") for word in completed}
 
 
 def test_a_checkout_on_the_path_reads_its_own_yaml(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
+from speculators.train.interrupt import Interrupted
 from speculators.train.progress import TrainProgress, describe
 from speculators.train.tracking import flatten
+from speculators.utils.process import logging_to
 
 READINGS = {
     "loss": 1.2345, "accuracy": [0.5, 0.25], "acceptance": 1.625, "tokens_per_second": 1234.5, "memory_gb": 0.5,
@@ -20,6 +22,16 @@ def test_other_processes_are_silent(capsys):
         progress.show(1, READINGS)
         progress.say("no")
     assert capsys.readouterr().out == ""
+
+
+def test_the_log_has_steps_and_where_training_stopped(tmp_path):
+    with logging_to(tmp_path / "train.log"), TrainProgress(10, 0, shown=True) as progress:
+        progress.advance()
+        progress.show(1, READINGS)
+        progress.say(Interrupted(1, "speculators run runs/a").message)
+    lines = [line.partition("[INFO] - ")[2] for line in (tmp_path / "train.log").read_text().splitlines()]
+    assert lines[0].startswith("step 1/10 loss 1.234")
+    assert lines[1] == "stopped after step 1; the state is saved. To resume: speculators run runs/a"
 
 
 def test_heldout_readings_have_no_speed():
