@@ -8,20 +8,30 @@ ones: by default the run's own evaluation, the folder that holds `checkpoint`; a
 
     speculators evaluate RUN/checkpoint data=jsonl data.path=FILE output=FOLDER
 
-Exit code 1: in float32 a text differs, or an acceptance length differs by more than the tolerance.
+With --temperature, tokens are sampled from the draft on both sides; the evaluation is one of
+
+    speculators evaluate RUN/checkpoint proposal=sampling evaluation.temperature=1.0 output=FOLDER
+
+Exit code 1: in float32 a text differs, or an acceptance length differs by more than the tolerance; sampled, by more than
+both 95 % intervals together allow.
 """
 
 import argparse
 import json
+import math
 import os
 import re
 import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from speculators.evaluate.comparison import length_of
+from speculators.evaluate.interval import acceptance_interval
 
 WORKER = Path(__file__).with_name("serve_vllm_worker.py")
 # vLLM counts as we do; what is left are drafts that different float kernels rank differently.
@@ -60,17 +70,22 @@ class Comparison:
         return [f"{self.name}: {what}" for what in found]
 
 
-def serve_arguments(card: str) -> tuple[str, dict[str, Any] | None]:
-    """Model and speculative_config of the `vllm serve` command in a model card.
+def serve_arguments(checkpoint: Path, verifier: str) -> tuple[str, dict[str, Any] | None]:
+    """Model and speculative_config of the `vllm serve` command in a model card, with paths in full.
 
     Args:
-        card: text of the checkpoint's README.md.
+        checkpoint: published folder; the card's command runs in it, and names a local verifier without its path.
+        verifier: its folder or hub id.
     """
-    command = re.search(r"^vllm serve .*$", card, re.MULTILINE)
+    command = re.search(r"^vllm serve .*$", (checkpoint / "README.md").read_text(), re.MULTILINE)
     if command is None:
         raise SystemExit("the model card has no `vllm serve` command: this draft was not exported for vLLM")
     model, *options = shlex.split(command.group())[2:]
-    return model, json.loads(options[options.index("--speculative-config") + 1]) if options else None
+    speculative = json.loads(options[options.index("--speculative-config") + 1]) if options else None
+    folder = checkpoint.resolve()
+    if speculative is None or "model" not in speculative:
+        return str(folder / model), speculative
+    return verifier, speculative | {"model": str(folder / speculative["model"])}
 
 
 def ask_vllm(python: Path, job: dict[str, Any]) -> dict[str, Any]:
@@ -108,12 +123,8 @@ def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str) -> Com
     result = json.loads((evaluation / "result.json").read_text())
     ours = [json.loads(line) for line in (evaluation / "generations.jsonl").read_text().splitlines()]
     config = json.loads((checkpoint / "config.json").read_text())
-    model, speculative = serve_arguments((checkpoint / "README.md").read_text())
-    verifier, folder = config["speculators_config"]["verifier"]["name_or_path"], checkpoint.resolve()
-    # The card's command runs in the checkpoint's folder, and names a local verifier without its path.
-    model = str(folder / model) if speculative is None else verifier
-    if speculative is not None:
-        speculative["model"] = str(folder / speculative["model"])
+    verifier = config["speculators_config"]["verifier"]["name_or_path"]
+    model, speculative = serve_arguments(checkpoint, verifier)
     drafted_tokens = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
     if result["speculative_tokens"] != drafted_tokens:
         raise SystemExit(
@@ -127,6 +138,7 @@ def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str) -> Com
         "prompts": [one["prompt"] for one in ours],
         "max_new_tokens": limit,
         "max_model_len": max(len(one["prompt"]) for one in ours) + limit + MARGIN,
+        "temperature": 0.0,
     }
     plain = ask_vllm(python, job)
     drafted = ask_vllm(python, job | {"model": model, "speculative": speculative})
@@ -143,6 +155,85 @@ def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str) -> Com
         tokens_per_second=tokens / drafted["seconds"],
         plain_tokens_per_second=tokens / plain["seconds"],
     )
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One draft that is sampled from, served and evaluated.
+
+    Attributes:
+        ours, theirs: of each prompt the drafted tokens that each draft had accepted; of vLLM only their sum is known.
+    """
+
+    name: str
+    temperature: float
+    ours: list[list[int]]
+    theirs: list[list[int]]
+
+    def cells(self) -> list[str]:
+        """A row of the table."""
+        lengths = []
+        for rounds in (self.theirs, self.ours):
+            low, high = acceptance_interval(rounds) or (math.nan, math.nan)
+            lengths.append(f"{length_of(rounds):.3f} ({low:.3f} to {high:.3f})")
+        drafts = (str(sum(map(len, rounds))) for rounds in (self.theirs, self.ours))
+        return [self.name, f"{self.temperature:g}", str(len(self.ours)), *drafts, *lengths, f"{self.difference:+.3f}"]
+
+    @property
+    def difference(self) -> float:
+        """vLLM's acceptance length minus ours."""
+        return length_of(self.theirs) - length_of(self.ours)
+
+    def failures(self) -> list[str]:
+        """A difference that is beyond both intervals together: half widths of independent estimates add in squares."""
+        halves = [
+            (high - low) / 2 for low, high in (acceptance_interval(r) or (0, 0) for r in (self.theirs, self.ours))
+        ]
+        if abs(self.difference) <= math.hypot(*halves):
+            return []
+        return [
+            f"{self.name}: acceptance length differs by {self.difference:+.3f}, more than {math.hypot(*halves):.3f}"
+        ]
+
+
+def compare_sampled(checkpoint: Path, evaluation: Path, python: Path, dtype: str, temperature: float) -> Sampled:
+    """Serve a draft that is sampled from, on the prompts of an evaluation that sampled it.
+
+    Args:
+        checkpoint: published folder.
+        evaluation: folder with result.json and generations.jsonl.
+        python: interpreter of vLLM's environment.
+        dtype: float32 or bfloat16.
+        temperature: of the evaluation, above 0.
+    """
+    result = json.loads((evaluation / "result.json").read_text())
+    ours = [json.loads(line) for line in (evaluation / "generations.jsonl").read_text().splitlines()]
+    config = json.loads((checkpoint / "config.json").read_text())
+    model, speculative = serve_arguments(checkpoint, config["speculators_config"]["verifier"]["name_or_path"])
+    sampled = {"draft_sample_method": "probabilistic", "num_speculative_tokens": result["speculative_tokens"]}
+    answer = ask_vllm(
+        python,
+        {
+            "model": model,
+            "speculative": (speculative or {}) | sampled,
+            "dtype": dtype,
+            "prompts": [one["prompt"] for one in ours],
+            "max_new_tokens": result["max_new_tokens"],
+            "max_model_len": max(len(one["prompt"]) for one in ours) + result["max_new_tokens"] + MARGIN,
+            "temperature": temperature,
+        },
+    )
+    theirs = [[int(accepted)] + [0] * (int(drafts) - 1) for accepted, drafts in answer["counts"] if drafts]
+    return Sampled(config["speculators_model_type"], temperature, [one["accepted"] for one in ours], theirs)
+
+
+def sampled_table(comparisons: list[Sampled]) -> str:
+    """Markdown, one row a draft."""
+    rows = [
+        "| draft | temperature | prompts | drafts: vLLM | ours | acceptance length (95 %): vLLM | ours | difference |",
+        "|---|--:|--:|--:|--:|---|---|--:|",
+    ]
+    return "\n".join([*rows, *(f"| {' | '.join(c.cells())} |" for c in comparisons)])
 
 
 def table(comparisons: list[Comparison]) -> str:
@@ -181,19 +272,28 @@ def main() -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype that vLLM computes in"
     )
+    parser.add_argument("--temperature", type=float, help="compare sampled drafts; that of the evaluations")
     parser.add_argument("--write", type=Path, help="write the table there as well")
     options = parser.parse_args()
     if options.evaluation is not None and len(options.checkpoints) > 1:
         parser.error("--evaluation goes with one checkpoint")
-    comparisons = [
-        compare(folder, options.evaluation or folder.resolve().parent, options.vllm_python, options.dtype)
+    jobs = [
+        (folder, options.evaluation or folder.resolve().parent, options.vllm_python, options.dtype)
         for folder in options.checkpoints
     ]
-    print(table(comparisons))
+    heading = "# Published drafts in vLLM 0.32.0 on the CPU, against `speculators evaluate`"
+    comparisons: Sequence[Comparison | Sampled]
+    if options.temperature:
+        heading += ", sampled"
+        comparisons = [compare_sampled(*job, options.temperature) for job in jobs]
+        text = sampled_table(comparisons)
+    else:
+        comparisons = [compare(*job) for job in jobs]
+        text = table(comparisons)
+    print(text)
     if options.write:
         options.write.parent.mkdir(exist_ok=True)
-        heading = "# Published drafts in vLLM 0.32.0 on the CPU, against `speculators evaluate`"
-        options.write.write_text(f"{heading}\n\n{table(comparisons)}\n")
+        options.write.write_text(f"{heading}\n\n{text}\n")
     failures = [failure for comparison in comparisons for failure in comparison.failures()]
     if failures:
         sys.exit("\n".join(failures))

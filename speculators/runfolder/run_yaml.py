@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from speculators.runfolder.folder import RUN_YAML, TRAININGS, RunFolder, run_yaml_of
 from speculators.runfolder.migrations import SCHEMA_VERSION, carry
@@ -61,11 +61,22 @@ class Pin(Strict):
     )
     overrides: list[str] | None = Field(description="as given on the command line; null if they were not recorded")
     searchpath: list[str] = Field(description="folders and packages of options that the command line added")
+    lossy: str | None = Field(
+        default=None, description="why the text is not the verifier's own, for readers; only where it is not"
+    )
     run: RunConfig
     sources: dict[str, str] = Field(description="dotted key of `run` -> provenance of its value")
     # Known only to the job, which appends them at its first start.
     threads: int | None = Field(default=None, description="CPU threads of torch")
     read: dict[str, str] = Field(default={}, description="hashes of what the run read")
+
+    @model_validator(mode="after")
+    def check_lossy(self) -> "Pin":
+        """Refuse a remark that the settings contradict, as after an edit."""
+        due = self.run.proposal.lossy(self.run.evaluation.temperature)
+        if self.lossy not in (None, due):
+            raise ValueError(f"lossy: the settings of proposal and evaluation say {due!r}; remove this line")
+        return self
 
     def drift(self, threads: int) -> list[str]:
         """A line for each difference of the environment from the recorded one that may change the result."""
@@ -98,20 +109,26 @@ def write_pin(run: RunConfig, folder: Path, origin: Origin | None = None, traini
         training=training,
         overrides=origin.overrides if origin else None,
         searchpath=origin.searchpath if origin else [],
+        lossy=run.proposal.lossy(run.evaluation.temperature),
         run=run,
         sources=origin.sources if origin else {},
     )
     (folder / training).mkdir(parents=True, exist_ok=True)
     file = RunFolder(folder).run_yaml
-    files.write(file, dump(pin.model_dump(mode="json", exclude={"threads", "read"})))
+    files.write(file, _text(pin))
     return file
 
 
 def rewrite(folder: Path, pin: Pin) -> None:
     """Write a pin to a folder's `run.yaml` if it differs from the pin there."""
     if load(folder) != pin:
-        nothing = {key for key in ("threads", "read") if not pin.model_dump()[key]}
-        files.write(RunFolder(folder).run_yaml, dump(pin.model_dump(mode="json", exclude=nothing)))
+        files.write(RunFolder(folder).run_yaml, _text(pin))
+
+
+def _text(pin: Pin) -> str:
+    """A pin as YAML, without the optional keys that have no value."""
+    values = pin.model_dump(mode="json")
+    return dump({key: value for key, value in values.items() if value or key not in ("lossy", "threads", "read")})
 
 
 def complete(folder: Path, threads: int, read: dict[str, str]) -> None:

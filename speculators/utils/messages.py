@@ -98,7 +98,7 @@ def complaints(
         # The message of a rule between the keys of a group begins with the key that breaks it.
         first = problem["msg"].removeprefix("Value error, ").split()[0].rstrip(":,")
         if isinstance(problem["input"], dict) and first in problem["input"]:
-            key = f"{key}.{first}"
+            key = f"{key}.{first}" if key else first
         messages.append(_message(key, siblings, problem, missing_remedy) + set_by(blame(key)))
     return list(dict.fromkeys(messages))
 

@@ -11,6 +11,7 @@ from speculators.export.engines import engine_version
 from speculators.export.preflight import plan
 from speculators.format import strict
 from speculators.format.published import speculator_dict
+from speculators.settings.algorithm import AlgorithmSettings
 from speculators.utils.messages import WrongInput
 from speculators.verifier.facts import VerifierFacts
 
@@ -50,6 +51,15 @@ def test_the_command_has_the_options_of_the_method_and_of_the_export() -> None:
     }
 
 
+def test_adaptive_verification_is_asked_for_where_a_draft_says_how_confident_it_is() -> None:
+    """DSpark drafts do; the option stands in the command of their model card."""
+    run = compose(["algorithm=dspark", "proposal=greedy", "export.enable_adaptive_verification=true"])
+    proposal, options = run.proposal.model_dump(), run.export.serving_options()
+    engine = engine_version("vllm", "0.32.0")
+    words = shlex.split(engine.serve_command("dspark", "/draft", "/verifier", proposal, serving_options=options))
+    assert json.loads(words[4]) == {"enable_adaptive_verification": True}
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -77,6 +87,16 @@ def test_what_cannot_be_is_refused(overrides: list[str], said: str) -> None:
     with pytest.raises(WrongInput) as error:
         compose(overrides)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("tree", ["static_tree", "dynamic_tree"])
+def test_a_draft_that_cannot_draft_trees_says_so_before_training(tree: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every algorithm here can; one that cannot is refused when the run is composed, also among further methods."""
+    monkeypatch.setattr(AlgorithmSettings.named("mlp"), "drafts_trees", False)
+    remedy = "a mlp draft cannot draft trees; choose a chain, such as proposal=greedy"
+    for overrides in ([f"proposal={tree}"], [f"other_proposals=[{{proposal_type: {tree}, depth: 2}}]"]):
+        with pytest.raises(WrongInput, match=remedy):
+            compose(["algorithm=mlp", *overrides])
 
 
 def test_trees_are_refused_for_vllm_before_training() -> None:

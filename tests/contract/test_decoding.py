@@ -184,8 +184,8 @@ def test_a_chain_written_as_a_tree_counts_alike(overfit: Overfit) -> None:
     assert decoder.speculation is not None
     as_tree = replace(decoder.speculation, method=AsTree(decoder.speculation.method))
     chain, tree = decoder(prompts(case)), replace(decoder, speculation=as_tree)(prompts(case))
-    assert tree.tokens == chain.tokens and tree.accepted_K == chain.accepted_K
-    assert (tree.drafts, tree.drafted) == (chain.drafts, chain.drafted)
+    assert tree.tokens == chain.tokens and tree.rounds == chain.rounds
+    assert (tree.drafted, tree.accepted_K) == (chain.drafted, chain.accepted_K)
 
 
 class AsTree(ProposalMethod):
@@ -241,5 +241,5 @@ def test_a_tree_with_one_branch_counts_as_the_chain(overfit: Overfit, name: str)
     greedy = GreedyTokenProposalConfig(speculative_tokens=levels)
     runs = [case.run.model_copy(update={"proposal": p}) for p in (narrow, greedy)]
     tree, chain = (replace(case, run=run).decoder(overfit.model, TOKENS)(prompts(case)) for run in runs)
-    assert tree.tokens == chain.tokens and tree.accepted_K == chain.accepted_K
-    assert (tree.drafts, tree.drafted) == (chain.drafts, chain.drafted)
+    assert tree.tokens == chain.tokens and tree.rounds == chain.rounds
+    assert (tree.drafted, tree.accepted_K) == (chain.drafted, chain.accepted_K)

@@ -22,7 +22,7 @@ def candidates(overfit: Overfit) -> list[TokenProposalConfig]:
     most = slots + 3 if case.run.algorithm.recurrent else slots
     own = [fitting(case, name) for name in PROPOSALS]
     own += [proposal.with_tokens(2) for proposal in own if proposal.is_tree and not proposal.nested]
-    chains = [GreedyTokenProposalConfig(speculative_tokens=k) for k in {1, most}]
+    chains = [GreedyTokenProposalConfig(speculative_tokens=k) for k in {1, min(2, most), most}]
     trees = case.run.algorithm.drafts_trees
     return [*chains, *(proposal for proposal in own if trees or not proposal.is_tree)]
 

@@ -129,6 +129,18 @@ def test_a_value_that_stands_twice_must_agree(tmp_path: Path) -> None:
     assert message.endswith(f"{file}:{number}")
 
 
+def test_a_lossy_run_says_so(tmp_path: Path) -> None:
+    """In a line of its own, which other runs do not have, and which an edit of the settings must not leave behind."""
+    pinned(["proposal.verifier_accept_k=3", "proposal.accept_tolerance=2"], tmp_path)
+    said = "verifier_accept_k=3 with accept_tolerance=2.0 accepts tokens that are not the verifier's best"
+    assert yaml.safe_load((tmp_path / "run.yaml").read_text())["lossy"] == said == load(tmp_path).lossy
+    number = edited(tmp_path, "lossy: verifier_accept_k=3", "lossy: verifier_accept_k=9")
+    with pytest.raises(WrongInput, match=rf"lossy: (.|\n)*remove this line(.|\n)*run.yaml:{number}$"):
+        load(tmp_path)
+    pinned([], tmp_path / "exact")
+    assert "lossy" not in (tmp_path / "exact" / "run.yaml").read_text()
+
+
 def test_an_edited_pin_must_obey_the_rules(tmp_path: Path) -> None:
     """What only the verifier or another setting forbids is refused before anything is loaded."""
     pinned([], tmp_path)

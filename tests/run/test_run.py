@@ -13,9 +13,11 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from speculators import SpeculatorModelConfig
 from speculators.cli.launch import launch
+from speculators.cli.main import app
 from speculators.composition.compose import pinned
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import load
@@ -75,6 +77,21 @@ def test_a_run_publishes_what_it_measured_and_repeats_to_the_bit(algorithm: str,
     second = json.loads((tmp_path / "evaluation" / "result.json").read_text())
     assert second["acceptance_length"] == result["acceptance_length"]
     assert second["acceptance_per_position"] == result["acceptance_per_position"]
+
+
+def test_a_lossy_proposal_is_named_wherever_its_result_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In the log, run.yaml, result.json, the model card and the report; the texts are not compared."""
+    lossy = ["proposal.verifier_accept_k=3", "proposal.accept_tolerance=2"]
+    caplog.set_level("INFO")
+    folder = started(tmp_path / "run", "algorithm=medusa", "data.max_conversations=40", "trainer.max_steps=1", *lossy)
+    page = tmp_path / "page.html"
+    assert CliRunner().invoke(app, ["report", str(folder), f"--output={page}"]).exit_code == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert result["matches_plain_decoding"] is None
+    assert result["lossy"] == load(folder).lossy
+    files = folder / "run.yaml", folder / "checkpoint" / "README.md", page
+    for text in (caplog.text, *(file.read_text() for file in files)):
+        assert re.search("lossy.*verifier_accept_k=3 with accept_tolerance=2.0", text.replace("\\", "")), text
 
 
 @pytest.mark.slow

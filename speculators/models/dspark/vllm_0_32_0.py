@@ -23,6 +23,7 @@ class DSpark(VllmBlocks):
     method = "dspark"
     reads = (*VllmBlocks.reads, "block_size", "markov_rank", "markov_head_type", *FLAGS)
     stops_at = (*VllmBlocks.stops_at, "markov_rank")
+    confident = True  # config/speculative.py:SpeculativeConfig.enable_adaptive_verification
     # Only what a reduced vocabulary needs is missed: model_executor/models/qwen3_dspark.py:Qwen3DSparkForCausalLM.load_weights.
     tensors = TensorRules(
         missing="refused",
