@@ -6,7 +6,6 @@ marks its answers itself. Some templates render earlier turns differently once a
 thinking); such an answer becomes a separate document, in the context in which it was generated.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,37 +15,20 @@ from os.path import commonprefix
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
 
-from speculators.data.conversations import REASONING, Conversation, Message, is_answer
+from speculators.data.conversations import Conversation, Message, is_answer
+from speculators.data.renderer import TALK, Renderer, Span, TemplateRefused
 from speculators.data.unused import Unused
 from speculators.settings.run_config import DataSettings
 from speculators.verifier.settings import VerifierSettings
 from speculators.verifier.tokenizer import end_ids, load_tokenizer
 
-Span = tuple[int, int]
-MARK = re.compile(r"{%-?\s*generation\s*-?%}")
 # What a template renders for absent reasoning; Qwen3: <think>\n\n</think>\n\n.
 EMPTY_BLOCK = re.compile(r"(\s*<(\w+)>\s*</\2>)\n*")
 TAG = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]")
 LONGEST_BLOCK = 64
 THINK = re.compile(r"</?think>")
-INLINE = re.compile(r"\s*<think>\s*(.*?)\s*</think>\s*(.*)", re.DOTALL)
-REFUSED, LEFT_OUT = "that the chat template refuses", "whose answer the chat template leaves out or changes"
-
-# Probe messages: their rendering shows how a template works.
-TALK: list[Message] = [
-    {"role": role, "content": text}
-    for role, text in (("user", "first"), ("assistant", "second"), ("user", "third"), ("assistant", "fourth"))
-]
-CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "look_up", "arguments": {"word": "fifth"}}}
-TOOLS = [{"type": "function", "function": {"name": "define", "description": "", "parameters": {"type": "object"}}}]
-TOOL_TALK: list[Message] = [
-    TALK[0],
-    {"role": "assistant", "content": "", "tool_calls": [CALL]},
-    {"role": "tool", "content": "sixth", "name": "look_up", "tool_call_id": "abcdefghi"},
-    TALK[1],
-]
+LEFT_OUT = "whose answer the chat template leaves out or changes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +59,8 @@ class Rendered:
     truncated: bool = False
 
 
-@dataclass(frozen=True)
-class Form:
-    """The variant of OpenAI's message format that a template expects.
-
-    Attributes:
-        parts: content as a list of parts, as vision models' templates expect it.
-        null_content: no content beside a tool call is None, not an empty text.
-        text_arguments: a tool call's arguments as JSON text, not as a dict.
-    """
-
-    parts: bool = False
-    null_content: bool = False
-    text_arguments: bool = False
-
-
-class TemplateRefused(ValueError):
-    """The template raised on a conversation, or does not render its answers; the text is one of a few fixed reasons."""
-
-
-class ChatTemplate:
-    """A tokenizer's chat template.
+class ChatTemplate(Renderer):
+    """A tokenizer's chat template, with the places of the answers in what it renders.
 
     Args:
         tokenizer: the verifier's.
@@ -113,16 +76,10 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
         today: date | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
+        super().__init__(tokenizer, variables or {}, today)
         self.end_ids = frozenset(end_ids)
         self.ends = [str(tokenizer.convert_ids_to_tokens(i)) for i in sorted(self.end_ids)]
         self.special_ids = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-        source = str(tokenizer.chat_template)
-        self.marked = MARK.search(source) is not None
-        self.reasoning = [name for name in REASONING if re.search(rf"\b{name}\b", source)]
-        self.variables = {**tokenizer.special_tokens_map, **(variables or {})}
-        if today is not None:
-            self.variables["strftime_now"] = today.strftime
         self._ids: dict[int, int] = {}
 
     @classmethod
@@ -269,55 +226,6 @@ class ChatTemplate:
         end = next((end for end in self.ends if closing.rstrip().endswith(end)), "")
         return heading.strip(), opening.strip(), middle.strip(), closing.rstrip().removesuffix(end).strip()
 
-    @cached_property
-    def form(self) -> Form:
-        """The form of messages for which the template renders the most content."""
-        forms = [Form(parts=parts) for parts in (False, True)]
-        parts = max(forms, key=lambda form: sum(m["content"] in self._tried(TALK, form) for m in TALK)).parts
-        forms = [Form(parts, null, text) for text in (False, True) for null in (True, False)]
-        shown = (f for f in forms if "look_up" in (t := self._tried(TOOL_TALK, f)) and "fifth" in t and "None" not in t)
-        return next(shown, Form(parts))
-
-    def _tried(self, messages: list[Message], form: Form) -> str:
-        try:
-            return self._render(messages, None, form=form)[0]
-        except TemplateRefused:
-            return ""
-
-    def _render(
-        self, messages: list[Message], tools: list[dict[str, Any]] | None, ask: bool = False, form: Form | None = None
-    ) -> tuple[str, list[Span]]:
-        """The rendered text, followed by the start of an answer if requested, and the spans that the template marks."""
-        formed = [self._formed(m, form or self.form) for m in messages]
-        try:
-            found: Any = render_jinja_template(
-                conversations=[formed],
-                tools=[*tools] if tools else None,
-                chat_template=self.tokenizer.get_chat_template(tools=tools),
-                return_assistant_tokens_mask=self.marked,
-                add_generation_prompt=ask,
-                **self.variables,
-            )
-        # A template is third-party code of the verifier: it may raise any exception.
-        except Exception as error:
-            raise TemplateRefused(REFUSED) from error
-        texts, blocks = found
-        return texts[0], blocks[0] if blocks else []
-
-    def _formed(self, message: Message, form: Form) -> Message:
-        text, reasoning = message["content"], message.get("reasoning")
-        # A template that gets the reasoning separately may render it with other tags than these.
-        if self.reasoning and message["role"] == "assistant" and not reasoning and (found := INLINE.fullmatch(text)):
-            reasoning, text = found.groups()
-        content: Any = [{"type": "text", "text": text}] if form.parts else text
-        made = {key: message[key] for key in ("role", "name", "tool_call_id") if key in message}
-        if reasoning:
-            made |= dict.fromkeys(self.reasoning, reasoning)
-        if calls := message.get("tool_calls"):
-            content = None if form.null_content and not text else content
-            made["tool_calls"] = [_with_text(c) if form.text_arguments else c for c in calls]
-        return made | {"content": content}
-
     def _answer(self, conversation: Conversation, number: int, left_out: Unused) -> Rendered | None:
         """The conversation up to an answer, with the spans of that answer; None if the template does not render it."""
         message, before = conversation.messages[number], conversation.messages[:number]
@@ -369,12 +277,6 @@ class ChatTemplate:
         # One object for each token id, not one for each token: half the memory of all documents.
         document = Document(list(map(self._ids.setdefault, tokens, tokens)), supervised)
         return _without_end(document, self.special_ids) if rendered.truncated else document
-
-
-def _with_text(call: dict[str, Any]) -> dict[str, Any]:
-    """A tool call with its arguments as OpenAI writes them."""
-    function = call["function"]
-    return call | {"function": function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
 
 def _without_end(document: Document, special: set[int]) -> Document:
