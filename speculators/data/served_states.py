@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from speculators.data.pack import Packed
 from speculators.data.states_client import Expected, First, StatesClient
-from speculators.data.states_server import StatesServer, arguments, command, name_of
+from speculators.data.states_server import StatesServer, arguments, command, delivered, name_of
 from speculators.protocols.batch import Batch, Span
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import StatesUnavailable, VerifierStates
@@ -156,7 +156,7 @@ def served_states(
     head, norm = verifier.head(), verifier.final_norm()
     verifier.release()
     facts = VerifierFacts.read(verifier.settings.name_or_path, verifier.settings.revision)
-    ids, on_cpu = sorted({*layer_ids, facts.num_hidden_layers}), verifier.device.type == "cpu"
+    ids, on_cpu = delivered(layer_ids, facts.num_hidden_layers), verifier.device.type == "cpu"
     dtype = head.embed_VH.dtype
     with ExitStack() as stack:
         folder = (

@@ -36,6 +36,11 @@ GRACE_SECONDS, SHOWN = 10, 2000
 END_WITH_PARENT = partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM) if sys.platform == "linux" else None
 
 
+def delivered(layer_ids: Sequence[int], num_layers: int) -> list[int]:
+    """The layers that a server delivers for a draft, ascending: those that the draft reads, and the last one's output."""
+    return sorted({*layer_ids, num_layers})
+
+
 def name_of(layer_ids: Sequence[int]) -> str:
     """The name under which a server of some layers serves the verifier: the layers cannot be told from the states."""
     return f"layers-{'-'.join(map(str, layer_ids))}"

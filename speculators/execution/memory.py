@@ -43,6 +43,8 @@ from speculators.verifier.structure import without_weights
 VERIFIER, DRAFT, STATE, GRADIENTS = "verifier's weights", "draft's weights", "optimizer state", "gradients"
 VERIFIER_PASS, DRAFT_PASS, LOSS = "verifier's pass", "draft's pass", "loss and backward pass"
 UPDATE, DECODING, COPY = "update", "decoding: caches and logits", "copy of weights"
+# The phase in which states are computed outside of the training's steps.
+EXTRACTION = "extraction"
 WORKING = (VERIFIER_PASS, DRAFT_PASS, LOSS, UPDATE, DECODING)
 # glibc returns blocks of this size and more to the system when they are freed (DEFAULT_MMAP_THRESHOLD_MAX).
 LARGE = 32 * 2**20
@@ -86,12 +88,12 @@ class Simulation:
     Attributes:
         moments: the peak of each phase, in the order of the phases.
         training_flop: FLOP of a training step for a token of its batch; 2 for each multiplication with its addition.
-        extraction_flop: FLOP for a token whose states are computed once and cached; 0 if every step computes them.
+        states_flop: FLOP for a token whose states are computed once and cached, or by a server; 0 if a step computes them.
     """
 
     moments: list[Moment]
     training_flop: float
-    extraction_flop: float
+    states_flop: float
 
 
 class Ledger(TorchDispatchMode):
@@ -196,8 +198,9 @@ def simulated(
         batch = batch.map(fake.from_tensor)
         states: HiddenStates = verifier
         if not in_process:
-            if source == "cached":
-                _extract(verifier, on_meta(config).layer_ids, batch, ledger)
+            _extract(verifier, on_meta(config).layer_ids, batch, ledger)
+            if source == "served":
+                del ledger.moments[EXTRACTION]  # it is no part of this process
             states = _alone(verifier, ledger)
             verifier = verifier if stays else None
             gc.collect()  # modules form reference cycles
@@ -215,7 +218,7 @@ def simulated(
         loading = _loading(whole, running, stored, {} if in_process else {DRAFT: weights[DRAFT]})
         loaded = source != "served" or stays or run.evaluation.num_prompts
         moments = [*([loading] if loaded else []), *moments, *_export(run, draft, weights)]
-    return Simulation(moments, _training_flop(run, batch, ledger), _extraction_flop(batch, ledger))
+    return Simulation(moments, _training_flop(run, batch, ledger), _states_flop(batch, ledger))
 
 
 def _training_flop(run: RunConfig, batch: Batch, ledger: Ledger) -> float:
@@ -225,9 +228,9 @@ def _training_flop(run: RunConfig, batch: Batch, ledger: Ledger) -> float:
     return (parts.total() / steps + update / run.trainer.gradient_accumulation_steps) / batch.token_BT.numel()
 
 
-def _extraction_flop(batch: Batch, ledger: Ledger) -> float:
+def _states_flop(batch: Batch, ledger: Ledger) -> float:
     """FLOP for each token of a shard."""
-    return ledger.flop["extraction", VERIFIER_PASS] / (SHARD * batch.token_BT.shape[1])
+    return ledger.flop[EXTRACTION, VERIFIER_PASS] / (SHARD * batch.token_BT.shape[1])
 
 
 def _micro_batches(run: RunConfig) -> int:
@@ -271,9 +274,9 @@ class StatesOfSizes:
 
 
 def _extract(verifier: Verifier, layer_ids: Sequence[int], batch: Batch, ledger: Ledger) -> None:
-    """Compute one shard of cached states."""
+    """Compute the states of one shard."""
     token_1T, position_1T = batch.token_BT[:1], batch.position_BT[:1]
-    with ledger.during("extraction", VERIFIER_PASS):
+    with ledger.during(EXTRACTION, VERIFIER_PASS):
         states = [verifier.states(token_1T, position_1T, layer_ids) for _ in range(SHARD)]
         # The bytes of one file of the shard.
         torch.stack([found.last_BTH for found in states])

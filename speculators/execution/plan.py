@@ -6,6 +6,7 @@ with fake or meta tensors.
 
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from speculators.config import SpeculatorModelConfig
 from speculators.data.collate import collate
 from speculators.data.evaluation_data import KEY, EvaluationData, evaluation_data
 from speculators.data.prepare import Prepared, prepare
+from speculators.data.states_server import arguments, command, delivered
 from speculators.data.template import ChatTemplate, Document
 from speculators.execution.hours import basis, hours
 from speculators.execution.machine import device_kind, folder_bytes, running_dtype, states_bytes
@@ -24,9 +26,10 @@ from speculators.execution.memory import Moment, simulated
 from speculators.format.published import speculator_dict
 from speculators.model import SpeculatorModel
 from speculators.protocols.batch import Batch
-from speculators.settings.run_config import RunConfig
+from speculators.settings.run_config import RunConfig, ServedStates
 from speculators.train.build import on_meta
 from speculators.train.order import Order
+from speculators.utils.dtypes import dtype_of
 from speculators.utils.yaml_lines import dump
 from speculators.verifier.facts import VerifierFacts
 
@@ -45,14 +48,14 @@ class Cost:
         phases: peak bytes of each phase.
         parts: bytes by part in the phase with the largest peak.
         training_flop: FLOP of the training for each of its tokens.
-        extraction_flop: FLOP for each token whose states are cached.
+        states_flop: FLOP for each token whose states are cached or served.
     """
 
     device: str
     phases: dict[str, int]
     parts: dict[str, int]
     training_flop: float
-    extraction_flop: float
+    states_flop: float
 
     @property
     def peak(self) -> int:
@@ -111,6 +114,8 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
             lines.append((KEY, str(own)))
         if run.data.regenerate:
             lines.append(("  estimated", "for regenerated answers of maximum length; most will be shorter"))
+    if isinstance(run.verifier_states, ServedStates):
+        lines += served_lines(run, run.verifier_states, facts, draft.layer_ids)
     try:
         cost = estimated(run, config, facts, prepared, own)
     except Exception as error:
@@ -159,17 +164,48 @@ def time_lines(run: RunConfig, cost: Cost, tokens: tuple[int, int] | None) -> li
         cost: its FLOP.
         tokens: of the whole training, and those whose states are computed once; None if the data is unknown.
     """
+    served = isinstance(run.verifier_states, ServedStates)
     lines = [("FLOP a token", f"{cost.training_flop:.3g} in training")]
-    if cost.extraction_flop:
-        lines.append(("  of cached states", f"{cost.extraction_flop:.3g}, once"))
+    if cost.states_flop:
+        lines.append(
+            ("  of served states", f"{cost.states_flop:.3g}, by the server")
+            if served
+            else ("  of cached states", f"{cost.states_flop:.3g}, once")
+        )
     if cost.device != "cpu":
         seen, stored = tokens or (TOKENS, TOKENS)
-        found = hours(seen * cost.training_flop + stored * cost.extraction_flop, run.precision)
+        once = 0 if served else stored * cost.states_flop
         each = "" if tokens else f" for each {TOKENS:,} tokens"
+        found = hours(seen * cost.training_flop + once, run.precision)
         lines.append(("hours of training", f"estimated {found:.2g}{each}, with {basis(run.precision)}"))
+        if served:
+            # In half precision, whatever the draft is trained in.
+            found = hours(seen * cost.states_flop, "bf16")
+            lines.append(
+                ("hours of the server", f"estimated {found:.2g}{each}, with {basis('bf16')}; N of them take 1/N")
+            )
         if run.data.regenerate:
             lines.append(("  not counted", "generating the answers, and the evaluation"))
     return lines
+
+
+def served_lines(
+    run: RunConfig, states: ServedStates, facts: VerifierFacts, layer_ids: Sequence[int]
+) -> list[tuple[str, str]]:
+    """What served states take on the way, and the command of their server."""
+    ids, dtype = delivered(layer_ids, facts.num_hidden_layers), running_dtype(run, facts)
+    longest = run.data.max_length * len(ids) * facts.hidden_size * dtype_of(dtype).itemsize
+    sequences = run.trainer.batch_size * run.trainer.gradient_accumulation_steps * (states.prefetch_steps + 1)
+    folder = states.folder or "FOLDER"
+    given = arguments(run.verifier, dtype, ids, run.data.max_length, folder, device_kind(run) == "cpu")
+    return [
+        (
+            "states on the way",
+            f"at most {gigabytes(states.concurrency * longest)} in the server's folder, {gigabytes(sequences * longest)} in "
+            "this machine's memory",
+        ),
+        ("server's command", " ".join([command(given), *([states.args] if states.args else [])])),
+    ]
 
 
 def tokens_seen(prepared: Prepared, order: Order) -> int:
@@ -212,7 +248,7 @@ def estimated(
 
     totals = {m.phase: sum(parts(m).values()) for m in found.moments}
     fullest = max(found.moments, key=lambda m: totals[m.phase])
-    return Cost(device, totals, parts(fullest), found.training_flop, found.extraction_flop)
+    return Cost(device, totals, parts(fullest), found.training_flop, found.states_flop)
 
 
 def largest_batch(run: RunConfig, config: SpeculatorModelConfig, prepared: Prepared | None) -> Batch:
