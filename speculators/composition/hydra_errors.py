@@ -24,6 +24,7 @@ from speculators.utils.untrusted import MOST_DIGITS, shortened
 # Limits on an override: Hydra's parser calls itself some 20 times for each level of brackets.
 MOST_LENGTH, MOST_BRACKETS = 2**16, 20
 LONG_NUMBER = re.compile(rf"(?:^|[=:,\[({{ ])[+-]?([0-9_]{{{MOST_DIGITS + 1},}})(?=$|[:,\])}} ])")
+NO_KEY = re.compile(r"[+~]*([@=]|$)")
 
 # What other trainers have a setting for, and this one has not.
 ELSEWHERE = {
@@ -72,8 +73,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     return " ".join(text.split())
 
 
-def beyond_limits(overrides: Sequence[str]) -> list[str]:
-    """A message for each override whose parsing would need too much memory or stack.
+def unfit(overrides: Sequence[str]) -> list[str]:
+    """A message for each override that Hydra cannot parse: with too much memory or stack, or without any key.
 
     Args:
         overrides: as typed.
@@ -90,6 +91,8 @@ def beyond_limits(overrides: Sequence[str]) -> list[str]:
             found.append(f"{shown}: its brackets are nested deeper than {MOST_BRACKETS} levels")
         elif match := LONG_NUMBER.search(override):
             found.append(f"{shown}: it has a number of {len(match[1])} digits")
+        elif NO_KEY.match(override):
+            found.append(f"{shown} is not an override; write it as key=value")
     return found
 
 

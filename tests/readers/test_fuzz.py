@@ -222,6 +222,7 @@ OVERRIDES = st.builds(
 @given(override=OVERRIDES)
 @example(override="data.chat_template_kwargs=" + "[" * 40_000)
 @example(override="seed=" + "9" * 6000)
+@example(override="+=")
 def test_overrides(override: str) -> None:
     """A run, or a message for each problem."""
     try:
