@@ -116,7 +116,7 @@ def plot(result: EvaluationResult, run: RunConfig, file: Path) -> None:
         axes.legend(fontsize=7)
     axes.set(
         xlabel="position",
-        ylabel="share of drafts accepted up to this position",
+        ylabel="share of drafts accepted\nup to this position",
         ylim=(0, 1.08),
     )
     verifier = Path(run.verifier.name_or_path).name

@@ -125,8 +125,13 @@ def _summary(rows: Sequence[Row]) -> str:
     if len(rows) == 1 and (run := rows[0].run):
         return f"{run['algorithm']['name']} for {run['verifier']['name_or_path']}, {rows[0].trial.status}"
     said = f"{len(rows)} trials: " + ", ".join(f"{count} {status}" for status, count in counts.items())
-    if (verifiers := len({row.verifier for row in rows})) > 1:
-        said += f"; {verifiers} verifiers, one after the other: acceptance lengths of different verifiers cannot be compared"
+    if len(verifiers := {row.verifier for row in rows if row.run}) > 1:
+        said += f"; {len(verifiers)} verifiers, one after the other: acceptance lengths of different verifiers cannot be compared"
+    elif verifiers:
+        said += f"; verifier {verifiers.pop()}"
+    measured = {(r.trial.result["num_prompts"], r.run["data"]["source"]) for r in rows if r.run and r.trial.result}
+    if len(measured) == 1:
+        said += "; measured on {} prompts of data={}".format(*measured.pop())
     return said
 
 

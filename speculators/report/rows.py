@@ -83,8 +83,9 @@ class Row:
 
     @property
     def label(self) -> str:
-        """Its settings, shortened."""
-        return " ".join(short(value, 16) for value in self.settings.values())
+        """Its settings, shortened: the options of groups by their names alone."""
+        names = {key: f"{key.rpartition('.')[2]}=" if "." in key else "" for key in self.settings}
+        return " ".join(names[key] + short(value, 16) for key, value in self.settings.items())
 
     @property
     def pass_cost(self) -> float | None:

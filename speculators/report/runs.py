@@ -20,7 +20,14 @@ T = TypeVar("T")
 # Files of which a run's folder has at least one.
 OF_A_RUN = {RUN_YAML, "DONE", "FAILED"}
 # Texts of a run.yaml that are shown.
-SHOWN = ("algorithm.name", "verifier.name_or_path", "evaluation.objective", "export.target", "export.engine_version")
+SHOWN = (
+    "algorithm.name",
+    "verifier.name_or_path",
+    "data.source",
+    "evaluation.objective",
+    "export.target",
+    "export.engine_version",
+)
 
 
 @dataclass(frozen=True)

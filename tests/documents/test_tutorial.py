@@ -39,7 +39,7 @@ def test_every_command_runs_as_printed(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "smollm2"
     assert 1 <= load_result(run / "others").acceptance_length <= 4
     assert (run / "report.html").is_file()
-    (line,) = [line for line in PAGE.splitlines() if line.startswith("vllm serve")]
+    (line,) = [line for line in PAGE.replace("\\\n", " ").splitlines() if line.startswith("vllm serve")]
     program, serve, verifier, option, draft = shlex.split(line)
     given, published = json.loads(draft), json.loads((run / "checkpoint" / "config.json").read_text())
     proposal = published["speculators_config"]["proposal_methods"][0]

@@ -2,26 +2,30 @@
 
 import csv
 import html
+import io
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 
 from speculators.cli.launch import launch
 from speculators.composition.compose import compose
-from speculators.report.page import LIBRARY
+from speculators.report.page import LIBRARY, write_page
 from speculators.report.rows import ranked
 from speculators.report.runs import Trial, read, runs
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import write_pin
+from speculators.sweep.table import errors, table
 from speculators.utils.messages import RunFailed
 
 from .browser import complaints, needs_chromium, opened, requests
@@ -174,11 +178,47 @@ def test_runs_of_several_places_are_compared_by_what_they_chose(tmp_path: Path) 
         (tmp_path / name / ".hydra" / "overrides.yaml").write_text("".join(f"- {o}\n" for o in overrides))
     (tmp_path / "a/one/.hydra/hydra.yaml").write_text("hydra: {runtime: {choices: {algorithm: eagle3}}}\n")
 
-    shown = {row.trial.name: row.settings for row in ranked(read(tmp_path / "a" / "one", tmp_path / "b"))}
-    assert shown == {
+    rows = ranked(read(tmp_path / "a" / "one", tmp_path / "b"))
+    assert {row.trial.name: row.settings for row in rows} == {
         "a/one": {"optimizer.lr": "0.25", "algorithm": "eagle3"},
         "b/two": {"optimizer.lr": "0.02", "algorithm": "medusa"},
     }
+    assert {row.label for row in rows} == {"eagle3 lr=0.25", "medusa lr=0.02"}
+    page = write_page(rows, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "2 trials: 2 interrupted; verifier pkg://speculators.assets/tiny<" in page
+
+
+def test_a_sweeps_table_fits_80_columns() -> None:
+    """No setting, status or number is cut or broken, of a failed trial neither; keys with one last part are whole."""
+    varied = ["algorithm=eagle3", "proposal.speculative_tokens=5", "optimizer.lr=0.005"]
+    result = {"objective": 1.051, "acceptance_length": 1.051, "tokens_per_second": 108.25}
+    trials = [
+        Trial(Path("59f27df7072f"), "59f27df7072f", varied, "interrupted", result, 56.6, 0.978, ""),
+        Trial(Path("46f5cd10a272"), "46f5cd10a272", varied, "failed", {}, None, None, "ValueError: no weights"),
+    ]
+
+    def shown(trials: list[Trial], width: int = 80) -> list[list[str]]:
+        console = Console(width=width, file=io.StringIO())
+        with console.capture() as printed:
+            console.print(table(trials))
+        lines = printed.get().splitlines()
+        assert max(map(len, lines)) <= width
+        return [line.split() for line in lines]
+
+    lines = shown(trials)
+    numbers = ["1.051", "108.2", "56.6", "0.978"]
+    assert ["algorithm=eagle3", "59f27df7072f", "interrupted", *numbers] in lines
+    assert ["algorithm=eagle3", "46f5cd10a272", "failed", "-", "-", "-", "-"] in lines
+    assert lines.count(["speculative_tokens=5"]) == lines.count(["lr=0.005"]) == 2
+    assert errors(trials) == ["46f5cd10a272 failed: ValueError: no weights"]
+    same_end = replace(
+        trials[0], overrides=["optimizer.name=muon", "schedule.name=linear"], result={**result, "objective": 2}
+    )
+    lines = shown([same_end], 100)
+    assert lines[2] == ["trial", "folder", "status", "objective", "acceptance", "tokens/s", "s", "GB"]
+    assert ["optimizer.name=muon", "59f27df7072f", "interrupted", "2", *numbers] in lines and [
+        "schedule.name=linear"
+    ] in lines
 
 
 def test_drafts_of_different_verifiers_are_grouped(tmp_path: Path) -> None:
