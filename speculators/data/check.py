@@ -6,6 +6,7 @@ from speculators.data.conversations import read
 from speculators.data.evaluation_data import KEY, evaluation_data
 from speculators.data.mixture import conversations
 from speculators.data.prepare import TOO_FEW, nothing, prompt_key, prompts_of, rendered
+from speculators.data.sources import Unreachable
 from speculators.data.template import ChatTemplate
 from speculators.data.unused import Unused
 from speculators.settings.run_config import DataSettings, RunConfig
@@ -18,7 +19,7 @@ def check_run(run: RunConfig) -> None:
     """Check that a run can use its data, and the prompts of evaluation.data.
 
     Args:
-        run: on a dry run, an unavailable tokenizer is not an error: the printed plan says so.
+        run: on a dry run, an unavailable tokenizer and a Hub that cannot be reached are no errors: the printed plan says so.
 
     Raises:
         ValueError: it cannot; the message begins with the key to change.
@@ -29,13 +30,17 @@ def check_run(run: RunConfig) -> None:
     except ValueError:
         if not run.dry_run:
             raise
-    check(run.data, template)
-    if template is not None:
-        evaluation_data(run, template, None)
-    elif run.evaluation.data is not None:
-        unused = Unused()
-        if next(read(run.evaluation.data, KEY, unused, answered=False), None) is None:
-            raise ValueError(nothing(unused, KEY))
+    try:
+        check(run.data, template)
+        if template is not None:
+            evaluation_data(run, template, None)
+        elif run.evaluation.data is not None:
+            unused = Unused()
+            if next(read(run.evaluation.data, KEY, unused, answered=False), None) is None:
+                raise ValueError(nothing(unused, KEY))
+    except Unreachable:
+        if not run.dry_run:
+            raise
 
 
 def check(data: DataSettings, template: ChatTemplate | None) -> None:

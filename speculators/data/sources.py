@@ -37,6 +37,10 @@ UNREADABLE = (
 _hashed: dict[str, str] = {}
 
 
+class Unreachable(ValueError):
+    """A data set of the Hub that is not on this disk, while the Hub cannot be reached."""
+
+
 def rows(source: Place, key: str, unused: Unused) -> Iterator[tuple[str, Any]]:
     """The rows of a source, each with its place; a line that is not JSON is counted.
 
@@ -117,7 +121,8 @@ def _hub(source: Place, key: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{key}.name: {source.name} cannot be loaded ({type(error).__name__}: {error})") from error
+        kind = Unreachable if isinstance(error, ConnectionError) else ValueError
+        raise kind(f"{key}.name: {source.name} cannot be loaded ({type(error).__name__}: {error})") from error
 
 
 def _lines(file: Path, unused: Unused) -> Iterator[tuple[str, Any]]:

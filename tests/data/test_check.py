@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from transformers import LlamaConfig
 
 from speculators.cli.hydra_app import Check
 from speculators.cli.main import app
 from speculators.composition.compose import compose, composed, pinned
-from speculators.data.check import check
+from speculators.data.check import check, check_run
 from speculators.data.template import ChatTemplate
 from speculators.utils.messages import WrongInput
 from tests.data.conftest import Settings
@@ -67,6 +68,18 @@ def test_the_embedded_conversations_are_the_embedded_verifiers(tmp_path: Path) -
     run = compose([f"verifier.name_or_path={tmp_path}", *remedy.split()])
     check(run.data, None)
     compose([f"verifier.name_or_path={tmp_path}", "data.regenerate=true"])
+
+
+def test_a_dry_run_does_not_need_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run stops where its data set cannot be reached; its plan does without, but not where a folder is empty."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    run = compose(["data=hub", "data.name=some-org/some-data"])
+    with pytest.raises(ValueError, match=r"data\.name: some-org/some-data cannot be loaded \(ConnectionError: "):
+        check_run(run)
+    check_run(run.model_copy(update={"dry_run": True}))
+    empty = compose(["data=hub", f"data.name={tmp_path}"]).data
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        check_run(run.model_copy(update={"dry_run": True, "data": empty}))
 
 
 @pytest.fixture
