@@ -1,5 +1,6 @@
 """Training and export of speculative-decoding draft models. Every public name is imported at its first use."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from speculators.utils import ReloadableBaseModel as ReloadableBaseModel
     from speculators.utils.messages import RunFailed as RunFailed
     from speculators.utils.messages import WrongInput as WrongInput
+    from speculators.utils.version import __version__ as __version__
 
 use_own_conf(Path(__file__).parent)
 
 _MODULES = {
+    "__version__": "speculators.utils.version",
     "compose": "speculators.composition.compose",
     "run": "speculators.cli.python",
     "load_result": "speculators.runfolder.result",
@@ -53,20 +56,13 @@ _load = lazy_names(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__, "__version__"])
+    return sorted([*globals(), *__all__])
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return _load(name)
-    if name == "__version__":
-        # It loads email and socket, which `python -m speculators` would look for in the current folder.
-        from importlib.metadata import version
-
-        return version("speculators-hydra")
     # Classes of algorithms are found in their packages, so that no algorithm is named here.
     if name[:1].isupper():
-        import speculators.models
-
-        return getattr(speculators.models, name)
+        return getattr(import_module("speculators.models"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,23 +4,18 @@ UPSTREAM/bin/python tests/golden/make_upstream_blocks.py              writes tes
 UPSTREAM/bin/python tests/golden/make_upstream_blocks.py FOLDER IN OUT  loads a draft, computes OUT from the inputs IN
 """
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen3Config
+from upstream_drafts import main, randomise, usage
 
-from speculators import SpeculatorModelConfig, SpeculatorsConfig, VerifierConfig
 from speculators.models.dflash import DFlashDraftModel, DFlashSpeculatorConfig
 from speculators.models.dflash import core as dflash
 from speculators.models.dspark import DSparkDraftModel, DSparkSpeculatorConfig
 from speculators.models.dspark import core as dspark
-from speculators.proposals import GreedyTokenProposalConfig
 
-HERE = Path(__file__).parent / "upstream"
 VOCAB, DRAFT_VOCAB, HIDDEN, TOKENS, BLOCK = 128, 48, 32, 26, 4
 # Tokens that blocks begin with, in both documents; no block leaves its document.
 ANCHORS = [1, 3, 7, 11, 16, 18, 22]
@@ -73,25 +68,10 @@ def draft(algorithm: str, options: dict[str, Any]) -> DFlashDraftModel:
         block_size=BLOCK,
         mask_token_id=VOCAB - 3,
         aux_hidden_state_layer_ids=[1, 3, 5],
-        speculators_config=SpeculatorsConfig(
-            algorithm=algorithm,
-            proposal_methods=[GreedyTokenProposalConfig(speculative_tokens=3)],
-            default_proposal_method="greedy",
-            verifier=VerifierConfig(name_or_path=None, architectures=["LlamaForCausalLM"]),
-        ),
+        speculators_config=usage(algorithm),
     )
     model = MODELS[algorithm](config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.uniform_(0.5, 1.5)
-            else:
-                parameter.normal_(0, 0.1)
-    if config.draft_vocab_size < VOCAB:
-        kept = torch.randperm(VOCAB)[: config.draft_vocab_size].sort().values
-        marked = torch.zeros(VOCAB, dtype=torch.bool)
-        marked[kept] = True
-        model.load_vocab_mappings(marked, kept - torch.arange(len(kept)))
+    randomise(model, VOCAB)
     return model
 
 
@@ -139,23 +119,4 @@ def logits(model: DFlashDraftModel, given: dict[str, Tensor]) -> Tensor:
     return made[0].view(len(anchors), BLOCK, -1)[:, first:].transpose(0, 1).contiguous()
 
 
-def main() -> None:
-    """Write the drafts, or compute what one gives."""
-    if sys.argv[1:]:
-        folder, given, out = sys.argv[1:]
-        config = SpeculatorModelConfig.from_pretrained(folder)
-        config.transformer_layer_config._attn_implementation = "sdpa"
-        model = MODELS[config.speculators_model_type].from_pretrained(folder, config=config)
-        save_file({"logits": logits(model, load_file(given))}, out)
-        return
-    for name, options in DRAFTS.items():
-        options["transformer_layer_config"]._attn_implementation = "sdpa"
-        model = draft(name.partition("_")[0], options)
-        model.save_pretrained(HERE / name)
-        for code in (HERE / name).glob("*.py"):
-            code.unlink()
-        given = inputs(model)
-        save_file({**given, "logits": logits(model, given)}, HERE / name / "golden.safetensors")
-
-
-main()
+main(MODELS, DRAFTS, draft, inputs, logits)

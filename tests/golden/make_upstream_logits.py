@@ -6,21 +6,18 @@ UPSTREAM/bin/python tests/golden/make_upstream_logits.py FOLDER IN OUT  loads a 
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, Qwen3Config
+from upstream_drafts import HERE, main, randomise, usage
 
-from speculators import SpeculatorModelConfig, SpeculatorsConfig, VerifierConfig
+from speculators import SpeculatorModelConfig
 from speculators.models.eagle3 import Eagle3DraftModel, Eagle3SpeculatorConfig
 from speculators.models.peagle import PEagleDraftModel, PEagleSpeculatorConfig
 from speculators.models.peagle import core as peagle
-from speculators.proposals import GreedyTokenProposalConfig
 
-HERE = Path(__file__).parent / "upstream"
 VOCAB, DRAFT_VOCAB, HIDDEN, TOKENS, STEPS = 256, 96, 64, 26, 3
 LAYER = {
     "vocab_size": VOCAB,
@@ -62,36 +59,20 @@ CONFIGS = {"eagle3": Eagle3SpeculatorConfig, "peagle": PEagleSpeculatorConfig}
 MODELS = {"eagle3": Eagle3DraftModel, "peagle": PEagleDraftModel}
 
 
-def draft(name: str, options: dict[str, Any]) -> Eagle3DraftModel:
-    """A draft of random weights, norms and vocabulary included; the name begins with its type."""
+def draft(algorithm: str, options: dict[str, Any]) -> Eagle3DraftModel:
+    """A draft of random weights, norms and vocabulary included."""
     torch.manual_seed(0)
-    algorithm = name.partition("_")[0]
     config = CONFIGS[algorithm](
         **options,
         eagle_aux_hidden_state_layer_ids=[1, 3, 5],
-        speculators_config=SpeculatorsConfig(
-            algorithm=algorithm,
-            proposal_methods=[GreedyTokenProposalConfig(speculative_tokens=3)],
-            default_proposal_method="greedy",
-            verifier=VerifierConfig(name_or_path=None, architectures=["LlamaForCausalLM"]),
-        ),
+        speculators_config=usage(algorithm),
     )
     model = MODELS[algorithm](config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.uniform_(0.5, 1.5)
-            else:
-                parameter.normal_(0, 0.1)
-    if config.draft_vocab_size < VOCAB:
-        kept = torch.randperm(VOCAB)[: config.draft_vocab_size].sort().values
-        marked = torch.zeros(VOCAB, dtype=torch.bool)
-        marked[kept] = True
-        model.load_vocab_mappings(marked, kept - torch.arange(len(kept)))
+    randomise(model, VOCAB)
     return model
 
 
-def inputs() -> dict[str, Tensor]:
+def inputs(model: Eagle3DraftModel) -> dict[str, Tensor]:
     """Two documents side by side, in the places that upstream gives them."""
     torch.manual_seed(1)
     return {
@@ -123,25 +104,7 @@ def logits(model: Eagle3DraftModel, given: dict[str, Tensor]) -> Tensor:
     return all_STD
 
 
-def main() -> None:
-    """Write the drafts, or compute what one gives."""
-    if sys.argv[1:]:
-        folder, given, out = sys.argv[1:]
-        config = SpeculatorModelConfig.from_pretrained(folder)
-        config.transformer_layer_config._attn_implementation = "sdpa"
-        model = MODELS[config.speculators_model_type].from_pretrained(folder, config=config)
-        save_file({"logits": logits(model, load_file(given))}, out)
-        return
+if not sys.argv[1:]:
     types = sorted(SpeculatorModelConfig.registry or {})
     (HERE / "model_types.json").write_text(json.dumps(types) + "\n")
-    for name, options in DRAFTS.items():
-        options["transformer_layer_config"]._attn_implementation = "sdpa"
-        model = draft(name, options)
-        model.save_pretrained(HERE / name)
-        for code in (HERE / name).glob("*.py"):
-            code.unlink()
-        given = inputs()
-        save_file({**given, "logits": logits(model, given)}, HERE / name / "golden.safetensors")
-
-
-main()
+main(MODELS, DRAFTS, draft, inputs, logits)
