@@ -158,14 +158,14 @@ def check(law: dict[Text, float], p: Table, vocab: int) -> None:
         assert found == pytest.approx(float(rest[0]), abs=1e-12), text
 
 
-CHAIN, PAIRS, BUSHY = [-1, 0, 1], [-1, -1, 0, 0, 1, 2], [-1, -1, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-FEW = [-1, -1, 1, 2]
+CHAIN, PAIRS, PAIR = [-1, 0, 1], [-1, -1, 0, 0, 1, 2], [-1, -1, 1, 2]
+BUSHY = [-1, -1, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 TREES = {
     "chain": Tree(CHAIN, 5, False),
     "siblings without replacement": Tree(PAIRS, 3, False),
     "siblings with replacement": Tree(PAIRS, 3, True),
-    "siblings without replacement, 4 tokens": Tree(FEW, 4, False),
-    "siblings with replacement, 4 tokens": Tree(FEW, 4, True),
+    "siblings without replacement, 4 tokens": Tree(PAIR, 4, False),
+    "siblings with replacement, 4 tokens": Tree(PAIR, 4, True),
     "chosen children": Tree(BUSHY, 5, None),
 }
 
@@ -190,41 +190,36 @@ def test_siblings_that_are_drawn_in_one_way_and_judged_in_the_other_are_rejected
             check(law, p, 3)
 
 
-def mean_tokens(
-    p: Table, q: Table, vocab: int, block: bool, text: Text = (), reach: Fraction = Fraction(1)
-) -> Fraction:
-    """Mean length of the accepted prefix below a text, by the rules as the papers write them; P_i is `reach`."""
-    if not block:
-        least = [min(a, b) for a, b in zip(p[text], q[text], strict=True)]
-        deeper = len(text) + 1 < LEVELS
-        return sum(
-            (
-                share * (1 + (mean_tokens(p, q, vocab, False, (*text, t)) if deeper else 0))
-                for t, share in enumerate(least)
-            ),
-            Fraction(0),
-        )
+def mean_token_by_token(p: Table, q: Table, text: Text = ()) -> Fraction:
+    """Mean number of accepted tokens after a text: each is accepted with probability min(1, p / q)."""
+    if len(text) == LEVELS:
+        return Fraction(0)
+    shares = [min(a, b) for a, b in zip(p[text], q[text], strict=True)]
+    return sum(
+        (share * (1 + mean_token_by_token(p, q, (*text, token))) for token, share in enumerate(shares)), Fraction(0)
+    )
+
+
+def mean_of_blocks(p: Table, q: Table, vocab: int) -> Fraction:
+    """Mean number of accepted tokens by arXiv:2403.10444: the longest prefix i that passes with h_i is accepted."""
     mean = Fraction(0)
     for tokens in product(range(vocab), repeat=LEVELS):
-        chance, reach, none_later = Fraction(1), Fraction(1), []
+        chance, reach, passes = Fraction(1), Fraction(1), list[Fraction]()
         for i, token in enumerate(tokens):
             before, after = tokens[:i], tokens[: i + 1]
             chance *= q[before][token]
             if not chance:
                 break
             reach = min(Fraction(1), reach * p[before][token] / q[before][token])
-            if len(after) == LEVELS:
-                none_later.append(reach)
-                continue
-            beyond = sum(
-                (max(Fraction(0), reach * a - b) for a, b in zip(p[after], q[after], strict=True)), Fraction(0)
-            )
-            none_later.append(beyond / (beyond + 1 - reach) if beyond + 1 - reach else Fraction(1))
+            excess = [max(Fraction(0), reach * a - b) for a, b in zip(p[after], q[after], strict=True)]
+            below = sum(excess, Fraction(0)) + 1 - reach
+            h = sum(excess, Fraction(0)) / below if below else Fraction(1)
+            passes.append(reach if len(after) == LEVELS else h)
         if chance:
-            left = Fraction(1)
+            none_longer = Fraction(1)
             for length in range(LEVELS, 0, -1):
-                mean += chance * left * none_later[length - 1] * length
-                left *= 1 - none_later[length - 1]
+                mean += chance * none_longer * passes[length - 1] * length
+                none_longer *= 1 - passes[length - 1]
     return mean
 
 
@@ -234,9 +229,9 @@ def test_a_blocks_law_and_mean(vocab: int) -> None:
     p, q, tree = table(3, vocab), table(4, vocab), Tree(CHAIN, vocab, False)
     law, blocks = law_of_a_round(tree, p, q, block_verdict)
     check(law, p, vocab)
-    assert blocks == pytest.approx(1 + float(mean_tokens(p, q, vocab, block=True)), abs=1e-12)
+    assert blocks == pytest.approx(1 + float(mean_of_blocks(p, q, vocab)), abs=1e-12)
     _, tokens = law_of_a_round(tree, p, q, token_by_token(1))
-    assert tokens == pytest.approx(1 + float(mean_tokens(p, q, vocab, block=False)), abs=1e-12)
+    assert tokens == pytest.approx(1 + float(mean_token_by_token(p, q)), abs=1e-12)
     assert blocks > tokens + 1e-3
 
 
