@@ -31,6 +31,8 @@ class Hub(ThreadingHTTPServer):
         received: SHA-256 of each large file that has arrived, in order, repetitions included.
         part_size: bytes of a part in the multipart transfer; None takes each large file whole.
         cuts: after how many bytes the next uploads lose their connection, one each.
+        xet: address of the storage to which hf_xet sends large files by itself; the commit then has their hashes alone.
+        lost_commits: how many commits lose their connection before they arrive.
         lost: addresses whose upload lost its connection.
         refused: whether a second upload to such an address is refused, as with an expired link.
     """
@@ -45,6 +47,8 @@ class Hub(ThreadingHTTPServer):
         self.parts: dict[tuple[str, int], bytes] = {}
         self.part_size: int | None = None
         self.cuts: list[int] = []
+        self.xet: str | None = None
+        self.lost_commits = 0
         self.lost: set[str] = set()
         self.refused = False
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
@@ -88,6 +92,9 @@ class Handler(BaseHTTPRequestHandler):
             files = self.server.repos[tree[1]]
             found = [{"type": "file", "path": name, "size": len(files[name]), "oid": "0" * 40} for name in files]
             self._answer(found) if self._may() else None
+        elif self.path.endswith("/xet-write-token/main"):
+            given = {"casUrl": self.server.xet, "accessToken": "t", "exp": 4102444800}
+            self._answer(given) if self._may() else None
         else:
             self._file()
 
@@ -113,6 +120,9 @@ class Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             there = self.server.objects.get(asked["oid"], b"")
             self._answer({}, 200 if len(there) == asked["size"] else 404)
+        elif self.path.endswith("/commit/main") and self.server.lost_commits:
+            self.server.lost_commits -= 1
+            self._lose()
         elif repo := re.fullmatch(r"/api/models/(.+)/commit/main", self.path):
             self._commit(repo[1], [json.loads(line) for line in body.splitlines()])
         else:
@@ -128,10 +138,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.cuts and length > self.server.cuts[0]:
             self.server.lost.add(self.path)
             self.rfile.read(self.server.cuts.pop(0))
-            # Closed with a reset, as by a router that has lost the connection.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            self.close_connection = True
+            self._lose()
             return
         content, (_, _, sha256, *part) = self.rfile.read(length), self.path.split("/")
         if part:
@@ -139,6 +146,12 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({}, headers={"ETag": hashlib.md5(content).hexdigest()})
         else:
             self._answer({}, 200 if self.server.arrive(sha256, content) else 400)
+
+    def _lose(self) -> None:
+        """Close the connection with a reset, as a router does that has lost it."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
 
     def _may(self) -> bool:
         if self.headers["Authorization"] == f"Bearer {TOKEN}":
@@ -192,7 +205,8 @@ class Handler(BaseHTTPRequestHandler):
                 case "file":
                     files[value["path"]] = base64.b64decode(value["content"])
                 case "lfsFile":
-                    files[value["path"]] = self.server.objects[value["oid"]]
+                    oid = value["oid"]
+                    files[value["path"]] = self.server.objects[oid] if self.server.xet is None else oid.encode()
                 case "deletedFile":
                     del files[value["path"]]
         self.server.repos[repo] = files

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from speculators.runfolder.rights import allow
 from speculators.runfolder.run_yaml import load, write_pin
 from speculators.settings.run_config import RunConfig
 from speculators.sweep.check import pushed_to_one
+from speculators.utils.digest import of_file
 from speculators.utils.messages import WrongInput
 from speculators.verifier.facts import VerifierFacts
 
@@ -95,10 +97,11 @@ def pushed(*words: str) -> int:
     return 0
 
 
-def command(hub_url: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, as a person starts it."""
+def command(hub_url: str, *words: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, as a person starts it; with hf_xet if a folder for its cache is given."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    given = {"HF_ENDPOINT": hub_url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": "/nonexistent", "HF_TOKEN": TOKEN}
+    given = {"HF_ENDPOINT": hub_url, "HF_HUB_DISABLE_XET": str(int(home is None)), "HF_TOKEN": TOKEN}
+    given["HF_HOME"] = str(home or "/nonexistent")
     return subprocess.run(
         [sys.executable, "-m", "speculators", *words], env=kept | given, capture_output=True, text=True, timeout=200
     )
@@ -144,6 +147,25 @@ def test_a_host_that_is_gone_and_comes_back(measured: Callable[..., Path]) -> No
     with serving() as hub:
         assert command(hub.url, "push", str(folder), REPO, *PUSH).returncode == 0
         same_bytes(hub.repos[REPO], folder / "checkpoint")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("hf_xet") is None, reason="hf_xet is not installed")
+def test_with_the_clients_own_storage(measured: Callable[..., Path], hub: Hub, tmp_path: Path) -> None:
+    """With hf_xet, which huggingface_hub uses where it is installed; the connection is lost at the commit."""
+    folder = measured()
+    hub.xet, hub.lost_commits = f"local://{tmp_path / 'storage'}", 1
+    words = ("push", str(folder), REPO, *PUSH)
+    first = command(hub.url, *words, home=tmp_path)
+    assert first.returncode == 1 and first.stderr.startswith(f"not pushed: {REPO}: "), first.stderr
+    assert hub.lost_commits == 0 and hub.repos == {REPO: {}}
+    again = command(hub.url, *words, home=tmp_path)
+    assert again.returncode == 0, again.stderr
+    there, checkpoint = hub.repos[REPO], folder / "checkpoint"
+    large = {name for name in there if name.endswith((".safetensors", ".png"))}
+    assert {name: there[name].decode() for name in large} == {name: of_file(checkpoint / name) for name in large}
+    same_bytes({**there, **{name: (checkpoint / name).read_bytes() for name in large}}, checkpoint)
+    assert any((tmp_path / "storage").rglob("*")) and hub.received == []
 
 
 @pytest.mark.slow

@@ -10,6 +10,12 @@ from speculators.export.engines import engine_version
 from speculators.proposals import TokenProposalConfig
 
 ENGINE = engine_version("vllm", "0.32.0")
+APART = {
+    "eagle3": {"method": "eagle3"},
+    "peagle": {"method": "eagle3", "parallel_drafting": True},
+    "dflash": {"method": "dflash"},
+    "dspark": {"method": "dspark"},
+}
 NAMES = [
     "plain",
     "it's",
@@ -67,6 +73,19 @@ def test_the_shell_passes_the_words(algorithm: str, name: str, vllm: Path) -> No
         assert Path(draft["model"]).is_relative_to(checkpoint)
     else:
         assert options == []
+
+
+@pytest.mark.parametrize("algorithm", ENGINE.served())
+def test_verifier_and_draft_can_be_named_apart(algorithm: str, vllm: Path) -> None:
+    """With what vLLM 0.32.0 makes of a published config by itself (SpeculatorsConfig.extract_vllm_speculative_config)."""
+    words = (algorithm, "org/draft", "org/verifier", {"proposal_type": "greedy", "speculative_tokens": 3})
+    command = ENGINE.serve_command(*words, beside=True)
+    serve, model, option, value = executed(command, vllm)
+    assert (serve, model, option) == ("serve", "org/verifier", "--speculative-config")
+    if algorithm in APART:
+        assert json.loads(value) == {"model": "org/draft", "num_speculative_tokens": 3, **APART[algorithm]}
+    else:  # in vLLM's own format, which is read from a folder inside
+        assert command == ENGINE.serve_command(*words) and json.loads(value)["model"] == "org/draft/vllm"
 
 
 @pytest.mark.parametrize("kind", sorted(TokenProposalConfig.registry or {}))
