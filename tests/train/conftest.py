@@ -121,7 +121,8 @@ def fresh(verifier: Verifier, llama: LlamaForCausalLM, prepared: Prepared):
 
     def make(run: RunConfig) -> SpeculatorModel:
         torch.manual_seed(run.seed)
-        facts = VerifierFacts.from_dict("tiny", llama.config.to_dict() | {"architectures": ["LlamaForCausalLM"]})
+        verifier_config = json.loads(llama.config.to_json_string(use_diff=False))
+        facts = VerifierFacts.from_dict("tiny", verifier_config | {"architectures": ["LlamaForCausalLM"]})
         proposals = {"proposal_methods": [run.proposal.model_dump()], "default_proposal_method": "greedy"}
         own = {"algorithm": run.algorithm.name, "verifier": {"name_or_path": "tiny", "architectures": []}}
         config = SpeculatorModelConfig.from_dict(

@@ -1,5 +1,6 @@
 """States, logits and texts of every family of verifiers, against the model's own, one document at a time."""
 
+import json
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_states_and_logits_are_the_models(family: str) -> None:
 def test_facts_are_those_of_the_model(family: str) -> None:
     """What a run knows before it loads anything."""
     model = verifier(family).model
-    facts = VerifierFacts.from_dict(family, model.config.to_dict())
+    facts = VerifierFacts.from_dict(family, json.loads(model.config.to_json_string(use_diff=False)))
     head = verifier(family).head
     assert (facts.vocab_size, facts.hidden_size) == head.embed_VH.shape == head.head_VH.shape
     assert facts.head_bias == (head.bias_V is not None)
