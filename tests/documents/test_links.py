@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import speculators
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
@@ -43,3 +45,9 @@ def test_every_page_is_in_the_navigation() -> None:
     """A page that the site's menu leaves out is found by nobody."""
     menu = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     assert [page.name for page in DOCS.rglob("*.md") if f'"{page.relative_to(DOCS)}"' not in menu] == []
+
+
+def test_every_public_name_is_on_the_page_of_the_api() -> None:
+    shown = re.findall(r"^::: (\S+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    public = [(getattr(speculators, name).__module__, name) for name in speculators.__all__]
+    assert {".".join(place) for place in public} <= set(shown)
