@@ -155,7 +155,8 @@ class StatesClient:
             cards = parse_json(self._ask("GET", "/v1/models")).get("data")
         except ValueError as error:
             raise self._wrong(f"does not answer as vLLM does ({error})") from error
-        by_name = {str(find(card, "id")): card for card in cards or [] if isinstance(card, dict)}
+        listed = cards if isinstance(cards, list) else []
+        by_name = {str(card.get("id")): card for card in listed if isinstance(card, dict)}
         card = by_name.get(self.expected.model)
         if card is None:
             names = printable(", ".join(by_name)) or "nothing"
@@ -286,6 +287,8 @@ class StatesClient:
 
     def _wait_for(self, lock: Path) -> None:
         """Wait until the server's lock on a file is free: the file is complete then."""
+        if lock.exists() and not lock.is_file():
+            raise ValueError("its lock is not a regular file")  # opening a pipe would wait for ever
         began = time.monotonic()
         with lock.open("rb") as opened:
             while not self._closed.is_set():

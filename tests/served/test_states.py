@@ -182,11 +182,13 @@ def test_files_beyond_the_folder_are_neither_read_nor_removed(
     (shared / "link.safetensors").symlink_to(secret)
     os.mkfifo(shared / "pipe.safetensors")
     Path(shared / "pipe.safetensors.lock").touch()
+    os.mkfifo(shared / "lock.safetensors.lock")
     names = {
         str(shared / "link.safetensors"): "leaves the folder",
         str(shared / ".."): "no safetensors file",
         str(tmp_path / "model.bin"): "no safetensors file",
-        str(shared / "pipe.safetensors"): "not a regular file",
+        str(shared / "pipe.safetensors"): "it is not a regular file",
+        str(shared / "lock.safetensors"): "its lock is not a regular file",
     }
     with open_served() as states:
         for path, message in names.items():
