@@ -6,9 +6,10 @@ other layers adds only those. The verifier runs on one sequence at a time: store
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
@@ -25,9 +26,8 @@ from speculators.data.collate import collate
 from speculators.data.pack import Packed
 from speculators.protocols.batch import Batch
 from speculators.protocols.head import VerifierHead
-from speculators.protocols.hidden_states import VerifierStates
+from speculators.protocols.hidden_states import HiddenStates, VerifierStates
 from speculators.verifier import identity
-from speculators.verifier.in_process import Verifier
 from speculators.verifier.loader import VerifierLoader
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,19 @@ LAST = "last"
 VERSION = 2
 # Seconds between two progress lines.
 EVERY = 10.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that computes states.
+
+    Attributes:
+        states: opened if any are missing, and closed once there are none.
+        args: of the server, which may decide its states, as quantisation does.
+    """
+
+    states: AbstractContextManager[HiddenStates]
+    args: str | None
 
 
 class CachedStates:
@@ -107,18 +120,24 @@ class CachedStates:
 
 @contextmanager
 def cached_states(
-    store: Store, verifier: VerifierLoader, sequences: Sequence[Packed], layer_ids: Sequence[int]
+    store: Store,
+    verifier: VerifierLoader,
+    sequences: Sequence[Packed],
+    layer_ids: Sequence[int],
+    served: Served | None = None,
 ) -> Iterator[CachedStates]:
     """Cached states of sequences; missing states are computed first, and the verifier's layers are released.
 
     Args:
         store: the cache.
-        verifier: loaded whole only if something is to be computed.
+        verifier: loaded whole only if something is to be computed here.
         sequences: every sequence that will be requested.
         layer_ids: every layer that will be requested.
+        served: computes what is missing in place of `verifier`.
 
     Raises:
         ValueError: they do not fit on the disk or in the cache's limit.
+        StatesUnavailable: `served` does not deliver them.
     """
     settings = verifier.settings
     keys = [fingerprints(collate([sequence], 1))[0] for sequence in sequences]
@@ -127,17 +146,20 @@ def cached_states(
         "verifier": identity.whole(settings.name_or_path, settings.revision),
         "dtype": verifier.dtype,
         "sequences": sha256(b"".join(keys)).hexdigest(),
-        "transformers": version("transformers"),
+        **({"transformers": version("transformers")} if served is None else {"vllm": served.args}),
     }
     about = f"{sum(map(_length, sequences)):,} tokens of {settings.name_or_path}"
     head = verifier.head()
     with store.use("states", made_of, about) as entry:
         try:
-            extract(store, entry, verifier, head, sequences, layer_ids)
+            with ExitStack() as stack:
+                source = verifier.whole if served is None else cache(partial(stack.enter_context, served.states))
+                extract(store, entry, source, head, sequences, layer_ids)
         except NoRoom as error:
-            raise ValueError(
-                f"verifier_states=cached: {error}; or set verifier_states=in_process to compute the states in every step"
-            ) from error
+            key, other = ("verifier_states=cached", "verifier_states=in_process")
+            if served is not None:
+                key, other = ("verifier_states.keep=true", "verifier_states.keep=false")
+            raise ValueError(f"{key}: {error}; or set {other} to compute the states in every step") from error
         verifier.release()
         yield CachedStates(entry, {key: place for place, key in enumerate(keys)}, head)
 
@@ -145,12 +167,12 @@ def cached_states(
 def extract(
     store: Store,
     entry: Entry,
-    verifier: VerifierLoader,
+    source: Callable[[], HiddenStates],
     head: VerifierHead,
     sequences: Sequence[Packed],
     layer_ids: Sequence[int],
 ) -> None:
-    """Run the verifier on the sequences of every missing shard.
+    """Compute the states of the sequences of every missing shard, by a source that is asked for only if one is missing.
 
     Raises:
         NoRoom: before anything is computed, or when the disk fills up meanwhile; finished shards stay.
@@ -173,7 +195,7 @@ def extract(
         store.make_room(need)
         entry.begin(sorted(missing))
         for start in (s for s in starts if lacking[s]):
-            entry.add(_computed(verifier.whole(), sequences, start, {p: layers[p] for p in lacking[start]}))
+            entry.add(_computed(source(), sequences, start, {p: layers[p] for p in lacking[start]}))
             done += sizes[start]
             if time.monotonic() - said > EVERY:
                 said = time.monotonic()
@@ -181,13 +203,16 @@ def extract(
 
 
 def _computed(
-    verifier: Verifier, sequences: Sequence[Packed], start: int, layers: dict[str, int | None]
+    source: HiddenStates, sequences: Sequence[Packed], start: int, layers: dict[str, int | None]
 ) -> dict[str, bytes]:
     """The shards of some parts for the sequences from `start`."""
     layer_ids = [i for i in layers.values() if i is not None]
     states: dict[str, dict[str, Tensor]] = {part: {} for part in layers}
-    for place, sequence in enumerate(sequences[start : start + SHARD], start=start):
-        found = verifier(collate([sequence], 1), layer_ids)
+    batches = [collate([sequence], 1) for sequence in sequences[start : start + SHARD]]
+    for batch in batches:
+        source.announce(batch, layer_ids)
+    for place, batch in enumerate(batches, start=start):
+        found = source(batch, layer_ids)
         aux = [] if found.aux_BTA is None else found.aux_BTA[0].chunk(len(layer_ids), dim=-1)
         by_layer = {None: found.last_BTH[0]} | dict(zip(layer_ids, aux, strict=True))
         for part, layer_id in layers.items():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from speculators.cache.store import Store
-from speculators.data.cached_states import cached_states
+from speculators.data.cached_states import Served, cached_states
 from speculators.data.pack import Packed
 from speculators.data.served_states import served_states
 from speculators.protocols.hidden_states import HiddenStates
@@ -34,4 +34,7 @@ def open_states(
         case CachedStates():
             return cached_states(store, verifier, sequences, layer_ids)
         case ServedStates() as settings:
-            return served_states(settings, verifier, sequences, layer_ids, run.data.max_length)
+            served = served_states(settings, verifier, sequences, layer_ids, run.data.max_length)
+            if settings.keep:
+                return cached_states(store, verifier, sequences, layer_ids, Served(served, settings.args))
+            return served

@@ -128,7 +128,9 @@ def folder_bytes(run: RunConfig, model: SpeculatorModel) -> int:
 def states_have_room(run: RunConfig) -> Iterator[str]:
     """Cached states must fit into the cache, whatever is removed from it."""
     # The lengths of regenerated answers are unknown before the verifier is loaded.
-    if not isinstance(run.verifier_states, CachedStates) or run.data.regenerate:
+    states = run.verifier_states
+    kept = isinstance(states, CachedStates) or isinstance(states, ServedStates) and states.keep
+    if not kept or run.data.regenerate:
         return
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     store = Store.of(run.cache)
@@ -136,7 +138,7 @@ def states_have_room(run: RunConfig) -> Iterator[str]:
     need = states_bytes(run, facts, data, len(draft(run).layer_ids) + 1)
     if need > store.capacity:
         yield (
-            f"verifier_states.source={run.verifier_states.source}: the states take {gb(need)}, and {store.folder} can hold "
+            f"verifier_states.source={states.source}: the states take {gb(need)}, and {store.folder} can hold "
             f"{gb(store.capacity)}; raise cache.limit_gb, set cache.dir to a larger disk, or compute the states in every "
             "step with verifier_states=in_process"
         )

@@ -164,7 +164,8 @@ def time_lines(run: RunConfig, cost: Cost, tokens: tuple[int, int] | None) -> li
         cost: its FLOP.
         tokens: of the whole training, and those whose states are computed once; None if the data is unknown.
     """
-    served = isinstance(run.verifier_states, ServedStates)
+    states = run.verifier_states
+    served = isinstance(states, ServedStates)
     lines = [("FLOP a token", f"{cost.training_flop:.3g} in training")]
     if cost.states_flop:
         lines.append(
@@ -178,9 +179,9 @@ def time_lines(run: RunConfig, cost: Cost, tokens: tuple[int, int] | None) -> li
         each = "" if tokens else f" for each {TOKENS:,} tokens"
         found = hours(seen * cost.training_flop + once, run.precision)
         lines.append(("hours of training", f"estimated {found:.2g}{each}, with {basis(run.precision)}"))
-        if served:
+        if isinstance(states, ServedStates):
             # In half precision, whatever the draft is trained in.
-            found = hours(seen * cost.states_flop, "bf16")
+            found = hours((stored if states.keep else seen) * cost.states_flop, "bf16")
             lines.append(
                 ("hours of the server", f"estimated {found:.2g}{each}, with {basis('bf16')}; N of them take 1/N")
             )

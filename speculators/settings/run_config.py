@@ -178,6 +178,7 @@ class ServedStates(Strict):
         min_length=1,
         description="folder to which the server writes the states; null is a temporary one, of a started server alone",
     )
+    keep: bool = Field(description="keep the states on disk, for all runs that use them")
     concurrency: PositiveInt = Field(description="documents that are requested at the same time")
     prefetch_steps: int = Field(ge=0, description="optimizer steps whose states are requested before they are needed")
     timeout: float = Field(gt=0, description="seconds that the run waits for a server that does not answer")

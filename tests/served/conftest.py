@@ -52,6 +52,6 @@ def chosen(server: LocalServer, **settings: Any) -> Settings:
     """Settings of a server that is given by its address."""
     values = {
         "source": "served", "url": server.url, "python": None, "args": None, "folder": str(server.folder), "concurrency": 4,
-        "prefetch_steps": 2, "timeout": 30.0,
+        "prefetch_steps": 2, "keep": False, "timeout": 30.0,
     }  # fmt: skip
     return Settings.model_validate(values | settings)

@@ -12,12 +12,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from speculators.cache.store import LOCKS, Store
+from speculators.composition.compose import compose
 from speculators.data.collate import collate
+from speculators.data.verifier_states import open_states
 from speculators.protocols.hidden_states import StatesUnavailable
 from speculators.verifier.in_process import Verifier
-from tests.cache.conftest import sequences
+from tests.cache.conftest import Loaded, sequences, settings
 
-from .conftest import Open
+from .conftest import Open, chosen
 from .server import Fault, Handler, LocalServer
 
 close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
@@ -221,3 +224,19 @@ def test_closing_ends_requests_that_wait(open_served: Open, server: LocalServer)
         began = time.monotonic()
     assert time.monotonic() - began < 5
     silent.set()
+
+
+def test_they_are_kept_on_disk(server: LocalServer, folder: Path, verifier: Verifier, tmp_path: Path) -> None:
+    """The server computes each document once, and a second run asks it for nothing; the verifier's layers are not loaded."""
+    run = compose(["verifier_states=served", "verifier_states.keep=true", "data.max_length=64"])
+    run = run.model_copy(update={"verifier_states": chosen(server, keep=True)})
+    (tmp_path / "cache" / LOCKS).mkdir(parents=True)
+    store, packed = Store(tmp_path / "cache", None), sequences(20)
+    loader = Loaded(settings(folder), verifier)
+    for asked in (1 + 2 * 20, 0):
+        server.asked.clear()
+        with open_states(run, store, loader, packed, [0, 2]) as states:
+            check_states(states, verifier)
+        assert len(server.asked) == asked
+        server.stop()
+    assert loader.asked == 0
