@@ -120,7 +120,8 @@ def _mapping(config: dict[str, Any], key: str) -> dict[str, Any]:
 def _check_parts(name_or_path: str, config: Mapping[str, Any]) -> None:
     """Refuse numbers of layers and labels that no model has, and kernels of the Hub, also of parts such as a vision tower."""
     for key, value in config.items():
-        if KERNELS.fullmatch(key) and "/" in str(value):
+        # Keys of a dict that transformers made may be numbers, such as those of labels.
+        if KERNELS.fullmatch(str(key)) and "/" in str(value):
             raise ValueError(
                 f"verifier.name_or_path: the config.json of {name_or_path} has {key}={shortened(value)}, which would run code "
                 "of that repository of the Hub; remove the key"
