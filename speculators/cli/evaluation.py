@@ -32,7 +32,7 @@ def evaluate(
 
     Verifier, proposal, data and seed default to the checkpoint's own. Without `data=...` the prompts are the held-out
     prompts of its training, or the packaged ones for a draft without run.yaml; with `data=chat` those held out under
-    the seed; with any other `data=...` all of that data.
+    the seed; with any other `data=...` all of that data. 'evaluation.data={path: FILE}' decodes further prompts beside them.
 
     Several checkpoints, `proposals=[greedy,static_tree]` or `evaluation.speculative_tokens=[1,2,3,5,8]` give a table of
     every combination instead, with modelled speed-ups, and comparison.json and comparison.png. An item of `proposals` with
