@@ -59,10 +59,11 @@ def answers(command: list[str], model: str, folder: Path) -> str:
         port = taken.getsockname()[1]
     body = json.dumps({"model": model, "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}).encode()
     url, headers = f"http://127.0.0.1:{port}/v1/completions", {"Content-Type": "application/json"}
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    quick, environment = ["--max-model-len", "512", "--enforce-eager"], {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
     with (folder / "vllm.log").open("w") as log:
-        server = subprocess.Popen([*command, "--port", str(port), "--max-model-len", "512"], cwd=folder, env=environment,
-                                  stdout=log, stderr=subprocess.STDOUT)  # fmt: skip
+        server = subprocess.Popen(
+            [*command, *quick, "--port", str(port)], cwd=folder, env=environment, stdout=log, stderr=log
+        )
         try:
             while server.poll() is None:
                 try:
