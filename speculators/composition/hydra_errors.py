@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,7 +75,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def unfit(overrides: Sequence[str]) -> list[str]:
-    """A message for each override that Hydra cannot parse: with too much memory or stack, or without any key.
+    """A message for each override for which Hydra would need too much memory or stack, or has no message of its own.
 
     Args:
         overrides: as typed.
@@ -93,7 +94,21 @@ def unfit(overrides: Sequence[str]) -> list[str]:
             found.append(f"{shown}: it has a number of {len(match[1])} digits")
         elif NO_KEY.match(override):
             found.append(f"{shown} is not an override; write it as key=value")
+        elif _names_no_options(override):
+            found.append(f"{shown}: a group is set to the name of one of its options, or to a list of names")
     return found
+
+
+def _names_no_options(override: str) -> bool:
+    """Whether a group is set to a list whose items are not all texts."""
+    group, _, text = override.lstrip("+").partition("=")
+    if not text.startswith("[") or not group.isidentifier() or not (files(CONF) / group).is_dir():
+        return False
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        return False  # composing reports it
+    return isinstance(value, list) and not all(isinstance(item, str) for item in value)
 
 
 def _unreadable(override: str) -> str:

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from speculators.composition.hydra_errors import explain
+from speculators.composition.hydra_errors import explain, unfit
 from speculators.composition.provenance import NAME, Blame
 from speculators.composition.validate import COMPOSING, check_data, check_machine, validate
 from speculators.report.runs import varying
@@ -49,6 +49,8 @@ def check(config: DictConfig) -> None:
     messages, runs, read = [], [], set[str]()
     for i, (trial, differing) in enumerate(zip(trials, varying(trials), strict=True)):
         try:
+            if found := unfit(trial):
+                raise WrongInput(found)
             composed = loader.load_configuration(NAME, [*own, *trial], RunMode.RUN)
             run = validate(composed)
             # The data is read once for all trials that use the same data; the machine is checked once for each training.

@@ -34,6 +34,10 @@ WRONG = [
     ("~optimizer", ["optimizer is missing", LINE + "~optimizer"]),
     # keys
     *((text, [f"'{text}' is not an override; write it as key=value"]) for text in ("+=", "=", "~", "+@x=", "++=1")),
+    *(
+        (text, [f"{text}': a group is set to the name"])
+        for text in ("data=[[]]", "recipe=[1]", "+data=[{a:b}]", "data=[null]")
+    ),
     ("seeed=1", ["seeed is not a setting", "did you mean seed?"]),
     ("algorithm.ttt_step=3", ["algorithm.ttt_step", "did you mean algorithm.ttt_steps?"]),
     ("algorithm.draft_vocab=3", ["algorithm.draft_vocab", "did you mean algorithm.draft_vocab_size?"]),

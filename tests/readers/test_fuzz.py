@@ -223,6 +223,7 @@ OVERRIDES = st.builds(
 @example(override="data.chat_template_kwargs=" + "[" * 40_000)
 @example(override="seed=" + "9" * 6000)
 @example(override="+=")
+@example(override="data=[[]]")
 def test_overrides(override: str) -> None:
     """A run, or a message for each problem."""
     try:
