@@ -16,7 +16,7 @@ from speculators.cli.callbacks import Check
 from speculators.cli.help import FLAGS, print_help
 from speculators.cli.launch import launch, work
 from speculators.composition.compose import EntryPointGroups, origin
-from speculators.composition.hydra_errors import explain, unfit
+from speculators.composition.hydra_errors import beyond_hydra, explain
 from speculators.composition.provenance import NAME, Blame
 from speculators.composition.validate import COMPOSING, validate
 from speculators.utils.discovery import CONF
@@ -41,7 +41,7 @@ def _run() -> None:
     # Otherwise Hydra prints its errors itself, with advice (`use +key`) that is wrong for a closed set of settings.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     keep_the_path_safe()
-    if messages := unfit(sys.argv[1:]):
+    if messages := beyond_hydra(sys.argv[1:]):
         stop(messages)
     Plugins.instance().register(EntryPointGroups)
     try:

@@ -21,7 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from speculators.composition.hydra_errors import explain, unfit
+from speculators.composition.hydra_errors import beyond_hydra, explain
 from speculators.composition.provenance import NAME, Blame
 from speculators.composition.validate import COMPOSING, check_data, check_machine, validate
 from speculators.utils.discovery import CONF
@@ -153,7 +153,7 @@ def pinned(overrides: Sequence[str], folder: Path) -> "RunConfig":
 @contextmanager
 def composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
     """A composed config with its `hydra` node; Hydra stays initialised inside the block."""
-    if messages := unfit(overrides):
+    if messages := beyond_hydra(overrides):
         raise WrongInput(messages)
     Plugins.instance().register(EntryPointGroups)
     with hydra.initialize_config_module(CONF, version_base="1.3"):

@@ -74,7 +74,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     return " ".join(text.split())
 
 
-def unfit(overrides: Sequence[str]) -> list[str]:
+def beyond_hydra(overrides: Sequence[str]) -> list[str]:
     """A message for each override for which Hydra would need too much memory or stack, or has no message of its own.
 
     Args:

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from speculators.composition.hydra_errors import explain, unfit
+from speculators.composition.hydra_errors import beyond_hydra, explain
 from speculators.composition.provenance import NAME, Blame
 from speculators.composition.validate import COMPOSING, check_data, check_machine, validate
 from speculators.report.runs import varying
@@ -49,7 +49,7 @@ def check(config: DictConfig) -> None:
     messages, runs, read = [], [], set[str]()
     for i, (trial, differing) in enumerate(zip(trials, varying(trials), strict=True)):
         try:
-            if found := unfit(trial):
+            if found := beyond_hydra(trial):
                 raise WrongInput(found)
             composed = loader.load_configuration(NAME, [*own, *trial], RunMode.RUN)
             run = validate(composed)

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 from vllm_verdicts import VERIFIER as TINY
 from vllm_verdicts import read_golden, write_folder
 
 from speculators.cli.main import app
 from speculators.export.checklist import judge
+from speculators.model import SpeculatorModel
 from speculators.settings.run_config import ExportSettings
 from tests.export.conftest import export_settings
 
@@ -252,3 +255,12 @@ def test_evaluating_refuses_sizes(tmp_path: Path) -> None:
     write_folder(BASES, {"base": "eagle3", "set": {"num_labels": 10**9}}, tmp_path)
     result = CliRunner().invoke(app, ["evaluate", str(tmp_path)])
     assert result.exit_code == 2 and "num_labels=1000000000" in result.output
+
+
+def test_a_draft_is_not_read_from_a_pickle(tmp_path: Path) -> None:
+    """Also by the library's own call, which else takes one where there is no other file."""
+    write_folder(BASES, {"base": "eagle3"}, tmp_path)
+    torch.save(load_file(tmp_path / WEIGHTS), tmp_path / "pytorch_model.bin")
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(OSError, match="model.safetensors"):
+        SpeculatorModel.from_pretrained(tmp_path)
