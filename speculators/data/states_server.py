@@ -1,6 +1,5 @@
 """Starts a vLLM server that delivers hidden states, and starts it again if it ends."""
 
-import ctypes
 import json
 import logging
 import os
@@ -12,7 +11,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -32,8 +30,14 @@ CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "
 STARTS = 2
 # Seconds for it to stop by itself; characters of its log in a message.
 GRACE_SECONDS, SHOWN = 10, 2000
-# Called in the new process: Linux ends it (PR_SET_PDEATHSIG) when the run is killed, which then cannot do it.
-END_WITH_PARENT = partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM) if sys.platform == "linux" else None
+# Runs a module in a process that Linux ends (PR_SET_PDEATHSIG = 1, SIGTERM = 15) when the run is killed, which then cannot do it.
+# The first argument is the run's process id: it may have ended already.
+END_WITH_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.executable, [sys.executable, "-m", *sys.argv[2:]])
+"""
 
 
 def delivered(layer_ids: Sequence[int], num_layers: int) -> list[int]:
@@ -104,7 +108,8 @@ class StatesServer:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         place = ("--host", "127.0.0.1", "--port", str(port), "--uvicorn-log-level", "warning")
-        self._command = [python, "-m", MODULE, *arguments, *place]
+        run_module = ("-c", END_WITH_PARENT, str(os.getpid())) if sys.platform == "linux" else ("-m",)
+        self._command = [python, *run_module, MODULE, *arguments, *place]
         path = [str(files("speculators.assets")), *filter(None, [os.environ.get("PYTHONPATH")])]
         found = {"PYTHONPATH": os.pathsep.join(path)} if on_cpu else {}
         self._environment = ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else {}) | os.environ | found
@@ -141,7 +146,6 @@ class StatesServer:
                     stderr=subprocess.STDOUT,
                     env=self._environment,
                     start_new_session=True,
-                    preexec_fn=END_WITH_PARENT,
                 )
 
     def answered(self) -> None:
