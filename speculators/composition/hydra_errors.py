@@ -25,6 +25,7 @@ from speculators.utils.untrusted import MOST_DIGITS, shortened
 # Limits on an override: Hydra's parser calls itself some 20 times for each level of brackets.
 MOST_LENGTH, MOST_BRACKETS = 2**16, 20
 LONG_NUMBER = re.compile(rf"(?:^|[=:,\[({{ ])[+-]?([0-9_]{{{MOST_DIGITS + 1},}})(?=$|[:,\])}} ])")
+LONGEST_NAME = 200
 NO_KEY = re.compile(r"[+~]*([@=]|$)")
 
 # What other trainers have a setting for, and this one has not.
@@ -100,10 +101,12 @@ def beyond_hydra(overrides: Sequence[str]) -> list[str]:
 
 
 def _names_no_options(override: str) -> bool:
-    """Whether a group is set to a list whose items are not all texts."""
+    """Whether a group is set to a list whose items are not all texts, or to more than the name of a file can be."""
     group, _, text = override.lstrip("+").partition("=")
-    if not text.startswith("[") or not group.isidentifier() or not (files(CONF) / group).is_dir():
+    if not group.isidentifier() or not (files(CONF) / group).is_dir():
         return False
+    if not text.startswith("["):
+        return len(text) > LONGEST_NAME
     try:
         value = OverridesParser.create().parse_override(override).value()
     except HydraException:

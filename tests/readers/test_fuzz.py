@@ -224,6 +224,7 @@ OVERRIDES = st.builds(
 @example(override="seed=" + "9" * 6000)
 @example(override="+=")
 @example(override="data=[[]]")
+@example(override="data=" + "x" * 5000)
 def test_overrides(override: str) -> None:
     """A run, or a message for each problem."""
     try:
