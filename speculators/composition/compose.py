@@ -98,7 +98,7 @@ def checked(overrides: Sequence[str] = ()) -> "tuple[RunConfig, list[str]]":
         overrides: as on the command line.
 
     Returns:
-        The run, and a message for each thing that this machine lacks.
+        The run, and a message for each thing that this machine lacks, a data set of the Hub included.
 
     Raises:
         WrongInput: with every problem of the values or the data.
@@ -106,12 +106,12 @@ def checked(overrides: Sequence[str] = ()) -> "tuple[RunConfig, list[str]]":
     # With dry_run=true a tokenizer that cannot be downloaded is not an error.
     with composed([*overrides, "dry_run=true"]) as config:
         run = validate(config)
-        check_data(config, run)
+        lacking = check_data(config, run)
         try:
             check_machine(config, run, Path(config.hydra.run.dir))
         except WrongInput as error:
-            return run, error.messages
-        return run, []
+            lacking += error.messages
+        return run, lacking
 
 
 def listed(key: str, text: str) -> list[Any]:

@@ -67,8 +67,11 @@ def validate(config: DictConfig, places: Mapping[str, str] = {}) -> "RunConfig":
     return run
 
 
-def check_data(config: DictConfig, run: "RunConfig") -> None:
+def check_data(config: DictConfig, run: "RunConfig") -> list[str]:
     """Check that the data of a validated run can be read and used.
+
+    Returns:
+        On a dry run, a message about a data set of the Hub that could not be reached.
 
     Raises:
         WrongInput: it cannot; with the provenance of the setting.
@@ -76,11 +79,15 @@ def check_data(config: DictConfig, run: "RunConfig") -> None:
     from speculators.data.check import check_run
     from speculators.utils.messages import key_of, set_by
 
-    try:
-        check_run(run)
-    except ValueError as error:
+    def told(error: ValueError) -> list[str]:
         blame = Blame(config.hydra if "hydra" in config else HydraConfig.get())
-        raise WrongInput([str(error) + set_by(blame(key_of(error)))]) from error
+        return [str(error) + set_by(blame(key_of(error)))]
+
+    try:
+        unreached = check_run(run)
+    except ValueError as error:
+        raise WrongInput(told(error)) from error
+    return told(unreached) if unreached else []
 
 
 def check_machine(config: DictConfig, run: "RunConfig", folder: Path) -> None:

@@ -15,11 +15,14 @@ from speculators.settings.run_config import DataSettings, RunConfig
 ENOUGH = 10_000
 
 
-def check_run(run: RunConfig) -> None:
+def check_run(run: RunConfig) -> Unreachable | None:
     """Check that a run can use its data, and the prompts of evaluation.data.
 
     Args:
         run: on a dry run, an unavailable tokenizer and a Hub that cannot be reached are no errors: the printed plan says so.
+
+    Returns:
+        On a dry run, why a data set of the Hub could not be checked.
 
     Raises:
         ValueError: it cannot; the message begins with the key to change.
@@ -38,9 +41,11 @@ def check_run(run: RunConfig) -> None:
             unused = Unused()
             if next(read(run.evaluation.data, KEY, unused, answered=False), None) is None:
                 raise ValueError(nothing(unused, KEY))
-    except Unreachable:
+    except Unreachable as error:
         if not run.dry_run:
             raise
+        return error
+    return None
 
 
 def check(data: DataSettings, template: ChatTemplate | None) -> None:

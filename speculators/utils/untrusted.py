@@ -28,10 +28,15 @@ def read_json(file: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
         most_bytes: maximum size.
 
     Raises:
-        ValueError: it holds no JSON object, or is too large or too deeply nested; the message names the file.
+        ValueError: it holds no JSON object, has too many or too deeply nested values, or is too large; the message names
+            the file.
     """
+    most_nodes = most_bytes // 20  # each takes time and some hundred bytes of memory
     try:
-        return parse_json(read_bytes(file, most_bytes))
+        contents = read_bytes(file, most_bytes)
+        if contents.count(b"[") + contents.count(b"{") > most_nodes:
+            raise ValueError(f"it has more than {most_nodes} lists and objects")
+        return parse_json(contents)
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: cannot be read as JSON: {error}") from error
 

@@ -142,11 +142,14 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: (f / WEIGHTS).write_bytes(header({"\x1b[2J": {}})),
         "must have dtype, shape and data_offsets",
     ),
-    "nested lists": (lambda f: (f / CONFIG).write_text('{"a":' + "[" * 10**5 + "]" * 10**5 + "}"), "nested deeper"),
+    "nested lists": (lambda f: (f / CONFIG).write_text('{"a":' + "[" * 50000 + "]" * 50000 + "}"), "nested deeper"),
     "60 levels": (lambda f: (f / CONFIG).write_text('{"a":' + "[" * 60 + "]" * 60 + "}"), "nested deeper than 50"),
     "a number of 10**5 digits": (lambda f: (f / CONFIG).write_text('{"a":' + "9" * 10**5 + "}"), "100000 digits"),
     "a config of 100 MB": (lambda f: sparse(f / CONFIG, b"{", 10**8), "larger than 1048576 bytes"),
-    "a config of many lists": (lambda f: (f / CONFIG).write_text('{"a":[' + "[]," * 300000 + "[]]}"), "speculator"),
+    "a config of many lists": (
+        lambda f: (f / CONFIG).write_text('{"a":[' + "[]," * 300000 + "[]]}"),
+        "more than 52428 lists",
+    ),
     "UTF-16": (lambda f: (f / CONFIG).write_bytes('{"speculators_config":1}'.encode("utf-16")), "cannot be read"),
     "another model's adapter": (
         lambda f: (f / "adapter_config.json").write_text('{"base_model_name_or_path": "/etc"}'),
