@@ -75,6 +75,8 @@ def main() -> None:
         run(Path(folder) / "run")
     steps, inside = (seconds[name] * state["scale"] for name in ("steps", "in steps"))
     checksums = seconds["before and after"] + inside
+    part = state["scale"]
+    scaled = "every step was run." if part == 1 else f"one step in {part:.1f} was run, and seconds in steps are scaled."
     text = f"""# Checksums of a run with cached states
 
 | CPU seconds | |
@@ -84,7 +86,7 @@ def main() -> None:
 | checksums in them: shards of states when they are first read, finding a sequence's states | {inside:.2f} |
 | all checksums over training steps | {checksums / steps:.2%} |
 
-`python benchmarks/checksums.py {" ".join(overrides)}`; one step in {state["scale"]:.1f} was run, and seconds in steps are scaled.
+`{" ".join(["python benchmarks/checksums.py", *overrides])}`; {scaled}
 """
     print(text)
     if options.write:
