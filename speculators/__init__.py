@@ -50,7 +50,7 @@ _MODULES = {
     "ReloadableBaseModel": "speculators.utils",
 }
 
-__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]  loaded when they are asked for
+__all__ = list(_MODULES)
 
 _load = lazy_names(__name__, _MODULES)
 

@@ -16,7 +16,8 @@ from speculators.data.regenerate import Generate
 from speculators.decoding.generate import greedy, plain
 from speculators.decoding.text_sampler import TextSampler
 from speculators.proposals.sampler import Sampler
-from speculators.settings.run_config import DataSettings, RunConfig
+from speculators.settings.data import DataSettings
+from speculators.settings.run_config import RunConfig
 from speculators.verifier import identity
 from speculators.verifier.loader import VerifierLoader
 

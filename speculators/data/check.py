@@ -9,7 +9,8 @@ from speculators.data.prepare import TOO_FEW, nothing, prompt_key, prompts_of, r
 from speculators.data.sources import Unreachable
 from speculators.data.template import ChatTemplate
 from speculators.data.unused import Unused
-from speculators.settings.run_config import DataSettings, RunConfig
+from speculators.settings.data import DataSettings
+from speculators.settings.run_config import RunConfig
 
 # Usable conversations that are checked: all of a small source, the beginning of a large one.
 ENOUGH = 10_000

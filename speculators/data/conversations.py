@@ -11,7 +11,7 @@ from typing import Any
 
 from speculators.data.sources import rows
 from speculators.data.unused import Unused
-from speculators.settings.run_config import Place
+from speculators.settings.data import Place
 from speculators.utils.untrusted import check_depth, parse_value
 
 Message = dict[str, Any]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 
-from speculators.settings.run_config import ChatData, DataSettings, HubData, JsonlData, MixtureData, Source
+from speculators.settings.data import ChatData, DataSettings, HubData, JsonlData, MixtureData, Source
 from speculators.utils import digest
 from speculators.verifier.location import local_path
 

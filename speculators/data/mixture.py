@@ -8,7 +8,7 @@ from itertools import accumulate, islice
 from speculators.data.conversations import Conversation, read
 from speculators.data.files import key_of, sources_of
 from speculators.data.unused import Unused
-from speculators.settings.run_config import DataSettings
+from speculators.settings.data import DataSettings
 
 
 def shares(data: DataSettings) -> list[float] | None:

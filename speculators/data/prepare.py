@@ -19,7 +19,7 @@ from speculators.data.regenerate import NO_ROOM, Generate, regenerated
 from speculators.data.spool import Spool, spooled
 from speculators.data.template import ChatTemplate, Document, TemplateRefused
 from speculators.data.unused import Unused
-from speculators.settings.run_config import DataSettings
+from speculators.settings.data import DataSettings
 
 # Conversations that are in memory at a time.
 AT_ONCE = 1024

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from speculators.data.conversations import Conversation, Message
 from speculators.data.template import ChatTemplate, Document, TemplateRefused
 from speculators.data.unused import Unused
-from speculators.settings.run_config import DataSettings
+from speculators.settings.data import DataSettings
 
 # The verifier's own answers to prompts, both as token ids.
 Generate = Callable[[list[list[int]]], list[list[int]]]

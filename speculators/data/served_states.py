@@ -23,7 +23,7 @@ from speculators.data.states_server import StatesServer, arguments, command, del
 from speculators.protocols.batch import Batch, Span
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import StatesUnavailable, VerifierStates
-from speculators.settings.run_config import ServedStates as Settings
+from speculators.settings.states import ServedStates as Settings
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.loader import VerifierLoader
 

@@ -20,7 +20,7 @@ from huggingface_hub import HfApi
 
 from speculators.data.files import content_of, files_of, key_of, sources_of
 from speculators.data.unused import Unused
-from speculators.settings.run_config import DataSettings, Place
+from speculators.settings.data import DataSettings, Place
 from speculators.utils import digest
 from speculators.utils.hub import offline_unless_reachable
 from speculators.utils.untrusted import MOST_LINE, parse_value

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from speculators.data.conversations import Conversation, Message, is_answer
 from speculators.data.renderer import TALK, Renderer, Span, TemplateRefused
 from speculators.data.unused import Unused
-from speculators.settings.run_config import DataSettings
+from speculators.settings.data import DataSettings
 from speculators.verifier.settings import VerifierSettings
 from speculators.verifier.tokenizer import end_ids, load_tokenizer
 

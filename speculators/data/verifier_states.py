@@ -8,7 +8,8 @@ from speculators.data.cached_states import Served, cached_states
 from speculators.data.pack import Packed
 from speculators.data.served_states import served_states
 from speculators.protocols.hidden_states import HiddenStates
-from speculators.settings.run_config import CachedStates, InProcessStates, RunConfig, ServedStates
+from speculators.settings.run_config import RunConfig
+from speculators.settings.states import CachedStates, InProcessStates, ServedStates
 from speculators.verifier.loader import VerifierLoader
 
 

@@ -12,7 +12,7 @@ from speculators.data.prepare import limited, prompt_key, whole
 from speculators.data.regenerate import NO_ROOM
 from speculators.data.template import ChatTemplate, Document, TemplateRefused
 from speculators.data.unused import Unused
-from speculators.settings.run_config import DataSettings
+from speculators.settings.data import DataSettings
 
 
 @dataclass(frozen=True)

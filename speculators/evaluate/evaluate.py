@@ -21,7 +21,8 @@ from speculators.proposals import TokenProposalConfig
 from speculators.proposals.method import ProposalMethod
 from speculators.proposals.sampler import Sampler
 from speculators.runfolder.result import EvaluationResult
-from speculators.settings.run_config import EvaluationSettings, RunConfig
+from speculators.settings.evaluation import EvaluationSettings
+from speculators.settings.run_config import RunConfig
 from speculators.utils.device import resolve
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.loader import VerifierLoader

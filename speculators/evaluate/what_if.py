@@ -17,7 +17,7 @@ from speculators.proposals.sampler import Sampler
 from speculators.protocols.draft import Draft
 from speculators.protocols.drafter import Context
 from speculators.protocols.hidden_states import VerifierStates
-from speculators.settings.run_config import EvaluationSettings
+from speculators.settings.evaluation import EvaluationSettings
 from speculators.verifier.in_process import Verifier
 
 

@@ -11,7 +11,8 @@ from speculators.model import SpeculatorModel
 from speculators.runfolder.folder import run_yaml_of
 from speculators.runfolder.rights import elsewhere
 from speculators.runfolder.run_yaml import Pin
-from speculators.settings.run_config import JsonlData, RunConfig
+from speculators.settings.data import JsonlData
+from speculators.settings.run_config import RunConfig
 from speculators.train.build import WEIGHTS
 from speculators.utils import digest
 from speculators.utils.messages import WrongInput

@@ -18,7 +18,8 @@ from speculators.format.published import speculator_dict
 from speculators.format.strict import read_config
 from speculators.model import SpeculatorModel
 from speculators.proposals.method import ProposalMethod
-from speculators.settings.run_config import CachedStates, RunConfig, ServedStates
+from speculators.settings.run_config import RunConfig
+from speculators.settings.states import CachedStates, ServedStates
 from speculators.train.build import on_meta, unfit
 from speculators.utils.device import resolve
 from speculators.utils.dtypes import dtype_of

@@ -26,7 +26,8 @@ from speculators.execution.memory import Moment, simulated
 from speculators.format.published import speculator_dict
 from speculators.model import SpeculatorModel
 from speculators.protocols.batch import Batch
-from speculators.settings.run_config import RunConfig, ServedStates
+from speculators.settings.run_config import RunConfig
+from speculators.settings.states import ServedStates
 from speculators.train.build import on_meta
 from speculators.train.order import Order
 from speculators.utils.dtypes import dtype_of

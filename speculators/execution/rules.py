@@ -9,7 +9,9 @@ from speculators.export import push
 from speculators.export.preflight import CannotServe, chosen_engine, plan
 from speculators.format import strict
 from speculators.format.published import speculator_dict
-from speculators.settings.run_config import ChatData, RunConfig, ServedStates
+from speculators.settings.data import ChatData
+from speculators.settings.run_config import RunConfig
+from speculators.settings.states import ServedStates
 from speculators.utils.dotted import flat
 from speculators.utils.secrets import NO_SECRETS, exposed
 from speculators.verifier.facts import VerifierFacts

@@ -13,7 +13,7 @@ from speculators.format.finding import GRAVEST_FIRST, Finding, gravest
 from speculators.format.layout import Layout, TensorSpec
 from speculators.format.tensors import INDEX, WHOLE, Tensors, read_tensors
 from speculators.settings.algorithm import AlgorithmSettings
-from speculators.settings.run_config import ExportSettings
+from speculators.settings.export import ExportSettings
 from speculators.utils import manifest
 from speculators.utils.manifest import MANIFEST
 from speculators.utils.untrusted import inside, read_json

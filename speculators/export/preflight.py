@@ -10,7 +10,8 @@ from speculators.format import strict
 from speculators.format.finding import Finding, gravest
 from speculators.format.layout import Layout
 from speculators.settings.algorithm import AlgorithmSettings
-from speculators.settings.run_config import ExportSettings, RunConfig
+from speculators.settings.export import ExportSettings
+from speculators.settings.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
 
 

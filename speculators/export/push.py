@@ -25,7 +25,8 @@ from speculators.format.tensors import INDEX
 from speculators.runfolder.folder import RUN_YAML, RunFolder
 from speculators.runfolder.result import EvaluationResult
 from speculators.runfolder.run_yaml import read_pin
-from speculators.settings.run_config import ExportSettings, RunConfig
+from speculators.settings.export import ExportSettings
+from speculators.settings.run_config import RunConfig
 from speculators.utils.hub import unreachable
 from speculators.utils.messages import WrongInput, complaints
 from speculators.utils.secrets import masked

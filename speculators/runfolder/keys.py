@@ -4,7 +4,8 @@ from contextlib import suppress
 from typing import Any
 
 from speculators.data.files import CHAT, content_of, files_of, sources_of
-from speculators.settings.run_config import Place, RunConfig
+from speculators.settings.data import Place
+from speculators.settings.run_config import RunConfig
 from speculators.utils import digest
 
 WEIGHTS = ("seed", "precision", "algorithm", "verifier", "verifier_states", "data", "optimizer", "schedule", "trainer")

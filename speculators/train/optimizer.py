@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from speculators.model import SpeculatorModel
-from speculators.settings.run_config import AdamW, Muon
+from speculators.settings.training import AdamW, Muon
 
 # Newton-Schulz coefficients of Jordan et al. 2024: steep at 0, so that small singular values rise in five iterations.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

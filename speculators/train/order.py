@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from speculators.settings.run_config import TrainerSettings
+from speculators.settings.training import TrainerSettings
 
 
 class Place(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from torch.optim import Optimizer
 
-from speculators.settings.run_config import ScheduleSettings
+from speculators.settings.training import ScheduleSettings
 
 
 def scale(step: int, steps: int, schedule: ScheduleSettings) -> float:

@@ -18,6 +18,6 @@ _MODULES = {
     "ReloadableBaseModel": f"{__name__}.pydantic_utils",
 }
 
-__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]  loaded when they are asked for
+__all__ = list(_MODULES)
 
 __getattr__ = lazy_names(__name__, _MODULES)

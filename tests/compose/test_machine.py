@@ -17,7 +17,7 @@ from speculators.execution.machine import proposal_can_be_decoded
 from speculators.execution.rules import token_ids_exist
 from speculators.models.eagle3.settings import Eagle3Settings
 from speculators.proposals import ChainProposalConfig
-from speculators.settings.run_config import TrackerSettings
+from speculators.settings.launch import TrackerSettings
 from speculators.verifier.facts import VerifierFacts
 
 TRACKERS = [name for name in get_args(TrackerSettings.model_fields["name"].annotation) if name != "none"]

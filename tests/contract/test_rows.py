@@ -9,7 +9,7 @@ from torch import Tensor
 
 from speculators.protocols.batch import Batch
 from speculators.protocols.hidden_states import VerifierStates
-from speculators.settings.run_config import TrainerSettings
+from speculators.settings.training import TrainerSettings
 from speculators.train.batches import Batches
 from speculators.train.order import Order, Place
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from speculators.settings.run_config import Muon
+from speculators.settings.training import Muon
 from speculators.train.optimizer import build
 from speculators.verifier.in_process import Verifier
 

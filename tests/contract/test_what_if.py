@@ -9,7 +9,7 @@ from speculators.decoding.generate import Decoder
 from speculators.evaluate.evaluate import sampler_of, speculation_of
 from speculators.evaluate.what_if import families, what_if
 from speculators.proposals import GreedyTokenProposalConfig, TokenProposalConfig
-from speculators.settings.run_config import EvaluationSettings
+from speculators.settings.evaluation import EvaluationSettings
 
 from .conftest import Overfit
 from .test_decoding import PROPOSALS, TOKENS, fitting, prompts

@@ -9,7 +9,7 @@ import pytest
 
 from speculators.composition.compose import compose
 from speculators.data.template import ChatTemplate
-from speculators.settings.run_config import DataSettings
+from speculators.settings.data import DataSettings
 
 Settings = Callable[..., DataSettings]
 

@@ -15,7 +15,7 @@ from speculators.data.mixture import conversations, order
 from speculators.data.prepare import prepare
 from speculators.data.template import ChatTemplate
 from speculators.data.unused import Unused
-from speculators.settings.run_config import DataSettings
+from speculators.settings.data import DataSettings
 from tests.data.test_prepare import numbered
 
 

@@ -13,7 +13,8 @@ from speculators.model import SpeculatorModel
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.initialisation import Initialisation
 from speculators.settings.algorithm import LossWeights
-from speculators.settings.run_config import ExportSettings, RunConfig
+from speculators.settings.export import ExportSettings
+from speculators.settings.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
 
 VOCAB, HIDDEN = 96, 64

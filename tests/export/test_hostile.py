@@ -19,7 +19,7 @@ from vllm_verdicts import read_golden, write_folder
 from speculators.cli.main import app
 from speculators.export.checklist import judge
 from speculators.model import SpeculatorModel
-from speculators.settings.run_config import ExportSettings
+from speculators.settings.export import ExportSettings
 from tests.export.conftest import export_settings
 
 BASES = read_golden()["bases"]

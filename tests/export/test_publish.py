@@ -22,7 +22,8 @@ from speculators.model import SpeculatorModel
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.result import EvaluationResult
 from speculators.runfolder.run_yaml import Origin, load, write_pin
-from speculators.settings.run_config import JsonlData, RunConfig
+from speculators.settings.data import JsonlData
+from speculators.settings.run_config import RunConfig
 from speculators.verifier.facts import VerifierFacts
 
 from .conftest import EAGLE, EAGLE3

@@ -28,7 +28,7 @@ from speculators.format.tensors import read_header
 from speculators.runfolder.identity import STATE, trained
 from speculators.runfolder.rights import claimed
 from speculators.runfolder.run_yaml import load
-from speculators.settings.run_config import DataSettings
+from speculators.settings.data import DataSettings
 from speculators.train.checkpoint import problem_in, state_in, steps_in
 from speculators.utils import manifest
 from speculators.utils.messages import WrongInput

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from speculators.data.served_states import ServedStates, served_states
-from speculators.settings.run_config import ServedStates as Settings
+from speculators.settings.states import ServedStates as Settings
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.loader import VerifierLoader
 from tests.cache.conftest import folder as folder

@@ -15,7 +15,7 @@ from speculators.composition.compose import compose, pinned
 from speculators.data.collate import collate
 from speculators.data.served_states import served_states
 from speculators.data.template import Document
-from speculators.settings.run_config import ServedStates
+from speculators.settings.states import ServedStates
 from speculators.verifier.loader import VerifierLoader
 
 VLLM = os.environ.get("SPECULATORS_VLLM_PYTHON", "")

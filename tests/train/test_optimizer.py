@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from speculators.settings.run_config import AdamW, Muon
+from speculators.settings.training import AdamW, Muon
 from speculators.train.optimizer import OrthogonalMomentum, build, orthogonalise
 
 

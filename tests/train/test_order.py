@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from speculators.settings.run_config import TrainerSettings
+from speculators.settings.training import TrainerSettings
 from speculators.train.order import Order
 
 

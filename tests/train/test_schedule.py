@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from speculators.settings.run_config import ScheduleSettings
+from speculators.settings.training import ScheduleSettings
 from speculators.train.schedule import scale, set_learning_rate
 
 

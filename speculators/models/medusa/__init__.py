@@ -4,6 +4,6 @@ from speculators.utils.lazy import lazy_names
 
 _MODULES = {"MedusaModel": f"{__name__}.model", "MedusaSpeculatorConfig": f"{__name__}.config"}
 
-__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]  the names are loaded when they are asked for
+__all__ = list(_MODULES)
 
 __getattr__ = lazy_names(__name__, _MODULES)
