@@ -40,6 +40,7 @@ class Choice:
         checkpoint: its folder.
         algorithm: of the draft.
         proposal: the method with its settings.
+        passes: of the draft model for each pass of the verifier.
         rounds: of each prompt, the drafted tokens that each draft had accepted.
         drafted: drafted tokens verified.
         categories: of each prompt; None where the data names none.
@@ -50,6 +51,7 @@ class Choice:
     checkpoint: Path
     algorithm: str
     proposal: TokenProposalConfig
+    passes: int
     rounds: list[list[int]]
     drafted: int
     categories: list[str | None]
@@ -78,7 +80,7 @@ class Choice:
 
     def speedup(self, cost_ratio: float) -> float:
         """Modelled, with the time of one pass of the draft model over that of the verifier."""
-        return modelled_speedup(self.acceptance_length, self.proposal, cost_ratio)
+        return modelled_speedup(self.acceptance_length, self.passes, cost_ratio)
 
     def by_category(self) -> dict[str, list[list[int]]]:
         """The rounds of each category's prompts, by name; those without one are left out."""
@@ -154,6 +156,7 @@ def compare(candidates: Sequence[Candidate]) -> Comparison:
                     checkpoint=candidate.checkpoint,
                     algorithm=run.algorithm.name,
                     proposal=proposal,
+                    passes=model.passes(proposal.levels),
                     rounds=decoded.rounds,
                     drafted=decoded.drafted,
                     categories=[prompt.category for prompt in chosen],

@@ -125,6 +125,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             "algorithm": choice.algorithm,
             "proposal": choice.proposal.model_dump(),
             "levels": choice.proposal.levels,
+            "passes": choice.passes,
             "acceptance_length": choice.acceptance_length,
             "acceptance_length_interval": choice.interval,
             "drafts": choice.drafts,

@@ -81,7 +81,7 @@ def evaluate(
     objectives = {
         "acceptance_length": acceptance_length,
         "tokens_per_second": tokens_per_second,
-        "speedup": modelled_speedup(acceptance_length, proposal, evaluation.cost_ratio),
+        "speedup": modelled_speedup(acceptance_length, model.passes(proposal.levels), evaluation.cost_ratio),
     }
     return EvaluationResult(
         objective=objectives[evaluation.objective],
@@ -169,15 +169,15 @@ def speculation_of(
     return Speculation(ProposalMethod.of(proposal, sampler), partial(model.drafter, verifier.head), layer_ids)
 
 
-def modelled_speedup(acceptance_length: float, proposal: TokenProposalConfig, cost_ratio: float) -> float:
+def modelled_speedup(acceptance_length: float, passes: int, cost_ratio: float) -> float:
     """Times faster than plain decoding (Leviathan et al. 2023, arXiv:2211.17192, theorem 3.8, with the measured length).
 
     Args:
         acceptance_length: tokens that a pass of the verifier yields.
-        proposal: one pass of the draft model for each of its levels.
+        passes: of the draft model for each pass of the verifier, as `SpeculatorModel.passes` counts them.
         cost_ratio: time of one pass of the draft model over that of one pass of the verifier.
     """
-    return acceptance_length / (1 + cost_ratio * proposal.levels)
+    return acceptance_length / (1 + cost_ratio * passes)
 
 
 def evaluate_checkpoint(checkpoint: Path, run: RunConfig, heldout: bool) -> EvaluationResult:

@@ -33,6 +33,8 @@ class BlockModel(SpeculatorModel):
 
     config: BlockConfig
 
+    one_pass = True
+
     d2t: Tensor
     t2d: Tensor
 

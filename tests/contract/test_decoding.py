@@ -177,6 +177,25 @@ def test_a_tree_is_drafted_as_each_of_its_paths(either: Case) -> None:
             torch.testing.assert_close(together[level + 1][node], alone[-1][0], rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_draft_of_one_pass_says_so(either: Case) -> None:
+    """What a drafted token adds to the logits after it depends on the text as well only where each level is a pass."""
+    model, settings = either.shaken(), either.run.algorithm
+    if settings.slots == 1 and not settings.recurrent:
+        return
+
+    def added(tokens: list[int]) -> Tensor:
+        after = list[Tensor]()
+        for token in (7, 9):
+            drafter = model.drafter(either.verifier.head, 1)
+            drafter.extend(context(either, model, tokens, 0, 9), 2)
+            after.append(drafter.expand(torch.tensor([[token]]), torch.tensor([[0]])).logits_BNV)
+        return (after[0] - after[1])[after[0].isfinite()]
+
+    first, second = (added(either.texts[i].tokens) for i in (1, 3))
+    assert torch.allclose(first, second, atol=1e-3) == model.one_pass
+
+
 def test_a_chain_written_as_a_tree_counts_alike(overfit: Overfit) -> None:
     """A tree with one branch takes the tree's mask and cache: the same text, and the same counts one by one."""
     case, model = overfit.case, overfit.model

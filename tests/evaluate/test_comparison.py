@@ -15,7 +15,7 @@ EAGER = [[1, 1], [1]]  # acceptance length 2
 
 def choice(proposal: TokenProposalConfig, rounds: list[list[int]], command: str | None = None) -> Choice:
     """A measurement on two prompts, one about code and one story."""
-    return Choice(Path("draft"), "eagle3", proposal, rounds, 30, ["code", "story"], None, command)
+    return Choice(Path("draft"), "eagle3", proposal, proposal.levels, rounds, 30, ["code", "story"], None, command)
 
 
 ONE = choice(GreedyTokenProposalConfig(speculative_tokens=1), EAGER, "serve 1")

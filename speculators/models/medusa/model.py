@@ -38,6 +38,7 @@ class MedusaModel(SpeculatorModel):
     config: MedusaSpeculatorConfig
 
     same_at_any_depth = True
+    one_pass = True
 
     token_map: Tensor
 

@@ -30,6 +30,8 @@ class PEagleSpeculator(FusedStatesModel):
     config_class = PEagleSpeculatorConfig
     config: PEagleSpeculatorConfig
 
+    one_pass = True
+
     def __init__(self, config: PEagleSpeculatorConfig) -> None:
         super().__init__(config)
         self.mask_hidden = nn.Parameter(torch.empty(1, 1, self.fc.in_features))

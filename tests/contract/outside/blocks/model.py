@@ -27,6 +27,8 @@ class BlocksModel(SpeculatorModel):
     config_class = BlocksConfig
     config: BlocksConfig
 
+    one_pass = True
+
     def __init__(self, config: BlocksConfig) -> None:
         super().__init__(config)
         self.place = nn.Embedding(config.block_size, config.hidden_size)

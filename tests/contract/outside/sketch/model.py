@@ -23,6 +23,8 @@ class SketchModel(SpeculatorModel):
     config_class = SketchConfig
     config: SketchConfig
 
+    one_pass = True
+
     def __init__(self, config: SketchConfig) -> None:
         super().__init__(config)
         size, width = config.hidden_size, config.width

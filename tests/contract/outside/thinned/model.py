@@ -26,6 +26,8 @@ class ThinnedModel(SpeculatorModel):
     config_class = ThinnedConfig
     config: ThinnedConfig
 
+    one_pass = True
+
     def __init__(self, config: ThinnedConfig) -> None:
         super().__init__(config)
         size, width = config.hidden_size, config.width
