@@ -8,6 +8,9 @@ ones: by default the run's own evaluation, the folder that holds `checkpoint`; a
 
     speculators evaluate RUN/checkpoint data=jsonl data.path=FILE output=FOLDER
 
+With --interval, prompts go one after another, so that vLLM's counters tell them apart: its acceptance length then has a 95 %
+bootstrap interval over prompts, and the speeds are those of one request at a time.
+
 With --temperature, tokens are sampled from the draft on both sides; the evaluation is one of
 
     speculators evaluate RUN/checkpoint proposal=sampling evaluation.temperature=1.0 output=FOLDER
@@ -41,7 +44,11 @@ MARGIN = 64  # positions above the longest prompt and answer, for drafted tokens
 
 @dataclass(frozen=True)
 class Comparison:
-    """One draft, served and evaluated."""
+    """One draft, served and evaluated.
+
+    Attributes:
+        interval: the 95 % interval of vLLM's acceptance length; None if the prompts were served together.
+    """
 
     name: str
     dtype: str
@@ -49,6 +56,7 @@ class Comparison:
     same_as_plain: int
     same_as_ours: int
     acceptance_length: float
+    interval: tuple[float, float] | None
     per_position: list[float]
     tokens_per_second: float
     plain_tokens_per_second: float
@@ -111,7 +119,7 @@ def ask_vllm(python: Path, job: dict[str, Any]) -> dict[str, Any]:
         return json.loads(answered.read_text())
 
 
-def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str) -> Comparison:
+def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str, one_by_one: bool) -> Comparison:
     """Serve a draft's verifier without and with it, on the prompts of an evaluation.
 
     Args:
@@ -119,6 +127,7 @@ def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str) -> Com
         evaluation: folder with result.json and generations.jsonl.
         python: interpreter of vLLM's environment.
         dtype: float32 or bfloat16.
+        one_by_one: serve one prompt after another, and compute the interval.
     """
     result = json.loads((evaluation / "result.json").read_text())
     ours = [json.loads(line) for line in (evaluation / "generations.jsonl").read_text().splitlines()]
@@ -139,6 +148,7 @@ def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str) -> Com
         "max_new_tokens": limit,
         "max_model_len": max(len(one["prompt"]) for one in ours) + limit + MARGIN,
         "temperature": 0.0,
+        "one_by_one": one_by_one,
     }
     plain = ask_vllm(python, job)
     drafted = ask_vllm(python, job | {"model": model, "speculative": speculative})
@@ -151,6 +161,7 @@ def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str) -> Com
         same_as_plain=sum(a == b for a, b in zip(plain["tokens"], drafted["tokens"], strict=True)),
         same_as_ours=sum(a == one["tokens"] for a, one in zip(drafted["tokens"], ours, strict=True)),
         acceptance_length=1 + counter["accepted_tokens"] / counter["drafts"],
+        interval=acceptance_interval(rounds_of(drafted["counts"])) if one_by_one else None,
         per_position=[accepted / counter["drafts"] for accepted in counter["accepted_tokens_per_pos"]],
         tokens_per_second=tokens / drafted["seconds"],
         plain_tokens_per_second=tokens / plain["seconds"],
@@ -221,10 +232,22 @@ def compare_sampled(checkpoint: Path, evaluation: Path, python: Path, dtype: str
             "max_new_tokens": result["max_new_tokens"],
             "max_model_len": max(len(one["prompt"]) for one in ours) + result["max_new_tokens"] + MARGIN,
             "temperature": temperature,
+            "one_by_one": True,
         },
     )
-    theirs = [[int(accepted)] + [0] * (int(drafts) - 1) for accepted, drafts in answer["counts"] if drafts]
+    theirs = rounds_of(answer["counts"])
     return Sampled(config["speculators_model_type"], temperature, [one["accepted"] for one in ours], theirs)
+
+
+def rounds_of(counts: list[list[float]]) -> list[list[int]]:
+    """Drafts of each prompt, whose sums are those that vLLM counted.
+
+    How the accepted tokens are shared among the drafts of a prompt is unknown, and does not change an acceptance length.
+
+    Args:
+        counts: [accepted tokens, drafts] of each prompt.
+    """
+    return [[int(accepted)] + [0] * (int(drafts) - 1) for accepted, drafts in counts if drafts]
 
 
 def sampled_table(comparisons: list[Sampled]) -> str:
@@ -234,6 +257,11 @@ def sampled_table(comparisons: list[Sampled]) -> str:
         "|---|--:|--:|--:|--:|---|---|--:|",
     ]
     return "\n".join([*rows, *(f"| {' | '.join(c.cells())} |" for c in comparisons)])
+
+
+def with_interval(length: float, interval: Sequence[float] | None) -> str:
+    """An acceptance length, and its interval if there is one."""
+    return f"{length:.3f}" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
 
 
 def table(comparisons: list[Comparison]) -> str:
@@ -247,6 +275,7 @@ def table(comparisons: list[Comparison]) -> str:
         positions = [
             ", ".join(f"{p:.2f}" for p in each) for each in (c.per_position, c.result["acceptance_per_position"])
         ]
+        own = c.result["acceptance_length_interval"] if c.interval else None
         cells = (
             *(
                 c.name,
@@ -256,7 +285,8 @@ def table(comparisons: list[Comparison]) -> str:
                 c.same_as_plain,
                 c.same_as_ours,
             ),
-            *(f"{c.acceptance_length:.3f}", f"{c.result['acceptance_length']:.3f}", f"{c.difference:+.1%}", *positions),
+            *(with_interval(c.acceptance_length, c.interval), with_interval(c.result["acceptance_length"], own)),
+            *(f"{c.difference:+.1%}", *positions),
             *(f"{c.tokens_per_second:.0f}", f"{c.plain_tokens_per_second:.0f}"),
         )
         rows.append(f"| {' | '.join(map(str, cells))} |")
@@ -271,6 +301,9 @@ def main() -> None:
     parser.add_argument("--evaluation", type=Path, help="evaluation to compare with, of the one checkpoint given")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype that vLLM computes in"
+    )
+    parser.add_argument(
+        "--interval", action="store_true", help="serve one prompt after another; 95 %% intervals over prompts"
     )
     parser.add_argument("--temperature", type=float, help="compare sampled drafts; that of the evaluations")
     parser.add_argument("--write", type=Path, help="write the table there as well")
@@ -288,7 +321,8 @@ def main() -> None:
         comparisons = [compare_sampled(*job, options.temperature) for job in jobs]
         text = sampled_table(comparisons)
     else:
-        comparisons = [compare(*job) for job in jobs]
+        heading += ", one request at a time; in brackets 95 % intervals over prompts" if options.interval else ""
+        comparisons = [compare(*job, options.interval) for job in jobs]
         text = table(comparisons)
     print(text)
     if options.write:

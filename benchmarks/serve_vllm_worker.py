@@ -35,11 +35,11 @@ def generate(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: `model` (folder or hub id), `speculative` (vLLM's speculative_config, or None), `dtype`, `prompts` (token
-            ids), `max_new_tokens`, `max_model_len`, `temperature`. Above temperature 0 prompts go one after another.
+            ids), `max_new_tokens`, `max_model_len`, `temperature`, `one_by_one` (prompts go one after another).
 
     Returns:
-        `tokens` (token ids of each answer), `seconds`, vLLM's speculative-decoding counters in `metrics`, and sampled also
-        as `counts`, [accepted, drafts] of each prompt.
+        `tokens` (token ids of each answer), `seconds`, vLLM's speculative-decoding counters in `metrics`, and as `counts`,
+        [accepted, drafts] of each prompt, or of all of them together if they do not go one after another.
     """
     if job["temperature"] > 0:
         repair_sampling()
@@ -69,7 +69,7 @@ def generate(job: dict[str, Any]) -> dict[str, Any]:
 
     started, outputs, counts = time.perf_counter(), [], []
     # vLLM counts over all requests: only one after another do the counters tell prompts apart.
-    for some in [prompts] if temperature == 0 else [[prompt] for prompt in prompts]:
+    for some in [[prompt] for prompt in prompts] if job["one_by_one"] else [prompts]:
         before = metrics()
         outputs += llm.generate(some, sampling, use_tqdm=False)
         after = metrics()

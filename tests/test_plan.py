@@ -114,6 +114,21 @@ def test_an_accelerator_that_is_not_here() -> None:
     assert there["hours of training"] == f"estimated {wanted:.2g}, with an H100 at 40% of 494 TFLOPS"
 
 
+def test_hours_of_answers_by_hand() -> None:
+    """20 answers of 8 tokens in batches of 10 take 16 passes, each of which reads the 5,770,496 bfloat16 weights at 3.35 TB/s."""
+    parameters = 4096 * 256 + 6 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 768 + 2 * 256) + 256
+    wanted = 16 * 2 * parameters / 3.35e12 / 3600
+    answered = [
+        "data.regenerate=true",
+        "data.regenerate_max_new_tokens=8",
+        "data.max_length=320",
+        "evaluation.batch_size=10",
+    ]
+    found = plan("device=cuda", *answered)["hours of the answers"]
+    assert found == f"at least {wanted:.2g} for 160 tokens, once; 10 texts at a time, an H100 that reads 3.35 TB/s"
+    assert "hours of the answers" not in plan("device=cuda")
+
+
 def test_flop_by_hand() -> None:
     """EAGLE-3 on the embedded verifier (6 layers, 256 wide, MLP 768, 4 heads of 64, 2 of them of keys, 4,096 tokens).
 

@@ -54,6 +54,8 @@ def test_it_is_planned_without_weights_and_without_a_gpu(recipe: str, draft: int
         found["hours of training"]
         == f"estimated {wanted:.2g} for each 100,000,000 tokens, with an H100 at 40% of 989 TFLOPS"
     )
+    wanted = 10**8 / 24 * 2 * verifier / 3.35e12 / 3600
+    assert found["hours of the answers"].startswith(f"at least {wanted:.2g} for each 100,000,000 tokens, once")
     if recipe == "eagle3_8b":
         # The verifier without its embedding, and its attention over 4,096 positions; three steps forward and backward.
         products = 2 * (verifier - VOCAB * H) + 36 * 4 * 4096 * H + 3 * 6 * draft

@@ -100,6 +100,11 @@ class Prepared:
         """Tokens of all documents, training and held-out: those whose states the verifier computes."""
         return sum(len(d.tokens) for side in (self.train, self.heldout) for sequence in side for d in sequence)
 
+    @property
+    def answer_tokens(self) -> int:
+        """Supervised tokens of all documents, training and held-out."""
+        return sum(sum(d.supervised) for side in (self.train, self.heldout) for sequence in side for d in sequence)
+
 
 def prepare(
     data: DataSettings, template: ChatTemplate, vocab_size: int, seed: int, generate: Generate | None = None

@@ -102,6 +102,13 @@ def _cells(result: EvaluationResult) -> dict[str, str]:
 
 def plot(result: EvaluationResult, run: RunConfig, file: Path) -> None:
     """Write a bar chart of acceptance by drafted position, as PNG."""
+    figure = bars_of(result, run)
+    with files.replacing(file) as partial:
+        figure.savefig(partial, dpi=150, format="png")
+
+
+def bars_of(result: EvaluationResult, run: RunConfig) -> Figure:
+    """The bar chart, with the algorithm, the verifier and the prompts in its title."""
     figure = Figure(figsize=(5, 3), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -127,5 +134,4 @@ def plot(result: EvaluationResult, run: RunConfig, file: Path) -> None:
     )
     axes.set_xticks(list(positions))
     axes.spines[["top", "right"]].set_visible(False)
-    with files.replacing(file) as partial:
-        figure.savefig(partial, dpi=150, format="png")
+    return figure

@@ -89,11 +89,13 @@ class Simulation:
         moments: the peak of each phase, in the order of the phases.
         training_flop: FLOP of a training step for a token of its batch; 2 for each multiplication with its addition.
         states_flop: FLOP for a token whose states are computed once and cached, or by a server; 0 if a step computes them.
+        verifier: bytes of the whole verifier's weights.
     """
 
     moments: list[Moment]
     training_flop: float
     states_flop: float
+    verifier: int
 
 
 class Ledger(TorchDispatchMode):
@@ -218,7 +220,7 @@ def simulated(
         loading = _loading(whole, running, stored, {} if in_process else {DRAFT: weights[DRAFT]})
         loaded = source != "served" or stays or run.evaluation.num_prompts
         moments = [*([loading] if loaded else []), *moments, *_export(run, draft, weights)]
-    return Simulation(moments, _training_flop(run, batch, ledger), _states_flop(batch, ledger))
+    return Simulation(moments, _training_flop(run, batch, ledger), _states_flop(batch, ledger), whole)
 
 
 def _training_flop(run: RunConfig, batch: Batch, ledger: Ledger) -> float:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -20,7 +20,7 @@ from speculators.data.evaluation_data import KEY, EvaluationData, evaluation_dat
 from speculators.data.prepare import Prepared, prepare
 from speculators.data.states_server import arguments, command, delivered
 from speculators.data.template import ChatTemplate, Document
-from speculators.execution.hours import basis, hours
+from speculators.execution.hours import BANDWIDTH, CARD, basis, decoding_hours, hours
 from speculators.execution.machine import device_kind, folder_bytes, running_dtype, states_bytes
 from speculators.execution.memory import Moment, simulated
 from speculators.format.published import speculator_dict
@@ -50,6 +50,7 @@ class Cost:
         parts: bytes by part in the phase with the largest peak.
         training_flop: FLOP of the training for each of its tokens.
         states_flop: FLOP for each token whose states are cached or served.
+        verifier: bytes of the whole verifier's weights.
     """
 
     device: str
@@ -57,11 +58,26 @@ class Cost:
     parts: dict[str, int]
     training_flop: float
     states_flop: float
+    verifier: int
 
     @property
     def peak(self) -> int:
         """Peak bytes of the whole run."""
         return sum(self.parts.values())
+
+
+class Tokens(NamedTuple):
+    """Tokens of a run.
+
+    Attributes:
+        seen: of all steps.
+        stored: of the data, whose states are computed once if they are kept.
+        answers: of the data's answers.
+    """
+
+    seen: int
+    stored: int
+    answers: int
 
 
 def print_plan(run: RunConfig) -> None:
@@ -98,17 +114,17 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
     ]
 
     prepared, own, reason = read_data(run, facts)
-    tokens: tuple[int, int] | None = None
+    tokens: Tokens | None = None
     if prepared is None:
         lines.append(("data, steps, states", f"unknown: {reason}"))
     else:
         report, order = prepared.report, Order(len(prepared.train), run.seed, run.trainer)
         size = states_bytes(run, facts, prepared, len(draft.layer_ids) + 1)
-        tokens = tokens_seen(prepared, order), prepared.tokens
+        tokens = Tokens(tokens_seen(prepared, order), prepared.tokens, prepared.answer_tokens)
         lines += [
             ("data", str(report)),
             ("optimizer steps", f"{order.steps:,} of {order.per_step} sequences"),
-            ("tokens seen", f"{tokens[0]:,}"),
+            ("tokens seen", f"{tokens.seen:,}"),
             ("verifier's states", f"{gigabytes(size)} on disk, with verifier_states=cached"),
         ]
         if own is not None:
@@ -157,13 +173,13 @@ def read_data(run: RunConfig, facts: VerifierFacts) -> tuple[Prepared | None, Ev
         return None, None, str(error).splitlines()[0]
 
 
-def time_lines(run: RunConfig, cost: Cost, tokens: tuple[int, int] | None) -> list[tuple[str, str]]:
+def time_lines(run: RunConfig, cost: Cost, tokens: Tokens | None) -> list[tuple[str, str]]:
     """FLOP of a token, and on an accelerator the hours that follow.
 
     Args:
         run: the validated run.
-        cost: its FLOP.
-        tokens: of the whole training, and those whose states are computed once; None if the data is unknown.
+        cost: its FLOP, and the verifier's weights.
+        tokens: None if the data is unknown.
     """
     states = run.verifier_states
     served = isinstance(states, ServedStates)
@@ -175,7 +191,7 @@ def time_lines(run: RunConfig, cost: Cost, tokens: tuple[int, int] | None) -> li
             else ("  of cached states", f"{cost.states_flop:.3g}, once")
         )
     if cost.device != "cpu":
-        seen, stored = tokens or (TOKENS, TOKENS)
+        seen, stored, answers = tokens or Tokens(TOKENS, TOKENS, TOKENS)
         once = 0 if served else stored * cost.states_flop
         each = "" if tokens else f" for each {TOKENS:,} tokens"
         found = hours(seen * cost.training_flop + once, run.precision)
@@ -187,7 +203,15 @@ def time_lines(run: RunConfig, cost: Cost, tokens: tuple[int, int] | None) -> li
                 ("hours of the server", f"estimated {found:.2g}{each}, with {basis('bf16')}; N of them take 1/N")
             )
         if run.data.regenerate:
-            lines.append(("  not counted", "generating the answers, and the evaluation"))
+            texts, every = run.evaluation.batch_size, "" if tokens else "each "
+            found = decoding_hours(answers, texts, cost.verifier)
+            lines.append(
+                (
+                    "hours of the answers",
+                    f"at least {found:.2g} for {every}{answers:,} tokens, once; {texts} texts at a time, {CARD} that reads "
+                    f"{BANDWIDTH / 1e12:.2f} TB/s",
+                )
+            )
     return lines
 
 
@@ -250,7 +274,7 @@ def estimated(
 
     totals = {m.phase: sum(parts(m).values()) for m in found.moments}
     fullest = max(found.moments, key=lambda m: totals[m.phase])
-    return Cost(device, totals, parts(fullest), found.training_flop, found.states_flop)
+    return Cost(device, totals, parts(fullest), found.training_flop, found.states_flop, found.verifier)
 
 
 def largest_batch(run: RunConfig, config: SpeculatorModelConfig, prepared: Prepared | None) -> Batch:

@@ -13,7 +13,7 @@ from rlcompleter import Completer
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 import speculators
 from speculators.cli.main import app
@@ -89,6 +89,9 @@ def test_the_page_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for line in (folder / "generations.jsonl").read_text().splitlines():
         row = json.loads(line)
         assert row["text"] == tokenizer.decode(row["tokens"]) and row["prompt_text"] == tokenizer.decode(row["prompt"])
+    # The page says that transformers' own class does not load the folder, and why.
+    with pytest.raises(ValueError, match="model_type"):
+        AutoConfig.from_pretrained(folder / "checkpoint")
     # The command says that the run is finished, and changes no file.
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:
