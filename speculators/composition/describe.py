@@ -79,7 +79,7 @@ def kind(part: dict[str, Any]) -> str:
     if "anyOf" in part:
         return " or ".join(kind(p) for p in part["anyOf"])
     if "const" in part or "enum" in part:
-        return ", ".join(f"`{v}`" for v in part.get("enum", [part.get("const")]))
+        return ", ".join(f"`{written(v)}`" for v in part.get("enum", [part.get("const")]))
     if "type" not in part:
         return "object"
     if part["type"] == "array":

@@ -82,6 +82,9 @@ class CachedStates:
     def announce(self, batch: Batch, layer_ids: Sequence[int]) -> None:
         """Does nothing: there is nothing to fetch."""
 
+    def stop_waiting(self) -> None:
+        """Does nothing: it waits for no server."""
+
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a batch that is on the host and consists of the entry's sequences; zero at padding."""
         states = self._read(batch, layer_ids)

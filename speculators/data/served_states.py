@@ -79,6 +79,10 @@ class ServedStates:
         """Request a batch's states; the requests are served in the order of these calls."""
         self._requested[id(batch)] = self._request(batch)
 
+    def stop_waiting(self) -> None:
+        """Give up a server that does not answer; requests that it is answering are completed."""
+        self._client.stop_waiting()
+
     @torch.no_grad()
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a batch that is on the host; those of padding are what the final norm makes of zeros."""

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 Found = TypeVar("Found")
 # Seconds before the first retry; they double up to the second number.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+# Seconds in which a server must accept a connection.
+CONNECT_SECONDS = 10.0
 # Seconds between two looks at a lock, and between two messages about the same wait.
 LOOK, SAY = 0.002, 30.0
 # Times that a document is asked for again although its file was not written.
@@ -109,6 +111,8 @@ class StatesClient:
         self.url, self.folder, self.expected = url, folder, expected
         self._timeout, self._server = timeout, server
         self._closed = threading.Event()
+        # No Event: a signal handler that interrupts a wait for one cannot set it.
+        self._patient = True
         self._open: set[HTTPConnection] = set()
         self._said = -SAY
 
@@ -140,6 +144,10 @@ class StatesClient:
         if not isinstance(token, int) or not isinstance(chance, float):
             raise self._wrong("answers without the log-probability of its token")
         return First(states, token, chance, root)
+
+    def stop_waiting(self) -> None:
+        """Give up what the server does not answer, after at most one more request."""
+        self._patient = False
 
     def close(self) -> None:
         """End all requests; threads that wait for an answer get a StatesUnavailable."""
@@ -180,7 +188,7 @@ class StatesClient:
             except NoAnswer as error:
                 waited = time.monotonic() - began
                 unwritten += isinstance(error, NotWritten)
-                if unwritten > UNWRITTEN or waited > self._timeout:
+                if unwritten > UNWRITTEN or waited > self._timeout or not self._patient:
                     raise StatesUnavailable(
                         f"verifier_states: no states from {self.url} for {waited:.0f} s: {error}"
                     ) from error
@@ -216,12 +224,14 @@ class StatesClient:
         """The body of the server's answer to one request."""
         place = urlsplit(self.url)
         kind = HTTPSConnection if place.scheme == "https" else HTTPConnection
-        connection = kind(place.hostname or "", place.port, timeout=self._timeout)
+        connection = kind(place.hostname or "", place.port, timeout=min(CONNECT_SECONDS, self._timeout))
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("VLLM_API_KEY"):  # as for the server
             headers["Authorization"] = f"Bearer {key}"
         self._open.add(connection)
         try:
+            connection.connect()
+            connection.sock.settimeout(self._timeout)
             connection.request(method, place.path + path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             payload, status = answer.read(MOST_LIST_BYTES), answer.status

@@ -267,6 +267,9 @@ class StatesOfSizes:
     def announce(self, batch: Batch, layer_ids: Sequence[int]) -> None:
         """Does nothing."""
 
+    def stop_waiting(self) -> None:
+        """Does nothing: it waits for no server."""
+
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a batch."""
         (B, T), H = batch.token_BT.shape, self.head.embed_VH.shape[1]

@@ -55,6 +55,10 @@ class HiddenStates(Protocol):
         """Say that a batch will be requested, once and with the same arguments, so that its states can be fetched meanwhile."""
         ...
 
+    def stop_waiting(self) -> None:
+        """Give up a server that does not answer, instead of asking it again; may be called by a signal handler."""
+        ...
+
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of every token of a batch, each computed from its own document alone.
 

@@ -52,7 +52,7 @@ class TrainerSettings(Strict):
         description="steps between two resumable checkpoints; null is only at the end"
     )
     keep_last: PositiveInt = Field(description="resumable checkpoints kept")
-    keep_best: bool | Literal["decoded"] = Field(
+    keep_best: Literal[True, False, "decoded"] = Field(
         description="publish the step with the best held-out acceptance estimate, or decoded acceptance length, not the last"
     )
     keep_best_prompts: PositiveInt = Field(description="held-out prompts decoded at each step of keep_best=decoded")

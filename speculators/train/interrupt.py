@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -25,10 +26,14 @@ class Interrupted(SystemExit):
 
 
 class Interrupt:
-    """While entered, the first signal of ASKING only sets `asked`; a second one ends the process, except under torchrun."""
+    """While entered, the first signal of ASKING only sets `asked`; a second one ends the process, except under torchrun.
 
-    def __init__(self) -> None:
-        self.asked = False
+    Args:
+        first: called at each signal that does not end the process.
+    """
+
+    def __init__(self, first: Callable[[], None] = lambda: None) -> None:
+        self.asked, self._first = False, first
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -42,6 +47,7 @@ class Interrupt:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        self._first()
         # torchrun resends the terminal's signal to its processes, and kills those still running after 30 seconds.
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             self._restore()

@@ -90,10 +90,11 @@ def train(
         StatesUnavailable: a server does not deliver the states of the next step; a checkpoint was saved, unless there are several
             processes.
         Interrupted: a signal was received; a checkpoint was saved.
+        KeyboardInterrupt: a signal was received while states were missing, and there was nothing to save.
     """
     loop = Loop(model, verifier, prepared, run, folder, read, decoded)
     try:
-        with Interrupt() as interrupt, loop.progress, float32_products(loop.device, run.precision):
+        with Interrupt(verifier.stop_waiting) as interrupt, loop.progress, float32_products(loop.device, run.precision):
             loop.run(interrupt)
             return loop.finish()
     except BaseException:
@@ -176,7 +177,10 @@ class Loop:
                 self.step(check=state.step + 1 == first)
             except StatesUnavailable:
                 # The processes of a run may not all lack states, and they save together.
-                if state.step and self.accelerator.num_processes == 1:
+                can_save = state.step > 0 and self.accelerator.num_processes == 1
+                if interrupt.asked:
+                    raise (self.stopped() if can_save else KeyboardInterrupt) from None
+                if can_save:
                     self.progress.say(f"step {state.step} is saved. To resume: {self.saved()}")
                 raise
             self.progress.advance()
@@ -195,9 +199,7 @@ class Loop:
             # 5. stop
             stopping = self.stopping(interrupt, last)
         if stopping:
-            stop = Interrupted(state.step, self.saved())
-            self.progress.say(stop.message)
-            raise stop
+            raise self.stopped()
 
     def step(self, check: bool) -> None:
         """One optimizer step."""
@@ -307,6 +309,12 @@ class Loop:
         # A training that trials of a sweep share has no run.yaml of its own.
         shared = self.folder.parent.name == TRAININGS
         return "repeat the sweep's command" if shared else command(self.folder, self.settings)
+
+    def stopped(self) -> Interrupted:
+        """Save this step; returns the exception that ends the run and says how to resume it."""
+        stop = Interrupted(self.state.step, self.saved())
+        self.progress.say(stop.message)
+        return stop
 
     def finish(self) -> TrainResult:
         """Check that every trainable tensor changed, load the weights to publish, and release accelerate."""

@@ -103,6 +103,9 @@ class Verifier:
     def announce(self, batch: Batch, layer_ids: Sequence[int]) -> None:
         """Does nothing: there is nothing to fetch."""
 
+    def stop_waiting(self) -> None:
+        """Does nothing: it waits for no server."""
+
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a packed batch, for each document as if computed alone; undefined at padding."""
         if self.packs:

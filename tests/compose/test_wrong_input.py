@@ -134,7 +134,7 @@ WRONG = [
     ("data.chat_template_date=yesterday", ["data.chat_template_date", "YYYY-MM-DD", LINE]),
     ("data.chat_template_kwargs={tools:[]}", ["data.chat_template_kwargs", "tools is set by each conversation"]),
     ("trainer.keep_best=true", ["trainer.keep_best=True", "trainer.eval_every"]),
-    ("trainer.keep_best=decode", ["trainer.keep_best: input should be 'decoded' (got 'decode')", LINE]),
+    ("trainer.keep_best=decode", ["trainer.keep_best: input should be True, False or 'decoded' (got 'decode')", LINE]),
     # rules against the verifier
     ("verifier=hf verifier.name_or_path=/nowhere", ["verifier.name_or_path", "does not exist", LINE]),
     ("data.max_length=4096", ["data.max_length=4096", "2048", LINE]),

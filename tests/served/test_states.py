@@ -1,9 +1,11 @@
 """Served states are the verifier's; what a server may do wrong is repeated or refused, and its files reach no further."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 
 from speculators.cache.store import LOCKS, Store
 from speculators.composition.compose import compose
+from speculators.data import states_client
 from speculators.data.collate import collate
 from speculators.data.verifier_states import open_states
 from speculators.protocols.hidden_states import StatesUnavailable
@@ -212,6 +215,28 @@ def test_a_server_that_stays_away_ends_the_wait(open_served: Open, server: Local
         with pytest.raises(StatesUnavailable, match=rf"no states from {server.url} for \d s: ConnectionRefusedError"):
             states(BATCH, [0, 2])
         assert 0.5 < time.monotonic() - began < 5
+
+
+def test_a_machine_that_accepts_no_connection(
+    server: LocalServer, open_served: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is switched off: each try ends after a while, and a signal ends the tries."""
+    monkeypatch.setattr(states_client, "CONNECT_SECONDS", 0.3)
+    with open_served(timeout=60) as states, ExitStack() as stack:
+        server.stop()
+        # Linux drops what goes beyond the queue of a socket that accepts nothing.
+        full, *waiting = [stack.enter_context(socket.socket()) for _ in range(4)]
+        full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        full.bind(("127.0.0.1", server.port))
+        full.listen(0)
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", server.port))
+        threading.Timer(0.5, states.stop_waiting).start()
+        began = time.monotonic()
+        with pytest.raises(StatesUnavailable, match="TimeoutError: timed out"):
+            states(ONE, [0, 2])
+        assert time.monotonic() - began < 10
 
 
 def test_closing_ends_requests_that_wait(open_served: Open, server: LocalServer) -> None:

@@ -1,6 +1,9 @@
 """Training from served states is training from the verifier's own, whatever the server does meanwhile."""
 
+import os
+import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,13 +18,14 @@ from speculators.data.prepare import Prepared
 from speculators.data.served_states import ServedStates, served_states
 from speculators.protocols.hidden_states import StatesUnavailable
 from speculators.train.batches import announced
+from speculators.train.interrupt import Interrupted
 from speculators.train.loop import train
 from speculators.train.order import Order
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.loader import VerifierLoader
 from tests.cache.conftest import settings
 from tests.served.conftest import chosen
-from tests.served.server import Handler, LocalServer
+from tests.served.server import Fault, Handler, LocalServer
 
 TRAINER = {"epochs": 2, "batch_size": 2, "gradient_accumulation_steps": 2, "eval_every": 3, "log_every": 1}
 
@@ -99,8 +103,21 @@ def test_the_weights_are_those_with_the_verifier_in_process(
         assert torch.equal(served, again) and (served - right).abs().max() < 1e-4
 
 
+def away(server: LocalServer, ctrl_c: bool) -> Fault:
+    """The server ends while it has requests; a moment later the user may press Ctrl-C."""
+
+    def end(handler: Handler, body: dict[str, Any], file: Path) -> None:
+        handler.connection.close()
+        threading.Thread(target=server.stop).start()
+        if ctrl_c:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    return end
+
+
+@pytest.mark.parametrize("ctrl_c", [False, True])
 def test_a_server_that_stays_away_leaves_a_run_that_goes_on(
-    make_run, fresh, prepared, server, opened, tmp_path: Path
+    ctrl_c: bool, make_run, fresh, prepared, server, opened, tmp_path: Path
 ) -> None:
     """The last finished step is saved, and the resumed run has the weights of one that was never stopped."""
     run = make_run(trainer=TRAINER | {"eval_every": None})
@@ -109,13 +126,12 @@ def test_a_server_that_stays_away_leaves_a_run_that_goes_on(
     with opened() as states:
         train(straight, states, prepared, run, tmp_path)
 
-    def away(handler: Handler, body: dict[str, Any], file: Path) -> None:
-        handler.connection.close()
-        threading.Thread(target=server.stop).start()
-
-    server.faults = [None] * 26 + [away]
-    with opened(timeout=0.5) as states, pytest.raises(StatesUnavailable, match="no states from"):
+    server.faults = [None] * 26 + [away(server, ctrl_c)]
+    timeout, expected = (60, Interrupted) if ctrl_c else (0.5, StatesUnavailable)
+    began = time.monotonic()
+    with opened(timeout=timeout) as states, pytest.raises(expected, match="the state is saved|no states from"):
         train(resumed, states, prepared, run, folder)
+    assert time.monotonic() - began < 20
     (saved,) = folder.glob("checkpoints/step_*")
     assert saved.name in ("step_1", "step_2", "step_3")
     server.start()
@@ -123,3 +139,12 @@ def test_a_server_that_stays_away_leaves_a_run_that_goes_on(
     with opened() as states:
         train(resumed, states, prepared, run, folder)
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
+
+
+def test_ctrl_c_before_the_first_step(make_run, fresh, prepared, server, opened, tmp_path: Path) -> None:
+    """There is nothing to save."""
+    run = make_run(trainer=TRAINER)
+    server.faults = [None, away(server, True)]
+    with opened(timeout=60) as states, pytest.raises(KeyboardInterrupt):
+        train(fresh(run), states, prepared, run, tmp_path)
+    assert not list(tmp_path.glob("checkpoints/*"))
