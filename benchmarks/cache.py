@@ -139,8 +139,7 @@ def train_and_watch(kind: str, overrides: list[str], folder: Path) -> dict[str, 
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
     prepared = saved.prepared(run, store, loader, facts.vocab_size)
-    sequences = [*prepared.train, *prepared.heldout]
-    with open_states(run, store, loader, sequences, on_meta(config).layer_ids) as states, watched() as peaks:
+    with open_states(run, store, loader, prepared.sequences, on_meta(config).layer_ids) as states, watched() as peaks:
         held = loader.whole() if kind == "kept" else None
         given = Initialisation(states.head, prepared.token_count_V, partial(VerifierTensors, run.verifier))
         model = build(config, given, states.device)

@@ -168,8 +168,11 @@ class Entry:
         self.manifest.shards = {n: self.manifest.shards[n] for n in self.whole()} | dict.fromkeys(shards)
         self._save()
 
-    def add(self, payloads: Mapping[str, bytes]) -> None:
+    def add(self, payloads: Mapping[str, bytes | memoryview]) -> None:
         """Write shards, all of them or none.
+
+        Args:
+            payloads: bytes of each; a view, with items of one byte, may be of a mapped file that is larger than memory.
 
         Raises:
             NoRoom: the disk is full; the entry is unchanged.
@@ -203,7 +206,7 @@ class Entry:
     def _save(self) -> None:
         self._write(MANIFEST, json.dumps(asdict(self.manifest), indent=1).encode())
 
-    def _write(self, name: str, payload: bytes) -> None:
+    def _write(self, name: str, payload: bytes | memoryview) -> None:
         try:
             files.write(self.path(name), payload)
         except OSError as error:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 
 from speculators.cache.entry import Entry, NoRoom
 from speculators.cache.store import Store
-from speculators.data.ragged import flat, lists
+from speculators.data.ragged import Lists, flat
 from speculators.data.regenerate import Generate
 from speculators.decoding.generate import greedy, plain
 from speculators.decoding.text_sampler import TextSampler
@@ -98,7 +98,7 @@ def _read(entry: Entry) -> Answers:
     entry.forget(entry.damaged())
     for name in entry.whole():
         tensors = load_file(entry.path(name))
-        known |= zip(map(tuple, lists(tensors, "prompts")), lists(tensors, "answers"), strict=True)
+        known |= zip(map(tuple, Lists(tensors, "prompts")), Lists(tensors, "answers"), strict=True)
     return known
 
 

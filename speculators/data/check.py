@@ -5,8 +5,9 @@ from collections import Counter
 from speculators.data.conversations import read
 from speculators.data.evaluation_data import KEY, evaluation_data
 from speculators.data.mixture import conversations
-from speculators.data.prepare import TOO_FEW, nothing, prompt_key, prompts_of, rendered
+from speculators.data.prepare import TOO_FEW, nothing, prompts_of, rendered
 from speculators.data.sources import Unreachable
+from speculators.data.spool import prompt_key
 from speculators.data.template import ChatTemplate
 from speculators.data.unused import Unused
 from speculators.settings.data import DataSettings
@@ -59,7 +60,7 @@ def check(data: DataSettings, template: ChatTemplate | None) -> None:
     Raises:
         ValueError: it cannot be used; the message names what is wrong.
     """
-    unused, keys, taught = Unused(), set[str](), template is None
+    unused, keys, taught = Unused(), set[bytes](), template is None
     for number, conversation in enumerate(conversations(data, unused, not data.regenerate, [])):
         keys.add(prompt_key(conversation))
         if template is not None and not taught:

@@ -1,7 +1,8 @@
 """The prompts of `evaluation.data`: decoded in an evaluation, but no part of the data that a draft is trained on."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
+
+import numpy as np
 
 from speculators.data.conversations import read
 from speculators.data.prepare import Prompt, nothing, prompts_of
@@ -35,7 +36,7 @@ class EvaluationData:
         return f"{count}, {len(self.trained_on)} of them also in the training data{first}"
 
 
-def evaluation_data(run: RunConfig, template: ChatTemplate, trained: Collection[int] | None) -> EvaluationData | None:
+def evaluation_data(run: RunConfig, template: ChatTemplate, trained: np.ndarray | None) -> EvaluationData | None:
     """The first evaluation.num_prompts distinct prompts of a run's evaluation.data; None if the run has none.
 
     Args:

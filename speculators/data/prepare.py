@@ -5,26 +5,26 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from speculators.data.conversations import Conversation
 from speculators.data.mixture import conversations, names, order, sources_among
-from speculators.data.pack import Packed, pack
 from speculators.data.regenerate import NO_ROOM, Generate, regenerated
-from speculators.data.spool import Spool, spooled
+from speculators.data.sequences import Columns, Sequences, in_columns, packed
+from speculators.data.spool import Spool, hash_of, prompt_key, spooled
 from speculators.data.template import ChatTemplate, Document, TemplateRefused
 from speculators.data.unused import Unused
 from speculators.settings.data import DataSettings
 
 # Conversations that are in memory at a time.
 AT_ONCE = 1024
-# Characters of a prompt's key; longer prompts are identified by their beginning and a hash.
-KEY_LENGTH = 512
+# Tokens whose ids are counted at a time.
+COUNTED = 2**20
 TOO_FEW = "data: it has fewer than two different prompts; one is trained on and one held out for the evaluation"
 
 
@@ -81,24 +81,33 @@ class Prepared:
     """The prepared data that training and evaluation read.
 
     Attributes:
-        train, heldout: packed sequences; no prompt is in both.
+        sequences: packed sequences, those to train on first; no prompt is on both sides.
         prompts: token ids of the held-out prompts, each with the start of an answer.
         token_count_V: int64 count of each supervised training token.
         report: counts for the user.
-        train_prompts: `Prompt.hash` of the conversations to train on.
+        train_prompts: int64 `Prompt.hash` of the conversations to train on, ascending, without repeats.
     """
 
-    train: list[Packed]
-    heldout: list[Packed]
-    prompts: list[list[int]]
+    sequences: Sequences
+    prompts: Sequence[list[int]]
     token_count_V: Tensor
     report: DataReport
-    train_prompts: frozenset[int]
+    train_prompts: np.ndarray
+
+    @property
+    def train(self) -> Sequences:
+        """The sequences to train on."""
+        return self.sequences[: self.report.train_sequences]
+
+    @property
+    def heldout(self) -> Sequences:
+        """The sequences that are held out."""
+        return self.sequences[self.report.train_sequences :]
 
     @property
     def tokens(self) -> int:
         """Tokens of all documents, training and held-out: those whose states the verifier computes."""
-        return sum(len(d.tokens) for side in (self.train, self.heldout) for sequence in side for d in sequence)
+        return len(self.sequences.documents.token_N)
 
     @property
     def answer_tokens(self) -> int:
@@ -122,44 +131,53 @@ def prepare(
         ValueError: no usable data, or token ids that the verifier does not have.
     """
     unused, left_out, unfinished, cut = Unused(), Unused(), Unused(), Counter[str]()
-    packed: list[list[Packed]] = []
+
+    def documents_of(side: Side) -> Iterator[Document]:
+        if not data.regenerate:
+            return rendered(side, template, data.max_length, unused, left_out, cut)
+        assert generate is not None, "data.regenerate=true: no verifier was given to generate the answers"
+        whole = regenerated(side, template, generate, data, unused, unfinished)
+        return (limited(document, data.max_length, cut) for document in whole)
+
     with chosen(data, seed, unused) as sides:
-        for side in sides:
-            if data.regenerate:
-                assert generate is not None, "data.regenerate=true: no verifier was given to generate the answers"
-                whole = regenerated(side, template, generate, data, unused, unfinished)
-                documents = [limited(d, data.max_length, cut) for d in whole]
-            else:
-                documents = list(rendered(side, template, data.max_length, unused, left_out, cut))
-            packed.append(pack(documents, data.max_length))
+        documents, ends = in_columns(map(documents_of, sides))
         heldout_prompts = [p.tokens for p in prompts_of(sides[1], template, data.max_length, Unused())]
         used, sources = sum(map(len, sides)), taken(data, sides)
-        train_prompts = frozenset(map(prompt_hash, sides[0]))
-    if not packed[0]:
+        train_prompts = sides[0].prompt_hashes
+    if not ends[0]:
         raise ValueError(nothing(unused))
-    largest = max(max(document.tokens) for side in packed for sequence in side for document in sequence)
-    if largest >= vocab_size:
+    if (largest := documents.token_N.max()) >= vocab_size:
         raise ValueError(
             f"verifier.name_or_path: the tokenizer produced token id {largest}, but the verifier's vocabulary has only "
             f"{vocab_size} tokens; use the tokenizer of this verifier"
         )
-    supervised = [t for s in packed[0] for d in s for t, m in zip(d.tokens, d.supervised, strict=True) if m]
+    sequences, (train_sequences, _) = packed(documents, ends, data.max_length)
+    train_tokens = int(documents.start_D[ends[0]])
+    count_V = supervised_counts(documents, train_tokens, vocab_size)
     report = DataReport(
         conversations=used,
         skipped=dict(unused.counts),
         cut=cut["documents"],
-        train_sequences=len(packed[0]),
-        heldout_sequences=len(packed[1]),
-        train_tokens=sum(len(document.tokens) for sequence in packed[0] for document in sequence),
-        supervised_tokens=len(supervised),
+        train_sequences=train_sequences,
+        heldout_sequences=len(sequences) - train_sequences,
+        train_tokens=train_tokens,
+        supervised_tokens=int(count_V.sum()),
         heldout_prompts=len(heldout_prompts),
         first=unused.first,
         left_out=dict(left_out.counts),
         unfinished=unfinished.counts.total(),
         sources=sources,
     )
-    count_V = torch.bincount(torch.tensor(supervised), minlength=vocab_size)
-    return Prepared(packed[0], packed[1], heldout_prompts, count_V, report, train_prompts)
+    return Prepared(sequences, heldout_prompts, torch.from_numpy(count_V), report, train_prompts)
+
+
+def supervised_counts(documents: Columns, tokens: int, vocab_size: int) -> np.ndarray:
+    """int64 [V] how often each token id is supervised among the first `tokens` tokens."""
+    count_V = np.zeros(vocab_size, np.int64)
+    for start in range(0, tokens, COUNTED):
+        part = slice(start, min(start + COUNTED, tokens))
+        count_V += np.bincount(documents.token_N[part][documents.supervised_N[part]], minlength=vocab_size)
+    return count_V
 
 
 class Prompt(NamedTuple):
@@ -169,7 +187,7 @@ class Prompt(NamedTuple):
         tokens: token ids, with the start of an answer.
         category: what kind it is; None if the data names none.
         place: file and line, or data set and row.
-        hash: `prompt_hash` of its conversation.
+        hash: of the key of its conversation's prompt.
     """
 
     tokens: list[int]
@@ -200,10 +218,10 @@ def prompts(data: DataSettings, template: ChatTemplate, seed: int | None) -> lis
     return found
 
 
-def train_prompts(data: DataSettings, seed: int) -> frozenset[int]:
+def train_prompts(data: DataSettings, seed: int) -> np.ndarray:
     """`Prompt.hash` of the conversations that training with this seed does not hold out; ValueError without usable data."""
     with chosen(data, seed, Unused()) as (train, _):
-        return frozenset(map(prompt_hash, train))
+        return train.prompt_hashes
 
 
 @contextmanager
@@ -241,6 +259,12 @@ class Side:
     def __iter__(self) -> Iterator[Conversation]:
         return (self.spool[number] for number in self.numbers)
 
+    @property
+    def prompt_hashes(self) -> np.ndarray:
+        """int64 hashes of the distinct prompts' keys, ascending."""
+        keys = {self.spool.prompt_numbers[number] for number in self.numbers}
+        return np.unique(np.fromiter((hash_of(self.spool.prompt_keys[key]) for key in keys), np.int64, len(keys)))
+
 
 def taken(data: DataSettings, sides: Iterable[Side]) -> dict[str, int]:
     """Number of conversations of each source by its name; empty if there is only one source."""
@@ -265,27 +289,15 @@ def split(spool: Spool, numbers: Sequence[int], fraction: float, seed: int) -> t
     Raises:
         ValueError: fewer than two different prompts.
     """
-    keys = [prompt_key(spool[i]) for i in numbers]
-    distinct = sorted(set(keys))
+    distinct = sorted({spool.prompt_numbers[i] for i in numbers}, key=spool.prompt_keys.__getitem__)
     if len(distinct) < 2:
         raise ValueError(TOO_FEW)
     random.Random(seed).shuffle(distinct)
     held = set(distinct[: min(max(1, round(fraction * len(distinct))), len(distinct) - 1)])
     sides: tuple[list[int], list[int]] = ([], [])
-    for key, number in zip(keys, numbers, strict=True):
-        sides[key in held].append(number)
+    for number in numbers:
+        sides[spool.prompt_numbers[number] in held].append(number)
     return sides
-
-
-def prompt_key(conversation: Conversation) -> str:
-    """A key of a conversation's prompt, by which conversations are split."""
-    whole = repr(conversation.prompt)
-    return whole if len(whole) <= KEY_LENGTH else whole[:KEY_LENGTH] + sha256(whole.encode()).hexdigest()
-
-
-def prompt_hash(conversation: Conversation) -> int:
-    """A 64-bit hash of the key of a conversation's prompt."""
-    return int.from_bytes(sha256(prompt_key(conversation).encode()).digest()[:8], "big", signed=True)
 
 
 def rendered(
@@ -362,7 +374,8 @@ def prompts_of(
             unused.add(str(error), conversation.place)
             continue
         if len(prompt) < max_length:
-            made = Prompt(prompt, conversation.category, conversation.place, prompt_hash(conversation))
+            key = hash_of(prompt_key(conversation))
+            made = Prompt(prompt, conversation.category, conversation.place, key)
             distinct.setdefault(tuple(prompt), made)
         else:
             unused.add(NO_ROOM, conversation.place)

@@ -1,14 +1,13 @@
 """Lists of uneven length as two tensors: all values one after the other, and the lengths."""
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, chain, pairwise
-from typing import TypeVar
+from itertools import chain
+from typing import overload
 
 import torch
 from torch import Tensor
 
 LENGTHS = ".lengths"
-T = TypeVar("T")
 
 
 def flat(name: str, lists: Sequence[Sequence[int]]) -> dict[str, Tensor]:
@@ -17,11 +16,27 @@ def flat(name: str, lists: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     return {name: values, name + LENGTHS: torch.tensor([len(values) for values in lists], dtype=torch.int64)}
 
 
-def cut(values: Sequence[T], lengths: Sequence[int]) -> list[Sequence[T]]:
-    """Split values into pieces of the given lengths, which sum to the whole."""
-    return [values[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]
+class Lists(Sequence[list[int]]):
+    """The lists that `flat` stored, each read when it is asked for.
 
+    Args:
+        tensors: may be mapped from a file.
+        name: under which they are stored.
+    """
 
-def lists(tensors: Mapping[str, Tensor], name: str) -> list[list[int]]:
-    """The lists that `flat` stored under `name`."""
-    return [list(values) for values in cut(tensors[name].tolist(), tensors[name + LENGTHS].tolist())]
+    def __init__(self, tensors: Mapping[str, Tensor], name: str) -> None:
+        self._values = tensors[name]
+        self._starts = [0, *tensors[name + LENGTHS].cumsum(0).tolist()]
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, at: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[list[int]]: ...
+    def __getitem__(self, at: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(len(self))[at]]
+        at = range(len(self))[at]
+        return self._values[self._starts[at] : self._starts[at + 1]].tolist()

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
@@ -15,9 +16,10 @@ from speculators.cache.entry import Entry, NoRoom
 from speculators.cache.store import Store
 from speculators.data.answers import kept_answers
 from speculators.data.prepare import DataReport, Prepared, prepare
-from speculators.data.ragged import cut, flat, lists
+from speculators.data.ragged import Lists, flat
+from speculators.data.sequences import Columns, Sequences, mapped
 from speculators.data.sources import data_content
-from speculators.data.template import ChatTemplate, Document
+from speculators.data.template import ChatTemplate
 from speculators.settings.run_config import RunConfig
 from speculators.utils import digest
 from speculators.verifier import identity
@@ -27,7 +29,10 @@ log = logging.getLogger(__name__)
 # Settings that are locations; they do not determine the content.
 PLACES = {"path", "name", "revision", "streaming"}
 ELSEWHERE = {**dict.fromkeys(PLACES, True), "sources": {"__all__": PLACES}}
+# The columns of all documents as they are in memory, so that they are mapped and not read.
+TOKENS, SUPERVISED = "tokens.bin", "supervised.bin"
 SEQUENCES, REPORT = "sequences.safetensors", "report.json"
+FILES = (TOKENS, SUPERVISED, SEQUENCES, REPORT)
 
 
 def prepared(run: RunConfig, store: Store, verifier: VerifierLoader, vocab_size: int) -> Prepared:
@@ -44,7 +49,7 @@ def prepared(run: RunConfig, store: Store, verifier: VerifierLoader, vocab_size:
     """
     about = f"{run.data.source} data for {run.verifier.name_or_path}"
     with store.use("tokenised", ingredients(run, verifier, vocab_size), about) as entry, entry.writing():
-        if not entry.missing((SEQUENCES, REPORT)) and not entry.damaged():
+        if not entry.missing(FILES) and not entry.damaged():
             return _read(entry)
         answers = kept_answers(run, store, verifier)
         made = prepare(run.data, ChatTemplate.of(run.verifier, run.data), vocab_size, run.seed, answers)
@@ -77,24 +82,30 @@ def ingredients(run: RunConfig, verifier: VerifierLoader, vocab_size: int) -> di
     return made_of
 
 
-def _payloads(prepared: Prepared) -> dict[str, bytes]:
-    sequences = [*prepared.train, *prepared.heldout]
-    documents = [document for sequence in sequences for document in sequence]
-    tensors = flat("tokens", [d.tokens for d in documents]) | flat("prompts", prepared.prompts)
-    tensors["supervised"] = torch.tensor([s for d in documents for s in d.supervised], dtype=torch.bool)
-    tensors["documents"] = torch.tensor([len(sequence) for sequence in sequences])
-    tensors["token_count_V"] = prepared.token_count_V
-    tensors["train_prompts"] = torch.tensor(sorted(prepared.train_prompts), dtype=torch.int64)
-    return {SEQUENCES: save(tensors), REPORT: json.dumps(asdict(prepared.report), indent=1).encode()}
+def _payloads(prepared: Prepared) -> dict[str, bytes | memoryview]:
+    sequences = prepared.sequences
+    documents = sequences.documents
+    arrays = {"start_D": documents.start_D, "order_D": sequences.order_D, "start_S": sequences.start_S}
+    tensors = {
+        name: torch.tensor(array) for name, array in (arrays | {"train_prompts": prepared.train_prompts}).items()
+    }
+    tensors |= {"token_count_V": prepared.token_count_V} | flat("prompts", prepared.prompts)
+    return {
+        TOKENS: documents.token_N.data.cast("B"),
+        SUPERVISED: documents.supervised_N.view(np.uint8).data,
+        SEQUENCES: save(tensors),
+        REPORT: json.dumps(asdict(prepared.report), indent=1).encode(),
+    }
 
 
 def _read(entry: Entry) -> Prepared:
     tensors = load_file(entry.path(SEQUENCES))
-    report = DataReport(**json.loads(entry.path(REPORT).read_bytes()))
-    tokens = lists(tensors, "tokens")
-    supervised = cut(tensors["supervised"].tolist(), [len(t) for t in tokens])
-    documents = [Document(t, list(s)) for t, s in zip(tokens, supervised, strict=True)]
-    sequences = [list(s) for s in cut(documents, tensors["documents"].tolist())]
-    train, heldout = sequences[: report.train_sequences], sequences[report.train_sequences :]
-    train_prompts = frozenset(tensors["train_prompts"].tolist())
-    return Prepared(train, heldout, lists(tensors, "prompts"), tensors["token_count_V"], report, train_prompts)
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    columns = mapped(entry.path(TOKENS), np.int32), mapped(entry.path(SUPERVISED), np.bool_)
+    return Prepared(
+        Sequences(Columns(*columns, arrays["start_D"]), arrays["order_D"], arrays["start_S"]),
+        Lists(tensors, "prompts"),
+        tensors["token_count_V"],
+        DataReport(**json.loads(entry.path(REPORT).read_bytes())),
+        arrays["train_prompts"],
+    )

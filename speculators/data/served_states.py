@@ -181,7 +181,7 @@ def served_states(
         states = ServedStates(client, ids, head, norm, settings)
         stack.callback(states.close)
         if sequences:
-            states.check(sequences[0][0].tokens[:FIRST_TOKENS])
+            states.check(list(sequences[0][0].tokens[:FIRST_TOKENS]))
         yield states
 
 

@@ -4,6 +4,7 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
@@ -11,6 +12,20 @@ from speculators.data.conversations import Conversation
 
 # Bytes that stay in memory before a file is made.
 IN_MEMORY = 256 * 2**20
+# Characters of a prompt's key; longer prompts are identified by their beginning and a hash.
+KEY_LENGTH = 512
+
+
+def prompt_key(conversation: Conversation) -> bytes:
+    """A key of a conversation's prompt, by which conversations are split."""
+    whole = repr(conversation.prompt)
+    key = whole if len(whole) <= KEY_LENGTH else whole[:KEY_LENGTH] + sha256(whole.encode()).hexdigest()
+    return key.encode()
+
+
+def hash_of(key: bytes) -> int:
+    """A 64-bit hash of a prompt's key."""
+    return int.from_bytes(sha256(key).digest()[:8], "big", signed=True)
 
 
 @contextmanager
@@ -21,22 +36,30 @@ def spooled(conversations: Iterable[Conversation]) -> "Iterator[Spool]":
 
 
 class Spool:
-    """Conversations by index; beyond IN_MEMORY bytes, only eight bytes of each stay in memory.
+    """Conversations by index; beyond IN_MEMORY bytes, only sixteen bytes of each and the distinct prompts' keys are in memory.
 
     Args:
         file: temporary file that stores them.
         conversations: the conversations to store, in order.
+
+    Attributes:
+        prompt_keys: the distinct `prompt_key`s.
+        prompt_numbers: of each conversation, the index of its key.
     """
 
     def __init__(self, file: IO[bytes], conversations: Iterable[Conversation]) -> None:
         self._file = file
         self._starts = array("Q", [0])
+        self.prompt_numbers = array("Q")
+        known: dict[bytes, int] = {}
         for c in conversations:
             self._file.write(json.dumps([c.messages, c.tools, c.truncated, c.category, c.place]).encode())
             self._starts.append(self._file.tell())
+            self.prompt_numbers.append(known.setdefault(prompt_key(c), len(known)))
+        self.prompt_keys = list(known)
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return len(self.prompt_numbers)
 
     def __getitem__(self, number: int) -> Conversation:
         start, end = self._starts[number], self._starts[number + 1]

@@ -40,8 +40,8 @@ class Document:
         supervised: for each token, whether it is part of an answer.
     """
 
-    tokens: list[int]
-    supervised: list[bool]
+    tokens: Sequence[int]
+    supervised: Sequence[bool]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,6 @@ class ChatTemplate(Renderer):
         self.end_ids = frozenset(end_ids)
         self.ends = [str(tokenizer.convert_ids_to_tokens(i)) for i in sorted(self.end_ids)]
         self.special_ids = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-        self._ids: dict[int, int] = {}
 
     @classmethod
     def of(cls, verifier: VerifierSettings, data: DataSettings) -> "ChatTemplate":
@@ -274,8 +273,7 @@ class ChatTemplate(Renderer):
             while last < len(tokens) and offsets[last][0] < end:
                 supervised[last] = offsets[last][1] > offsets[last][0]
                 last += 1
-        # One object for each token id, not one for each token: half the memory of all documents.
-        document = Document(list(map(self._ids.setdefault, tokens, tokens)), supervised)
+        document = Document(tokens, supervised)
         return _without_end(document, self.special_ids) if rendered.truncated else document
 
 

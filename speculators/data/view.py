@@ -8,8 +8,9 @@ from itertools import groupby, islice
 
 from speculators.data.conversations import Conversation
 from speculators.data.mixture import conversations
-from speculators.data.prepare import limited, prompt_key, whole
+from speculators.data.prepare import limited, whole
 from speculators.data.regenerate import NO_ROOM
+from speculators.data.spool import prompt_key
 from speculators.data.template import ChatTemplate, Document, TemplateRefused
 from speculators.data.unused import Unused
 from speculators.settings.data import DataSettings
@@ -129,8 +130,8 @@ def _counted(read: Iterator[Conversation], found: View) -> Iterator[Conversation
     for conversation in read:
         found.conversations += 1
         same, prompt = (
-            sha256(text.encode()).digest()
-            for text in (repr((conversation.messages, conversation.tools)), prompt_key(conversation))
+            sha256(key).digest()
+            for key in (repr((conversation.messages, conversation.tools)).encode(), prompt_key(conversation))
         )
         if same in seen:
             found.same += 1
@@ -157,7 +158,7 @@ def _example(conversation: Conversation, document: Document, short: Document, te
     pieces, start = [], 0
     for supervised, group in groupby(short.supervised):
         end = start + len(list(group))
-        text = template.tokenizer.decode(short.tokens[start:end], clean_up_tokenization_spaces=False)
+        text = template.tokenizer.decode(list(short.tokens[start:end]), clean_up_tokenization_spaces=False)
         pieces.append((str(text), supervised))
         start = end
     tokens = len(short.tokens)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from heapq import nlargest
 from typing import Any, NamedTuple
 
 import psutil
@@ -283,8 +284,7 @@ def largest_batch(run: RunConfig, config: SpeculatorModelConfig, prepared: Prepa
     plan = partial(SpeculatorModel.for_config(config).plan_rows, run.algorithm)
     if prepared is None:
         return collate([[Document([0] * length, [True] * length)]] * size, plan)
-    fullest = sorted(prepared.train, key=lambda s: sum(len(d.tokens) for d in s), reverse=True)
-    return collate(fullest[:size], plan)
+    return collate(nlargest(size, prepared.train, key=lambda s: sum(len(d.tokens) for d in s)), plan)
 
 
 def gigabytes(size: float) -> str:

@@ -179,7 +179,7 @@ def trained(
     run, first, training = pin.run, first_process(), training_folder(folder)
     training.mkdir(parents=True, exist_ok=True)
     done = finished(training, run, len(prepared.train))
-    sequences = [] if done else [*prepared.train, *prepared.heldout]
+    sequences = [] if done else prepared.sequences
     with open_states(run, store, verifier, sequences, on_meta(config).layer_ids) as states:
         # Seeded again: regenerating answers consumes random numbers, reading cached ones does not.
         set_seed(run.seed)

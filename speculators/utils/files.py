@@ -30,7 +30,7 @@ def replacing(file: Path) -> Iterator[Path]:
         raise
 
 
-def write(file: Path, content: str | bytes) -> None:
+def write(file: Path, content: str | bytes | memoryview) -> None:
     """Replace a file's content atomically.
 
     Args:

@@ -1,12 +1,15 @@
 """What becomes of a source, and packing and collating beside naive twins."""
 
 import random
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 from speculators.data.collate import collate
-from speculators.data.pack import pack
+from speculators.data.pack import Packed, pack
 from speculators.data.prepare import prepare, prompts
 from speculators.data.template import ChatTemplate, Document
 from tests.data.conftest import Settings
@@ -48,8 +51,8 @@ def test_no_prompt_is_in_both_sides(data: Settings, template: ChatTemplate) -> N
     settings = data(*(numbered(n % 20, f"Answer {n}.") for n in range(100)), heldout_fraction=0.3)
     made = prepare(settings, template, 4096, seed=3)
 
-    def said(sequences: list[list[Document]]) -> set[str]:
-        texts = (template.tokenizer.decode(document.tokens) for sequence in sequences for document in sequence)
+    def said(sequences: Sequence[Packed]) -> set[str]:
+        texts = (template.tokenizer.decode(list(document.tokens)) for sequence in sequences for document in sequence)
         return {text.partition(" a number?")[0].rpartition("Is ")[2] for text in texts}
 
     train, heldout = said(made.train), said(made.heldout)
@@ -64,16 +67,17 @@ def test_packing_is_best_fit_longest_first(seed: int) -> None:
     """The naive twin looks at every sequence for every document."""
     rng = random.Random(seed)
     sizes = [rng.randint(1, 50) for _ in range(rng.randint(1, 60))]
-    documents = [Document([n] * size, [True] * size) for n, size in enumerate(sizes)]
-    naive: list[list[Document]] = []
-    for document in sorted(documents, key=lambda d: -len(d.tokens)):
-        room = [50 - sum(len(d.tokens) for d in sequence) for sequence in naive]
-        fitting = [(left, i) for i, left in enumerate(room) if left >= len(document.tokens)]
+    naive: list[list[int]] = []
+    for document in sorted(range(len(sizes)), key=lambda d: -sizes[d]):
+        room = [50 - sum(sizes[d] for d in sequence) for sequence in naive]
+        fitting = [(left, i) for i, left in enumerate(room) if left >= sizes[document]]
         if fitting:
             naive[min(fitting)[1]].append(document)
         else:
             naive.append([document])
-    assert pack(documents, 50) == naive
+    order_D, size_S = pack(np.array(sizes), 50)
+    ends = np.cumsum([0, *size_S]).tolist()
+    assert [order_D[start:end].tolist() for start, end in pairwise(ends)] == naive
 
 
 @pytest.mark.parametrize("seed", range(10))

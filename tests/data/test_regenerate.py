@@ -43,7 +43,7 @@ def spoken(made: Prepared, template: ChatTemplate) -> list[tuple[str, list[str]]
                 runs = [*runs[:-1], [*runs[-1], token]] if before else [*runs, [token]]
             before = inside
         decode = template.tokenizer.decode
-        found.append((str(decode(document.tokens)), [str(decode(run)) for run in runs]))
+        found.append((str(decode(list(document.tokens))), [str(decode(run)) for run in runs]))
     return sorted(found)
 
 
@@ -155,7 +155,7 @@ def test_neither_a_refused_prompt_nor_one_without_room_is_asked(data: Settings, 
         refusing.tokenizer.chat_template = text
     assert len(asked) == len({tuple(p) for p in asked}) and all(len(p) < 64 for p in asked)
     documents = [d for side in (made.train, made.heldout) for sequence in side for d in sequence]
-    assert sorted(d.tokens for d in documents) == sorted([*p, 7, 8, 2] for p in asked)
-    assert all(d.supervised == [False] * (len(d.tokens) - 3) + [True] * 3 for d in documents)
+    assert sorted(list(d.tokens) for d in documents) == sorted([*p, 7, 8, 2] for p in asked)
+    assert all(list(d.supervised) == [False] * (len(d.tokens) - 3) + [True] * 3 for d in documents)
     assert sum(made.report.skipped.values()) + made.report.heldout_prompts >= 2
     assert all(len(p) < 64 for p in made.prompts)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,7 +59,9 @@ def conversations(file: Path, count: int = 12) -> Path:
 def same(a: Prepared, b: Prepared) -> bool:
     """Whether all is equal."""
     return (
-        (a.train, a.heldout, a.prompts, a.report) == (b.train, b.heldout, b.prompts, b.report)
+        [list(x) for x in (a.train, a.heldout, a.prompts)] == [list(x) for x in (b.train, b.heldout, b.prompts)]
+        and a.report == b.report
+        and np.array_equal(a.train_prompts, b.train_prompts)
         and a.token_count_V.dtype == b.token_count_V.dtype
         and torch.equal(a.token_count_V, b.token_count_V)
     )
@@ -190,8 +193,8 @@ def test_sampled_answers_are_kept_by_their_seed(verifier: Verifier, store: Store
         run = regenerating(tmp_path, "data.regenerate_temperature=1.5", *more)
         made = saved.prepared(run, store, verifier, VOCAB)
         documents = [d for side in (made.train, made.heldout) for sequence in side for d in sequence]
-        first = [d.supervised.index(True) for d in documents]
-        return {tuple(d.tokens[:n]): d.tokens[n:] for d, n in zip(documents, first, strict=True)}
+        first = [list(d.supervised).index(True) for d in documents]
+        return {tuple(d.tokens[:n]): list(d.tokens[n:]) for d, n in zip(documents, first, strict=True)}
 
     sampled = answered()
     assert answered("seed=1") == sampled

@@ -1,15 +1,18 @@
 """A tiny random verifier, data for it, and runs of a few steps."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from speculators.config import SpeculatorModelConfig
 from speculators.data.prepare import DataReport, Prepared
+from speculators.data.sequences import Sequences, in_columns
 from speculators.data.template import Document
 from speculators.model import SpeculatorModel
 from speculators.protocols.initialisation import Initialisation
@@ -57,7 +60,9 @@ def prepared() -> Prepared:
     supervised = [t for s in train for d in s for t, m in zip(d.tokens, d.supervised, strict=True) if m]
     report = DataReport(14, {}, 0, 11, 3, sum(len(d.tokens) for s in train for d in s), len(supervised), 2)
     counts = torch.bincount(torch.tensor(supervised), minlength=VOCAB)
-    return Prepared(train, heldout, [[1, 2, 3], [4, 5]], counts, report, frozenset())
+    columns, _ = in_columns(chain(train, heldout))
+    two_each = Sequences(columns, np.arange(28), np.arange(0, 29, 2))
+    return Prepared(two_each, [[1, 2, 3], [4, 5]], counts, report, np.empty(0, np.int64))
 
 
 @pytest.fixture(scope="session")
