@@ -5,7 +5,8 @@ from collections import Counter
 from speculators.data.conversations import read
 from speculators.data.evaluation_data import KEY, evaluation_data
 from speculators.data.mixture import conversations
-from speculators.data.prepare import TOO_FEW, nothing, prompts_of, rendered
+from speculators.data.prepare import TOO_FEW, nothing, prompts_of
+from speculators.data.rendering import rendered
 from speculators.data.sources import Unreachable
 from speculators.data.spool import prompt_key
 from speculators.data.template import ChatTemplate

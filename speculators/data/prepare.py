@@ -15,14 +15,15 @@ from torch import Tensor
 from speculators.data.conversations import Conversation
 from speculators.data.mixture import conversations, names, order, sources_among
 from speculators.data.regenerate import NO_ROOM, Generate, regenerated
+from speculators.data.rendering import limited, rendered
+from speculators.data.rendering_processes import processes_for, rendering_processes
 from speculators.data.sequences import Columns, Sequences, in_columns, packed
 from speculators.data.spool import Spool, hash_of, prompt_key, spooled
-from speculators.data.template import ChatTemplate, Document, TemplateRefused
+from speculators.data.template import ChatTemplate, TemplateRefused
 from speculators.data.unused import Unused
 from speculators.settings.data import DataSettings
+from speculators.verifier.settings import VerifierSettings
 
-# Conversations that are in memory at a time.
-AT_ONCE = 1024
 # Tokens whose ids are counted at a time.
 COUNTED = 2**20
 TOO_FEW = "data: it has fewer than two different prompts; one is trained on and one held out for the evaluation"
@@ -116,7 +117,12 @@ class Prepared:
 
 
 def prepare(
-    data: DataSettings, template: ChatTemplate, vocab_size: int, seed: int, generate: Generate | None = None
+    data: DataSettings,
+    template: ChatTemplate,
+    vocab_size: int,
+    seed: int,
+    generate: Generate | None = None,
+    verifier: VerifierSettings | None = None,
 ) -> Prepared:
     """Prepare the data of a run: read, split, render, mask and pack.
 
@@ -126,21 +132,24 @@ def prepare(
         vocab_size: the verifier's vocabulary, V.
         seed: decides which prompts are held out.
         generate: generates the verifier's answers; required with data.regenerate, unused otherwise.
+        verifier: whose template `template` is; if given, a large source is rendered by several processes.
 
     Raises:
         ValueError: no usable data, or token ids that the verifier does not have.
     """
     unused, left_out, unfinished, cut = Unused(), Unused(), Unused(), Counter[str]()
-
-    def documents_of(side: Side) -> Iterator[Document]:
-        if not data.regenerate:
-            return rendered(side, template, data.max_length, unused, left_out, cut)
-        assert generate is not None, "data.regenerate=true: no verifier was given to generate the answers"
-        whole = regenerated(side, template, generate, data, unused, unfinished)
-        return (limited(document, data.max_length, cut) for document in whole)
-
     with chosen(data, seed, unused) as sides:
-        documents, ends = in_columns(map(documents_of, sides))
+        if data.regenerate:
+            assert generate is not None, "data.regenerate=true: no verifier was given to generate the answers"
+            found = (regenerated(side, template, generate, data, unused, unfinished) for side in sides)
+            documents, ends = in_columns((limited(d, data.max_length, cut) for d in side) for side in found)
+        elif verifier is not None and (processes := processes_for(sum(map(len, sides)))) > 1:
+            numbers = [side.numbers for side in sides]
+            with rendering_processes(sides[0].spool, numbers, verifier, data, processes) as started:
+                documents, ends = in_columns(started.documents(i, unused, left_out, cut) for i in range(len(sides)))
+        else:
+            length = data.max_length
+            documents, ends = in_columns(rendered(side, template, length, unused, left_out, cut) for side in sides)
         heldout_prompts = [p.tokens for p in prompts_of(sides[1], template, data.max_length, Unused())]
         used, sources = sum(map(len, sides)), taken(data, sides)
         train_prompts = sides[0].prompt_hashes
@@ -298,58 +307,6 @@ def split(spool: Spool, numbers: Sequence[int], fraction: float, seed: int) -> t
     for number in numbers:
         sides[spool.prompt_numbers[number] in held].append(number)
     return sides
-
-
-def rendered(
-    side: Iterable[Conversation],
-    template: ChatTemplate,
-    max_length: int,
-    unused: Unused,
-    left_out: Unused,
-    cut: Counter[str],
-) -> Iterator[Document]:
-    """Documents of conversations as they are, each with supervised tokens, tokenised in chunks.
-
-    Args:
-        side: conversations with answers.
-        template: the verifier's.
-        max_length: tokens of a document.
-        unused: counts those that the template refuses, and documents whose prompt fills the whole length.
-        left_out: counts what the template does not render.
-        cut: counts documents that were longer.
-    """
-    for conversation, document in whole(side, template, unused, left_out):
-        short = limited(document, max_length, cut)
-        if any(short.supervised):
-            yield short
-        else:
-            unused.add(NO_ROOM, conversation.place)
-
-
-def whole(
-    side: Iterable[Conversation], template: ChatTemplate, unused: Unused, left_out: Unused
-) -> Iterator[tuple[Conversation, Document]]:
-    """Documents of any length, each with its conversation; arguments as of `rendered`."""
-    left = iter(side)
-    while some := list(islice(left, AT_ONCE)):
-        owners, texts = [], []
-        for conversation in some:
-            try:
-                made = template.rendered(conversation, left_out)
-            except TemplateRefused as error:
-                unused.add(str(error), conversation.place)
-                continue
-            texts += made
-            owners += [conversation] * len(made)
-        yield from zip(owners, template.tokenised(texts), strict=True)
-
-
-def limited(document: Document, max_length: int, cut: Counter[str]) -> Document:
-    """The first `max_length` tokens of a document."""
-    if len(document.tokens) <= max_length:
-        return document
-    cut["documents"] += 1
-    return Document(document.tokens[:max_length], document.supervised[:max_length])
 
 
 def prompts_of(

@@ -52,7 +52,7 @@ def prepared(run: RunConfig, store: Store, verifier: VerifierLoader, vocab_size:
         if not entry.missing(FILES) and not entry.damaged():
             return _read(entry)
         answers = kept_answers(run, store, verifier)
-        made = prepare(run.data, ChatTemplate.of(run.verifier, run.data), vocab_size, run.seed, answers)
+        made = prepare(run.data, ChatTemplate.of(run.verifier, run.data), vocab_size, run.seed, answers, run.verifier)
         payloads = _payloads(made)
         try:
             store.make_room(sum(map(len, payloads.values())))

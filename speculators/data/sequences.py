@@ -75,16 +75,21 @@ def in_columns(sides: Iterable[Iterable[Document]]) -> tuple[Columns, list[int]]
     Args:
         sides: read one document at a time.
     """
-    starts, ends = array("q", [0]), []
     with TemporaryFile() as tokens, TemporaryFile() as supervised:
-        for side in sides:
-            for document in side:
-                tokens.write(array("i", document.tokens))
-                supervised.write(bytes(document.supervised))
-                starts.append(starts[-1] + len(document.tokens))
-            ends.append(len(starts) - 1)
-        columns = Columns(mapped(tokens, np.int32), mapped(supervised, np.bool_), np.frombuffer(starts, np.int64))
-    return columns, ends
+        lengths = [write_columns(side, tokens, supervised) for side in sides]
+        start_D = np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
+        columns = Columns(mapped(tokens, np.int32), mapped(supervised, np.bool_), start_D)
+    return columns, np.cumsum([len(side) for side in lengths]).tolist()
+
+
+def write_columns(documents: Iterable[Document], tokens: IO[bytes], supervised: IO[bytes]) -> "array[int]":
+    """Append documents to the files of two columns, one at a time; returns their lengths."""
+    lengths = array("q")
+    for document in documents:
+        tokens.write(np.asarray(document.tokens, np.int32).data)
+        supervised.write(np.asarray(document.supervised, np.bool_).data)
+        lengths.append(len(document.tokens))
+    return lengths
 
 
 def mapped(file: Path | IO[bytes], dtype: Any) -> np.ndarray:

@@ -1,17 +1,18 @@
 """Stores conversations in a temporary file, so that a source may be larger than memory."""
 
 import json
+import os
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from tempfile import SpooledTemporaryFile
+from tempfile import TemporaryFile
 from typing import IO
+
+import numpy as np
 
 from speculators.data.conversations import Conversation
 
-# Bytes that stay in memory before a file is made.
-IN_MEMORY = 256 * 2**20
 # Characters of a prompt's key; longer prompts are identified by their beginning and a hash.
 KEY_LENGTH = 512
 
@@ -31,37 +32,47 @@ def hash_of(key: bytes) -> int:
 @contextmanager
 def spooled(conversations: Iterable[Conversation]) -> "Iterator[Spool]":
     """A spool of conversations, deleted when the block ends."""
-    with SpooledTemporaryFile(IN_MEMORY) as file:
+    with TemporaryFile() as file:
         yield Spool(file, conversations)
 
 
 class Spool:
-    """Conversations by index; beyond IN_MEMORY bytes, only sixteen bytes of each and the distinct prompts' keys are in memory.
+    """Conversations by index. In memory are sixteen bytes of each and the distinct prompts' keys.
 
     Args:
         file: temporary file that stores them.
         conversations: the conversations to store, in order.
 
     Attributes:
+        file: the same file.
         prompt_keys: the distinct `prompt_key`s.
         prompt_numbers: of each conversation, the index of its key.
     """
 
     def __init__(self, file: IO[bytes], conversations: Iterable[Conversation]) -> None:
-        self._file = file
-        self._starts = array("Q", [0])
-        self.prompt_numbers = array("Q")
+        self.file = file
+        self._starts = array("q", [0])
+        self.prompt_numbers = array("q")
         known: dict[bytes, int] = {}
         for c in conversations:
-            self._file.write(json.dumps([c.messages, c.tools, c.truncated, c.category, c.place]).encode())
-            self._starts.append(self._file.tell())
+            self.file.write(json.dumps([c.messages, c.tools, c.truncated, c.category, c.place]).encode())
+            self._starts.append(self.file.tell())
             self.prompt_numbers.append(known.setdefault(prompt_key(c), len(known)))
+        self.file.flush()
         self.prompt_keys = list(known)
 
     def __len__(self) -> int:
         return len(self.prompt_numbers)
 
     def __getitem__(self, number: int) -> Conversation:
-        start, end = self._starts[number], self._starts[number + 1]
-        self._file.seek(start)
-        return Conversation(*json.loads(self._file.read(end - start)))
+        return conversation_at(self.file, self._starts[number], self._starts[number + 1])
+
+    def places(self, numbers: np.ndarray) -> np.ndarray:
+        """int64 [n, 2], where conversations begin and end in the file."""
+        starts = np.frombuffer(self._starts, np.int64)
+        return np.stack([starts[numbers], starts[numbers + 1]], axis=1)
+
+
+def conversation_at(file: IO[bytes], start: int, end: int) -> Conversation:
+    """The conversation in some bytes of a spool's file; several processes may read it, since its position is not used."""
+    return Conversation(*json.loads(os.pread(file.fileno(), end - start, start)))

@@ -7,7 +7,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from speculators.protocols.hidden_states import StatesUnavailable
+from speculators.utils.process import module_command
 from speculators.verifier.location import local_path
 from speculators.verifier.settings import VerifierSettings
 
@@ -30,14 +30,6 @@ CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "
 STARTS = 2
 # Seconds for it to stop by itself; characters of its log in a message.
 GRACE_SECONDS, SHOWN = 10, 2000
-# Runs a module in a process that Linux ends (PR_SET_PDEATHSIG = 1, SIGTERM = 15) when the run is killed, which then cannot do it.
-# The first argument is the run's process id: it may have ended already.
-END_WITH_PARENT = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 15)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.executable, [sys.executable, "-m", *sys.argv[2:]])
-"""
 
 
 def delivered(layer_ids: Sequence[int], num_layers: int) -> list[int]:
@@ -108,8 +100,7 @@ class StatesServer:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         place = ("--host", "127.0.0.1", "--port", str(port), "--uvicorn-log-level", "warning")
-        run_module = ("-c", END_WITH_PARENT, str(os.getpid())) if sys.platform == "linux" else ("-m",)
-        self._command = [python, *run_module, MODULE, *arguments, *place]
+        self._command = [*module_command(python, MODULE), *arguments, *place]
         path = [str(files("speculators.assets")), *filter(None, [os.environ.get("PYTHONPATH")])]
         found = {"PYTHONPATH": os.pathsep.join(path)} if on_cpu else {}
         self._environment = ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else {}) | os.environ | found

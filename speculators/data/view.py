@@ -8,8 +8,8 @@ from itertools import groupby, islice
 
 from speculators.data.conversations import Conversation
 from speculators.data.mixture import conversations
-from speculators.data.prepare import limited, whole
 from speculators.data.regenerate import NO_ROOM
+from speculators.data.rendering import limited, whole
 from speculators.data.spool import prompt_key
 from speculators.data.template import ChatTemplate, Document, TemplateRefused
 from speculators.data.unused import Unused

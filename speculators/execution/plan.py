@@ -168,7 +168,7 @@ def read_data(run: RunConfig, facts: VerifierFacts) -> tuple[Prepared | None, Ev
         def longest(prompts: list[list[int]]) -> list[list[int]]:
             return [[0] * ((budget or run.data.max_length - len(p)) - 1) + [end] for p in prompts]
 
-        prepared = prepare(run.data, template, facts.vocab_size, run.seed, longest)
+        prepared = prepare(run.data, template, facts.vocab_size, run.seed, longest, run.verifier)
         return prepared, evaluation_data(run, template, prepared.train_prompts), ""
     except ValueError as error:
         return None, None, str(error).splitlines()[0]

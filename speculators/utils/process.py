@@ -12,6 +12,14 @@ from speculators.utils.secrets import Mask
 STOPPED_BY_SIGNAL = 130  # exit code
 # Logs lines that were printed on the terminal, for log files alone.
 printed = logging.getLogger("speculators.printed")
+# Runs a module in a process that Linux ends (PR_SET_PDEATHSIG = 1, SIGTERM = 15) when the run is killed, which then cannot do it.
+# The first argument is the run's process id: it may have ended already.
+END_WITH_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.executable, [sys.executable, "-m", *sys.argv[2:]])
+"""
 
 
 class NotPrinted(logging.Filter):
@@ -33,6 +41,12 @@ def closed_pipe() -> Iterator[None]:
         # Python flushes stdout once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def module_command(python: str, module: str) -> list[str]:
+    """The beginning of a command that runs a module in a process which, on Linux, does not outlive this one."""
+    how = ["-c", END_WITH_PARENT, str(os.getpid())] if sys.platform == "linux" else ["-m"]
+    return [python, *how, module]
 
 
 def first_process() -> bool:
