@@ -11,8 +11,7 @@ from omegaconf import DictConfig
 
 from speculators.composition.validate import check_data, check_machine, validate
 from speculators.utils.messages import WrongInput, stop
-from speculators.utils.secrets import masked
-from speculators.utils.untrusted import printable_lines
+from speculators.utils.secrets import displayed
 
 if TYPE_CHECKING:
     from speculators.settings.run_config import RunConfig
@@ -46,7 +45,7 @@ class Check(Callback):
         except WrongInput as error:
             stop(error.messages)
         except Exception:
-            print(masked(traceback.format_exc()), file=sys.stderr)
+            print(displayed(traceback.format_exc()), file=sys.stderr)
             sys.exit(1)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -62,7 +61,7 @@ class Check(Callback):
 
                 prepare_study(config)
         except Exception:
-            print(masked(traceback.format_exc()), file=sys.stderr)
+            print(displayed(traceback.format_exc()), file=sys.stderr)
             sys.exit(1)
         Check.passed = True
 
@@ -121,5 +120,5 @@ def _plan(config: DictConfig, run: "RunConfig", folder: Path) -> None:
     try:
         check_machine(config, run, folder)
     except WrongInput as error:
-        lines = (f"  {printable_lines(masked(message))}" for message in error.messages)
+        lines = (f"  {displayed(message)}" for message in error.messages)
         print("this machine could not execute the run:", *lines, sep="\n", file=sys.stderr)

@@ -22,7 +22,7 @@ from speculators.composition.validate import COMPOSING, validate
 from speculators.utils.discovery import CONF
 from speculators.utils.messages import RunFailed, WrongInput, broken_yaml, refused, stop
 from speculators.utils.process import STOPPED_BY_SIGNAL, closed_pipe, keep_the_path_safe, mask_logs
-from speculators.utils.secrets import masked
+from speculators.utils.secrets import displayed
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def _run() -> None:
         stop([broken_yaml(error)])
     except COMPOSING as error:
         if Check.passed:
-            print(f"the sweep failed: {masked(str(error))}", file=sys.stderr)
+            print(f"the sweep failed: {displayed(str(error))}", file=sys.stderr)
             sys.exit(1)
         stop([explain(error, sys.argv[1:])])
     except OSError as error:  # after Hydra's, of which the one for a missing option is an OSError too

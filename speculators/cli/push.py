@@ -31,6 +31,7 @@ def push(
     from speculators.export.push import push as send
     from speculators.utils.hub import repository
     from speculators.utils.messages import WrongInput, stop
+    from speculators.utils.secrets import displayed
     from speculators.utils.untrusted import printable, printable_lines
 
     try:
@@ -49,5 +50,6 @@ def push(
     except WrongInput as error:
         stop(error.messages)
     except PushFailed as error:
-        print(f"not pushed: {error}\n  repeat it with `{command(path, repo, license, base_model)}`", file=sys.stderr)
+        again = command(path, repo, license, base_model)
+        print(displayed(f"not pushed: {error}\n  repeat it with `{again}`"), file=sys.stderr)
         sys.exit(1)

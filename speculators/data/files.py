@@ -55,6 +55,8 @@ def files_of(path: str, key: str = "data") -> list[Path]:
         if not files:
             raise ValueError(f"{key}.path: the folder {place} has no file with the ending {', '.join(ENDINGS)}")
         return files
+    if place.exists() and not place.is_file():
+        raise ValueError(f"{key}.path: {place} is not a regular file")
     files = [place] if place.exists() else sorted(f for f in map(Path, glob(str(place))) if f.is_file())
     if not files:
         raise ValueError(f"{key}.path: no file matches {place}")

@@ -43,6 +43,10 @@ CONNECT_SECONDS = 10.0
 LOOK, SAY = 0.002, 30.0
 # Times that a document is asked for again although its file was not written.
 UNWRITTEN = 6
+# Characters of a file's name, from which that of its lock is made.
+MOST_NAME = 200
+# Characters of a server's names that are shown.
+SHOWN = 200
 # Bytes of a file beside its tensors.
 HEADER = 2**16
 # Answers that may differ a moment later: a timeout, too many requests; from 500 on, errors of the server.
@@ -141,7 +145,7 @@ class StatesClient:
         root = self._persistently(self._served)
         states, answer = self._persistently(lambda: self._of(tokens, {"logprobs": 1, "return_token_ids": True}))
         token, chance = find(answer, "choices.0.token_ids.0"), find(answer, "choices.0.logprobs.token_logprobs.0")
-        if not isinstance(token, int) or not isinstance(chance, float):
+        if type(token) is not int or token < 0 or not isinstance(chance, float):
             raise self._wrong("answers without the log-probability of its token")
         return First(states, token, chance, root)
 
@@ -167,7 +171,7 @@ class StatesClient:
         by_name = {str(card.get("id")): card for card in listed if isinstance(card, dict)}
         card = by_name.get(self.expected.model)
         if card is None:
-            names = printable(", ".join(by_name)) or "nothing"
+            names = printable(", ".join(by_name)[:SHOWN]) or "nothing"
             raise self._wrong(f"serves {names}, and this run reads {self.expected.model}")
         longest = card.get("max_model_len")
         if isinstance(longest, int) and longest <= self.expected.longest:
@@ -175,7 +179,7 @@ class StatesClient:
                 f"takes at most {longest} tokens, one of which it generates, and the data has a document of "
                 f"{self.expected.longest}"
             )
-        return printable(str(card.get("root")))
+        return printable(str(card.get("root"))[:SHOWN])
 
     def _persistently(self, ask: Callable[[], Found]) -> Found:
         """What `ask` gives, asked again while that may help."""
@@ -255,6 +259,8 @@ class StatesClient:
         try:
             if not name.endswith(".safetensors"):
                 raise ValueError("it is no safetensors file")
+            if len(name) > MOST_NAME:
+                raise ValueError(f"its name is longer than {MOST_NAME} characters")
             file = inside(self.folder, name)
             lock = inside(self.folder, f"{name}.lock")
         except ValueError as error:
@@ -272,8 +278,9 @@ class StatesClient:
                 f"wrote {file}: {error}; this run reads {layers} states of {H} numbers a token"
             ) from error
         finally:
-            file.unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
+            for used in (file, lock):
+                with suppress(OSError):  # a server may name what is no file
+                    used.unlink()
         return self._checked(tensors, tokens)
 
     def _checked(self, tensors: dict[str, Tensor], tokens: Sequence[int]) -> Tensor:

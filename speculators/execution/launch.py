@@ -10,7 +10,7 @@ from pathlib import Path
 from speculators.runfolder.folder import Done, RunFolder
 from speculators.utils.messages import RunFailed, WrongInput
 from speculators.utils.resources import remedy
-from speculators.utils.secrets import masked
+from speculators.utils.secrets import displayed
 
 if sys.platform == "win32":
     import psutil
@@ -57,7 +57,7 @@ def guarded(folder: Path, run: Callable[[Path], float]) -> float:
     except Exception as error:
         log.debug("the run failed", exc_info=True)
         own.mark_failed(traceback.format_exc())
-        lines = [f"the run failed: {masked(str(error))}", remedy(error)]
+        lines = [f"the run failed: {displayed(str(error))}", remedy(error)]
         lines += [f"the traceback is in {own.failed}"] if own.failed.exists() else []
         print("\n  ".join(line for line in lines if line), file=sys.stderr)
         raise RunFailed(str(error)) from error

@@ -9,11 +9,10 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from speculators.format.tensors import read_tensors
-from speculators.report.runs import Trial, order, pinned, serve_command
+from speculators.report.runs import Trial, order, own_yaml, pinned, serve_command
 from speculators.runfolder.folder import RunFolder
 from speculators.utils.dotted import find
-from speculators.utils.untrusted import MOST_LINE, parse_value
-from speculators.utils.yaml_lines import read_yaml
+from speculators.utils.untrusted import MOST_LINE, parse_value, regular
 
 T = TypeVar("T")
 # Tableau's ten, distinct on white and on black. Each of the best trials has one colour in all figures.
@@ -150,7 +149,7 @@ def _row(trial: Trial, keys: Sequence[str], known: dict[Path, tuple[Curves, str]
     run: dict[str, Any] = pin.get("run", {})
     training = (trial.folder / pin.get("training", ".")).resolve()
     if training not in known:
-        known[training] = read(lambda: _curves(RunFolder(training).metrics), (Curves(), ""))
+        known[training] = read(lambda: _curves(training), (Curves(), ""))
     curves, problem = known[training]
     problems += [problem] if problem else []
     unset = [key for key in keys if key not in trial.chosen]
@@ -181,7 +180,7 @@ def _placed(row: Row, place: int, count: int) -> Row:
 def _choices(folder: Path) -> dict[str, Any]:
     """Options of groups that Hydra recorded for a run; ValueError if its file is broken."""
     file = RunFolder(folder).hydra / "hydra.yaml"
-    choices = find(read_yaml(file).value, "hydra.runtime.choices") if file.exists() else {}
+    choices = find(own_yaml(folder, file), "hydra.runtime.choices") if file.exists() else {}
     if not isinstance(choices, dict):
         raise ValueError(f"{file}: it has no hydra.runtime.choices")
     return choices
@@ -200,13 +199,14 @@ def _parameters(checkpoint: Path) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors if "F" in tensor.dtype)
 
 
-def _curves(file: Path) -> tuple[Curves, str]:
-    """The readings of a metrics.jsonl, and a message if lines of it are broken; the last line may be unfinished."""
+def _curves(training: Path) -> tuple[Curves, str]:
+    """The readings of a training's metrics.jsonl, and a message if lines of it are broken; the last may be unfinished."""
+    file = RunFolder(training).metrics
     if not file.exists():
         return Curves(), ""
     found: list[Reading] = []
     bad: list[int] = []
-    with file.open("rb") as lines:
+    with regular(training, file.name).open("rb") as lines:
         for number, line in enumerate(iter(lambda: lines.readline(MOST_LINE), b""), start=1):
             if not line.endswith(b"\n"):
                 continue

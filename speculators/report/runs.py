@@ -14,6 +14,7 @@ from speculators.runfolder.result import EvaluationResult
 from speculators.runfolder.run_yaml import check_training
 from speculators.settings.algorithm import AlgorithmSettings
 from speculators.utils.dotted import find
+from speculators.utils.untrusted import inside
 from speculators.utils.yaml_lines import read_yaml
 
 T = TypeVar("T")
@@ -124,6 +125,11 @@ def varying(trials: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[o for o in trial if o not in shared] for trial in trials]
 
 
+def own_yaml(folder: Path, file: Path) -> Any:
+    """Contents of a YAML file of a run's folder; ValueError if it is broken, or a link out of the folder."""
+    return read_yaml(inside(folder, str(file.relative_to(folder)))).value
+
+
 def pinned(folder: Path) -> dict[str, Any]:
     """Contents of a run.yaml of any schema version, not migrated.
 
@@ -131,7 +137,7 @@ def pinned(folder: Path) -> dict[str, Any]:
         ValueError: it is broken, or lacks what is shown of it; the message names it.
     """
     file = RunFolder(folder).run_yaml
-    pin = read_yaml(file).value
+    pin = own_yaml(folder, file)
     if not isinstance(pin, dict) or not isinstance(pin.get("run"), dict):
         raise ValueError(f"{file}: it has no key `run` with the settings of a run")
     for key in SHOWN:
@@ -179,7 +185,7 @@ def _overrides(folder: Path, problems: list[str]) -> list[str] | None:
     """The overrides that Hydra recorded; None, and a message in `problems`, if its file is broken."""
     file = RunFolder(folder).hydra / "overrides.yaml"
     try:
-        found = read_yaml(file).value if file.exists() else []
+        found = own_yaml(folder, file) if file.exists() else []
         if not isinstance(found, list) or not all(isinstance(override, str) for override in found):
             raise ValueError(f"{file}: it must be a list of texts")
         return found

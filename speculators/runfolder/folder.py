@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shlex
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from speculators.utils import files
 from speculators.utils.messages import WrongInput
-from speculators.utils.secrets import masked
+from speculators.utils.secrets import displayed
 from speculators.utils.strict import read_as
-from speculators.utils.untrusted import printable_lines
+from speculators.utils.untrusted import regular
 
 T = TypeVar("T")
 # A published draft holds a copy under the same name.
@@ -103,24 +104,26 @@ class RunFolder:
             return False  # a folder that is only readable, such as a copy on another machine
 
     def check_links(self) -> None:
-        """Check that the folder contains no symbolic links, through which a run would write elsewhere.
+        """Check that the folder contains no symbolic links, through which a run would write elsewhere, nor pipes and devices.
 
         Raises:
-            WrongInput: there are links; one message each.
+            WrongInput: there are some; one message each.
         """
         messages = [
             f"{p}: it is a symbolic link, and a run writes only to its own folder; remove the link"
+            if p.is_symlink()
+            else f"{p}: it is neither a file nor a folder; remove it"
             for p in self._links()
         ]
         if messages:
             raise WrongInput(messages)
 
     def _links(self) -> Iterator[Path]:
-        yield from (path for path in self.path.glob("*") if path.is_symlink())
+        yield from (path for path in self.path.glob("*") if _leads_elsewhere(path))
         # Folders of trackers are not searched: the trackers write them.
         for written in (self.checkpoints, self.checkpoint, self.hydra):
             for root, folders, names in os.walk(written):
-                yield from (path for name in (*folders, *names) if (path := Path(root, name)).is_symlink())
+                yield from (path for name in (*folders, *names) if _leads_elsewhere(path := Path(root, name)))
 
     def clear(self) -> None:
         """Remove DONE and FAILED of an earlier attempt, and files that it was killed while writing."""
@@ -143,7 +146,7 @@ class RunFolder:
         if self.failed.exists():
             return
         with suppress(OSError):
-            files.write(self.failed, printable_lines(masked(reason)).rstrip("\n") + "\n")
+            files.write(self.failed, displayed(reason).rstrip("\n") + "\n")
 
     def read_done(self) -> Done | None:
         """Read DONE; None if there is none.
@@ -162,11 +165,20 @@ class RunFolder:
         if not self.failed.exists():
             return None
         try:
-            with self.failed.open("rb") as file:
+            with regular(self.path, self.failed.name).open("rb") as file:
                 file.seek(max(0, self.failed.stat().st_size - MOST_FAILED))
                 return file.read().decode(errors="replace").strip() or "FAILED is empty"
         except OSError as error:
             raise ValueError(f"{self.failed}: cannot be read: {error}") from error
+
+
+def _leads_elsewhere(path: Path) -> bool:
+    """Whether a path is a link, a pipe or a device."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return False  # another process has just renamed it
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def read_object(file: Path, kind: type[T]) -> T:

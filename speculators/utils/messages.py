@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from speculators.utils.resources import remedy
-from speculators.utils.secrets import masked
-from speculators.utils.untrusted import printable_lines, shortened
+from speculators.utils.secrets import displayed
+from speculators.utils.untrusted import shortened
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -32,7 +32,7 @@ class RunFailed(Exception):
 def stop(messages: Sequence[str]) -> NoReturn:
     """Print the problems and exit with 2."""
     problems = "1 problem" if len(messages) == 1 else f"{len(messages)} problems"
-    shown = (f"  {printable_lines(masked(message))}" for message in messages)
+    shown = (f"  {displayed(message)}" for message in messages)
     print(f"{problems}; nothing was started:", *shown, sep="\n", file=sys.stderr)
     sys.exit(2)
 
@@ -41,7 +41,7 @@ def refused(error: OSError) -> NoReturn:
     """Print what the operating system refused, with the remedy, and exit with 1; an error without one is raised."""
     if (advice := remedy(error)) is None:
         raise error
-    print(masked(f"{error.strerror}: {error.filename or ''}\n  {advice}"), file=sys.stderr)
+    print(displayed(f"{error.strerror}: {error.filename or ''}\n  {advice}"), file=sys.stderr)
     sys.exit(1)
 
 

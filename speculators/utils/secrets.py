@@ -49,6 +49,11 @@ def masked(text: str) -> str:
     return text
 
 
+def displayed(text: str) -> str:
+    """A text as people see it, on a terminal or in a file: secrets masked, control characters escaped, lines kept."""
+    return printable_lines(masked(text))
+
+
 def exposed(values: Mapping[str, Any]) -> dict[str, str]:
     """Of values by dotted key those that hold a secret, masked; a key may say so by its name."""
     texts = {k: f"{k.rpartition('.')[2]}={value}" for k, value in values.items() if isinstance(value, str | list)}
@@ -62,9 +67,9 @@ class Mask(logging.Filter):
     """Masks what is logged, and escapes what is not printable; for handlers, so that it applies to all loggers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = printable_lines(masked(record.getMessage())), None
+        record.msg, record.args = displayed(record.getMessage()), None
         if record.exc_info:
-            record.exc_text = printable_lines(masked(logging.Formatter().formatException(record.exc_info)))
+            record.exc_text = displayed(logging.Formatter().formatException(record.exc_info))
         return True
 
 

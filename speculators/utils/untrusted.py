@@ -116,6 +116,18 @@ def inside(folder: Path, name: str) -> Path:
     raise ValueError(f"{folder / name}: the path leaves the folder; only files inside it are read")
 
 
+def regular(folder: Path, name: str) -> Path:
+    """The path of a file in an untrusted folder, as `inside`, which must be a regular one: others may have no end.
+
+    Raises:
+        ValueError: it is not, or is outside the folder.
+    """
+    file = inside(folder, name)
+    if not file.is_file():
+        raise ValueError(f"{file}: it is not a regular file")
+    return file
+
+
 def printable(text: str) -> str:
     """Escape the characters of a text that are not printable, such as terminal control characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -19,6 +19,7 @@ from speculators.verifier.settings import VerifierSettings
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 # Blocks of a file of weights that `sampled` reads: 64 of 4 KiB, evenly spaced.
 BLOCKS, BLOCK = 64, 4096
+HEADER = 10**8  # the longest that the safetensors library reads
 
 
 def whole(name_or_path: str, revision: str | None) -> str:
@@ -36,7 +37,7 @@ def sampled(name_or_path: str, revision: str | None) -> str:
     config = config_file(name_or_path, revision)
     if (commit := commit_of(config, name_or_path)) is not None:
         return f"commit {commit}"
-    weights = sorted([*config.parent.glob("*.safetensors"), *config.parent.glob("*.bin")])
+    weights = sorted(f for f in config.parent.iterdir() if f.suffix in (".safetensors", ".bin") and f.is_file())
     return digest.of_parts([config.read_bytes(), *(block for file in weights for block in _blocks(file))])
 
 
@@ -61,7 +62,7 @@ def _blocks(file: Path) -> Iterable[bytes]:
     yield size.to_bytes(8, "little")
     with file.open("rb") as opened:
         if file.suffix == ".safetensors":
-            yield opened.read(min(int.from_bytes(opened.read(8), "little"), size))
+            yield opened.read(min(int.from_bytes(opened.read(8), "little"), HEADER))
         for i in range(BLOCKS):
             opened.seek(i * max(size - BLOCK, 0) // (BLOCKS - 1))
             yield opened.read(BLOCK)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import os
 import re
 import time
 import tracemalloc
@@ -17,12 +18,14 @@ from vllm_verdicts import VERIFIER
 
 from speculators.cache.entry import Manifest
 from speculators.composition.compose import compose, pinned
+from speculators.data.files import files_of
 from speculators.data.mixture import conversations
 from speculators.data.unused import Unused
+from speculators.execution.launch import launch
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import load
 from speculators.utils import manifest
-from speculators.utils.messages import WrongInput, stop
+from speculators.utils.messages import RunFailed, WrongInput, stop
 from speculators.utils.process import start_log
 from speculators.verifier.facts import VerifierFacts
 
@@ -231,3 +234,24 @@ def test_what_is_logged_is_inert(capsys: pytest.CaptureFixture[str], tmp_path: P
     for text in (capsys.readouterr().out, (tmp_path / "train.log").read_text(), failed):
         assert "a\\x1b[2J.jsonl" in text and text.replace("\n", "").isprintable()
     assert "3)\nnext" in (tmp_path / "train.log").read_text()
+
+
+def test_the_reason_of_a_failure_is_inert(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It may be what a server or a file says."""
+
+    def run(folder: Path) -> float:
+        raise ValueError("a\x1b[2J.jsonl")
+
+    with pytest.raises(RunFailed):
+        launch(tmp_path, run)
+    shown = capsys.readouterr().err
+    assert "a\\x1b[2J.jsonl" in shown and shown.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_data_that_is_no_regular_file(kind: str, tmp_path: Path) -> None:
+    """It has no end, and could not be read twice."""
+    file = tmp_path / "pipe" if kind == "pipe" else Path("/dev/zero")
+    if kind == "pipe":
+        os.mkfifo(file)
+    assert refusal(lambda: files_of(str(file))) == f"data.path: {file} is not a regular file"

@@ -179,6 +179,16 @@ def test_links_in_a_folder_are_refused(name: str, tmp_path: Path) -> None:
     assert contents(victim) == {"chapter.txt": b"years of work"}
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "train.log", "checkpoints/step_1", "checkpoint/config.json"])
+def test_pipes_in_a_folder_are_refused(name: str, tmp_path: Path) -> None:
+    """Reading or writing one would wait for ever."""
+    pinned([*QUICK, *OWN], tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    code, output = call("run", tmp_path)
+    assert code == 2 and f"{tmp_path / name}: it is neither a file nor a folder; remove it" in output
+
+
 def test_a_copy_is_written_through_no_link(tmp_path: Path) -> None:
     """Neither where run.yaml is copied to; a link to nothing does not count as a file."""
     pinned(OWN, tmp_path / "stranger")

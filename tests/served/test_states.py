@@ -173,6 +173,14 @@ def test_another_server_is_refused(open_served: Open, server: LocalServer, verif
         norm.div_(3)
 
 
+@pytest.mark.parametrize("token", [-(10**9), -1, True, "3", None])
+def test_a_first_token_that_is_none_is_refused(token: Any, open_served: Open, server: LocalServer) -> None:
+    choice = {"token_ids": [token], "logprobs": {"token_logprobs": [-1.0]}}
+    server.faults = [lambda handler, body, file: handler.deliver(body, file, choices=[choice])]
+    with pytest.raises(StatesUnavailable, match="without the log-probability of its token"), open_served():
+        pass
+
+
 def elsewhere(path: str) -> Fault:
     """The server names a file that is not its own."""
     return lambda handler, body, file: handler.deliver(body, file, kv_transfer_params={"hidden_states_path": path})
@@ -189,10 +197,16 @@ def test_files_beyond_the_folder_are_neither_read_nor_removed(
     os.mkfifo(shared / "pipe.safetensors")
     Path(shared / "pipe.safetensors.lock").touch()
     os.mkfifo(shared / "lock.safetensors.lock")
+    (shared / "folder.safetensors").mkdir()
+    Path(shared / "folder.safetensors.lock").touch()
+    (shared / "locked.safetensors.lock").mkdir()
     names = {
         str(shared / "link.safetensors"): "leaves the folder",
         str(shared / ".."): "no safetensors file",
         str(tmp_path / "model.bin"): "no safetensors file",
+        "x" * 250 + ".safetensors": "longer than",
+        "folder.safetensors": "it is not a regular file",
+        "locked.safetensors": "its lock is not a regular file",
         str(shared / "pipe.safetensors"): "it is not a regular file",
         str(shared / "lock.safetensors"): "its lock is not a regular file",
     }

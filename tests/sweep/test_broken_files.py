@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -112,6 +113,28 @@ def test_each_file_broken_in_each_way(name: str, good: Path, tmp_path: Path) -> 
     with shown.capture() as capture:
         shown.print(table([row.trial for row in rows.values()]))
     assert "whole" in capture.get()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_no_file_of_the_run_is_not_read(name: str, good: Path, tmp_path: Path) -> None:
+    """A pipe and a device have no end, and a link may lead to what is private."""
+    private = tmp_path / "private"
+    private.write_text("- private words\n")
+    sweep = tmp_path / "sweep"
+    for kind, target in (("pipe", None), ("device", Path("/dev/zero")), ("link", private)):
+        file = Path(shutil.copytree(good, sweep / kind)) / name
+        file.unlink(missing_ok=True)
+        file.symlink_to(target) if target else os.mkfifo(file)
+    whole = Path(shutil.copytree(good, sweep / "whole"))
+    (whole / ".hydra" / "overrides.yaml").write_text("- algorithm=medusa\n")
+    signal.alarm(60)  # ends a test that waits for ever
+    try:
+        rows = ranked(read(sweep))
+        page = write_page(rows, sweep / PAGE).read_text(encoding="utf-8")
+    finally:
+        signal.alarm(0)
+    assert {row.trial.name for row in rows if row.trial.unreadable} == {"pipe", "device", "link"} and len(rows) == 4
+    assert "private words" not in page
 
 
 def test_a_sweeps_end_shows_the_sound_trials(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

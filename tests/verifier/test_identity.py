@@ -1,5 +1,7 @@
 """What identifies a verifier."""
 
+import os
+import tracemalloc
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -36,6 +38,21 @@ def test_in_a_folder_it_is_the_files(tmp_path: Path) -> None:
     assert without_weights(*verifier) == text and whole(*verifier) != every and sampled(*verifier) != some
     (tmp_path / "tokenizer.json").rename(tmp_path / "vocab.json")
     assert without_weights(*verifier) != text
+
+
+def test_weights_of_a_strange_size_are_sampled_alone(tmp_path: Path) -> None:
+    """A header that claims to be the whole of a large file is not read whole, and a pipe is no file of weights."""
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"\xff" * 7)
+    os.truncate(weights, 10**9)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    tracemalloc.start()
+    try:
+        sampled(str(tmp_path), None)
+        assert tracemalloc.get_traced_memory()[1] < 3e8
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_is_read_once_while_it_does_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
