@@ -28,12 +28,21 @@ H, MLP, KV, VOCAB = 4096, 12288, 1024, 151936
 ATTENTION = 2 * H * H + 2 * H * KV
 # fc over three states, attention over two in the first layer, a reduced head; then norms, and what else is trained.
 FIRST = 3 * H * H + ATTENTION + H * (H + 2 * KV) + 3 * H * MLP + 32000 * H
+BLOCK = 5 * H * H + 5 * (ATTENTION + 3 * H * MLP + 2 * H + 2 * 128) + 2 * H
 DRAFTS = {
     # Norms: one over the three states, four more.
     "eagle3_8b": FIRST + 3 * H + 4 * H,
     # Three layers more, an embedding, the state of masked places; norms: four, and two in each further layer.
     "peagle_8b": FIRST + 3 * (ATTENTION + 3 * H * MLP) + VOCAB * H + 3 * H + 4 * H + 3 * 2 * H,
+    # fc over five states and five layers; norms: two, two in each layer, and those of its queries and keys.
+    "dflash_8b": BLOCK,
+    # A term of rank 256 from all tokens to all tokens; the confidence's weights, of a state and that rank, and its bias.
+    "dspark_8b": BLOCK + 2 * 256 * VOCAB + H + 256 + 1,
 }
+
+
+# Of blocks fewer than the recipe has, whose step has thousands of small operations; no size here depends on them.
+FEWER = {"dflash_8b": ["algorithm.max_anchors=16"], "dspark_8b": ["algorithm.max_anchors=16"]}
 
 
 @pytest.mark.slow
@@ -41,7 +50,7 @@ DRAFTS = {
 def test_it_is_planned_without_weights_and_without_a_gpu(recipe: str, draft: int, tmp_path: Path) -> None:
     """Sizes by hand, in numbers of 4,096: the verifier's and the draft's; all of it fits a GPU of 80 GB; the hours are there."""
     (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B))
-    run = compose([f"recipe={recipe}", f"verifier.name_or_path={tmp_path}"])
+    run = compose([f"recipe={recipe}", f"verifier.name_or_path={tmp_path}", *FEWER.get(recipe, [])])
     facts = VerifierFacts.read(str(tmp_path))
     found = {name.strip(): value for name, value in figures(run, speculator_dict(run, facts), facts)}
     verifier = 2 * VOCAB * H + 36 * (ATTENTION + 3 * H * MLP + 2 * H + 2 * 128) + H

@@ -16,6 +16,7 @@ from transformers import LlamaConfig
 import speculators
 from speculators import SpeculatorModelConfig, SpeculatorsConfig, TokenProposalConfig, VerifierConfig
 from speculators.models.dflash import DFlashSpeculatorConfig
+from speculators.models.dspark import DSparkSpeculatorConfig
 from speculators.models.peagle import PEagleSpeculatorConfig
 from speculators.proposals import GreedyTokenProposalConfig
 from speculators.utils import ClassRegistryMixin, PydanticClassRegistryMixin
@@ -40,6 +41,7 @@ LLAMA = LlamaConfig(
 EAGLE3 = {"speculators_model_type": "eagle3", "speculators_config": SPECULATORS, "transformer_layer_config": LLAMA}
 PEAGLE = EAGLE3 | {"speculators_model_type": "peagle", "speculators_config": SPECULATORS | {"algorithm": "peagle"}}
 DFLASH = EAGLE3 | {"speculators_model_type": "dflash", "speculators_config": SPECULATORS | {"algorithm": "dflash"}}
+DSPARK = EAGLE3 | {"speculators_model_type": "dspark", "speculators_config": SPECULATORS | {"algorithm": "dspark"}}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "least": {"speculators_model_type": "eagle3"},
@@ -54,6 +56,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "mask_token_id": 4095,
         "sliding_window_non_causal": True,
         "sample_from_anchor": True,
+    },
+    "dspark": DSPARK,
+    "dspark, every field": DSPARK
+    | {
+        "architectures": ["DSparkDraftModel"],
+        "draft_vocab_size": 1024,
+        "block_size": 7,
+        "target_hidden_size": 512,
+        "aux_hidden_state_layer_ids": [2, 5, 9],
+        "mask_token_id": 4095,
+        "sliding_window_non_causal": True,
+        "sample_from_anchor": False,
+        "markov_rank": 64,
+        "markov_head_type": "gated",
+        "enable_confidence_head": False,
+        "confidence_head_with_markov": False,
     },
     "dflash, qwen3": DFLASH | {"transformer_layer_config": {"hidden_size": 128, "num_hidden_layers": 2}},
     "llama": EAGLE3,
@@ -155,6 +173,9 @@ BAD: dict[str, dict[str, Any]] = {
     "dflash, text for a block": DFLASH | {"block_size": "big"},
     "dflash, fraction for a token": DFLASH | {"mask_token_id": 1.5},
     "dflash, text for a flag": DFLASH | {"sample_from_anchor": "perhaps"},
+    "dspark, unknown head": DSPARK | {"markov_head_type": "lstm"},
+    "dspark, fraction for a rank": DSPARK | {"markov_rank": 1.5},
+    "dspark, text for a flag": DSPARK | {"enable_confidence_head": "perhaps"},
     "dflash, unknown layer": DFLASH | {"transformer_layer_config": {"model_type": "llama_9"}},
 }
 
@@ -184,6 +205,7 @@ def fields() -> dict[str, dict[str, Any]]:
         speculators.Eagle3SpeculatorConfig,
         PEagleSpeculatorConfig,
         DFlashSpeculatorConfig,
+        DSparkSpeculatorConfig,
     ]
     return {
         c.__name__: {
