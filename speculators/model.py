@@ -53,8 +53,9 @@ class SpeculatorModel(ClassRegistryMixin, PreTrainedModel):
     reads_states: ClassVar[bool] = True
     # Whether the first tokens of a draft are the same however many are asked for: not if a block has more mask tokens then.
     same_at_any_depth: ClassVar[bool] = False
-    # Whether one pass of the draft gives the predictions of all levels, at most with a term that depends on the token before.
-    one_pass: ClassVar[bool] = False
+    # Whether one pass of the draft gives the predictions of all levels, at most with a term that depends on the token before; a
+    # draft may know it from its config alone.
+    one_pass: bool = False
 
     def passes(self, levels: int) -> int:
         """How many passes of the draft make a tree or chain of so many levels."""

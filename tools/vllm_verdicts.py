@@ -139,7 +139,7 @@ def job(case: Mapping[str, Any], kind: str, folder: Path) -> dict[str, Any]:
     tokens = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
     draft = engine_version("vllm", "0.32.0").draft(kind)
     assert draft is not None
-    serving = draft.serving(str(folder), str(VERIFIER), tokens)
+    serving = draft.serving(config, str(folder), str(VERIFIER), tokens)
     return {"name": case["name"], "model": serving.model, "speculative": dict(serving.options)}
 
 

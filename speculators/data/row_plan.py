@@ -79,6 +79,53 @@ def sampled_blocks(sequence: PackedTargets, most: int, slots: int, generator: to
     return anchor_blocks(sequence, anchor_N[drawn], slots)
 
 
+def conditional_drop_token(
+    sequence: PackedTargets,
+    slots: int,
+    ratio: float,
+    ratio_min: float,
+    generator: torch.Generator,
+    max_anchors: int | None = None,
+    fewer: int = 0,
+) -> SequenceRows:
+    """Slot 1 of every target, and of each further slot fewer, so that each row's anchor has the slots before it, too.
+
+    Conditional drop-token (PARD, An et al. 2025, arXiv:2504.18583). Of n targets, slot s keeps
+    (n - fewer (s - 1)) max(ratio ** (s - 1), ratio_min) rows, rounded down: at random, of those whose anchor has slot s - 1
+    and whose target is one. Where there are fewer than that it keeps them all. An anchor with its slots is a group.
+
+    Args:
+        sequence: one packed sequence.
+        slots: S >= 1.
+        ratio: in (0, 1].
+        ratio_min: in [0, 1].
+        generator: the sequence's own, on the host.
+        max_anchors: at most so many targets, chosen at random, are counted as n and have chains that begin; None is all.
+        fewer: targets that each slot counts less than the one before it: 0 is PARD's formula, 1 P-EAGLE's (arXiv:2602.01469).
+    """
+    targets_N = sequence.target_N
+    is_target_T = torch.zeros_like(sequence.position_T, dtype=torch.bool)
+    is_target_T[targets_N] = True
+
+    def some(pool_N: torch.Tensor, count: int) -> torch.Tensor:
+        return pool_N[torch.randperm(len(pool_N), generator=generator)[:count]].sort().values
+
+    pool_N = targets_N if max_anchors is None or len(targets_N) <= max_anchors else some(targets_N, max_anchors)
+    begun, anchors = len(pool_N), [targets_N - 1]
+    for slot in range(2, slots + 1):
+        # The anchor is in the target's document.
+        pool_N = pool_N[sequence.position_T[pool_N] >= slot]
+        size = int(max(0, begun - fewer * (slot - 1)) * max(ratio ** (slot - 1), ratio_min))
+        kept_N = some(pool_N, size)
+        anchors.append(kept_N - slot)
+        following_N = kept_N[kept_N < len(is_target_T) - 1] + 1
+        pool_N = following_N[is_target_T[following_N]]
+    anchor_R = torch.cat(anchors)
+    slot_R = torch.arange(1, slots + 1).repeat_interleave(torch.tensor([len(a) for a in anchors]))
+    group_R = torch.unique(anchor_R, return_inverse=True)[1]
+    return SequenceRows(anchor_R, slot_R, group_R, torch.ones_like(anchor_R, dtype=torch.bool), slots)
+
+
 def put_together(parts: Sequence[SequenceRows], lengths: Sequence[int], seeds: Sequence[int]) -> RowPlan:
     """Join the rows of sequences into the plan of a batch that is padded to its longest sequence.
 

@@ -186,7 +186,7 @@ def command_for(checkpoint: Path, run: RunConfig, proposal: TokenProposalConfig)
         return None
     verifier = usage["verifier"]["name_or_path"]
     return engine.serve_command(
-        run.algorithm.name,
+        config,
         str(checkpoint.resolve()),
         verifier,
         proposal.model_dump(),

@@ -211,7 +211,7 @@ def _engine(
                 "refused", inner.name, missing, "is in the engine's native format, and incomplete; export again"
             )
             return
-        yield from _native(inner, layout.native(config, engine.name) or {}, draft)
+        yield from _native(inner, layout.native(config, engine.name) or {}, draft, config)
         published, tensors = {layout.native_name(name): t for name, t in tensors.items()}, read_tensors(inner)
         if tensors.keys() != published.keys() or not all(tensors[name].same(t) for name, t in published.items()):
             yield Finding("wrong", f"{inner.name}/{WHOLE}", None, "holds other tensors than the published file")
@@ -220,11 +220,13 @@ def _engine(
     yield from check_tensors(tensors, specs, draft.tensors, unread)
 
 
-def _native(folder: Path, expected: Mapping[str, Any], draft: EngineDraft) -> Iterator[Finding]:
+def _native(
+    folder: Path, expected: Mapping[str, Any], draft: EngineDraft, config: Mapping[str, Any]
+) -> Iterator[Finding]:
     """Check the engine's own config: required values, and agreement with the published config."""
     place = f"{folder.name}/{CONFIG}:"
     written = read_json(inside(folder, CONFIG))
-    for finding in draft.native_problems(written):
+    for finding in draft.native_problems(written, config):
         yield replace(finding, key=place + finding.key)
     for key in expected:
         if key not in NATIVE_KEYS_ASIDE and written.get(key) != expected[key]:

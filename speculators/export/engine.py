@@ -111,11 +111,12 @@ class EngineDraft(ClassRegistryMixin):
         """
         return iter(())
 
-    def native_problems(self, native: Config) -> Iterator[Finding]:
+    def native_problems(self, native: Config, config: Config) -> Iterator[Finding]:
         """What is wrong with the config.json of the engine's own format, beside differences from the published config.
 
         Args:
             native: its contents, of any types.
+            config: the published config, of any types.
         """
         return iter(())
 
@@ -123,19 +124,20 @@ class EngineDraft(ClassRegistryMixin):
         """Names of tensors that the config describes and the engine leaves out on purpose, such as surplus heads."""
         return ()
 
-    def serving(self, checkpoint: str, verifier: str, tokens: int) -> Serving:
+    def serving(self, config: Config, checkpoint: str, verifier: str, tokens: int) -> Serving:
         """How a published folder is served.
 
         Args:
+            config: its published config, of any types.
             checkpoint: the folder.
             verifier: folder or hub id.
             tokens: speculative tokens of a round.
         """
         return Serving(checkpoint)
 
-    def beside(self, checkpoint: str, verifier: str, tokens: int) -> Serving:
+    def beside(self, config: Config, checkpoint: str, verifier: str, tokens: int) -> Serving:
         """How a published folder is served if verifier and draft are named apart; arguments as of `serving`."""
-        return self.serving(checkpoint, verifier, tokens)
+        return self.serving(config, checkpoint, verifier, tokens)
 
 
 class Engine(ClassRegistryMixin, ABC):
@@ -204,7 +206,7 @@ class Engine(ClassRegistryMixin, ABC):
 
     def serve_command(
         self,
-        algorithm: str,
+        config: Config,
         checkpoint: str,
         verifier: str,
         proposal: Config,
@@ -215,7 +217,7 @@ class Engine(ClassRegistryMixin, ABC):
         """The command that serves a draft, as one line for a POSIX shell.
 
         Args:
-            algorithm: one that it serves.
+            config: the published config, of an algorithm that it serves.
             checkpoint: the published folder.
             verifier: folder or hub id.
             proposal: how it is to draft.
@@ -226,11 +228,12 @@ class Engine(ClassRegistryMixin, ABC):
         Raises:
             ValueError: it does not serve this algorithm.
         """
+        algorithm = str(config.get("speculators_model_type"))
         draft = self.draft(algorithm)
         if draft is None:
             raise ValueError(f"{self} does not serve {algorithm} drafts; it serves {', '.join(self.served())}")
         method = TokenProposalConfig.model_validate(proposal)
-        serving = (draft.beside if beside else draft.serving)(checkpoint, verifier, method.nodes)
+        serving = (draft.beside if beside else draft.serving)(config, checkpoint, verifier, method.nodes)
         options = {} if published else {"num_speculative_tokens": method.nodes}
         options = {**options, **serving.options, **method.serving_options(), **serving_options}
         return shlex.join(self.command(replace(serving, options=options)))

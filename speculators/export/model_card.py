@@ -2,8 +2,10 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import yaml
 
@@ -43,12 +45,18 @@ $training
 
 
 def model_card(
-    run: RunConfig, verifier: str, export: ExportPlan, result: EvaluationResult | None = None, repo: str | None = None
+    run: RunConfig,
+    config: Mapping[str, Any],
+    verifier: str,
+    export: ExportPlan,
+    result: EvaluationResult | None = None,
+    repo: str | None = None,
 ) -> str:
     """README.md of a draft, with the front matter that the Hub reads.
 
     Args:
         run: the run's config.
+        config: the published config.
         verifier: its name as it is published: a hub id, or the last part of a folder's path.
         export: what the checkpoint is for.
         result: the measurements; None if there are none yet.
@@ -70,7 +78,7 @@ def model_card(
         title=layout.title,
         paper=layout.paper,
         result=NOT_MEASURED if result is None else _result(result, run),
-        serve=_serve(verifier, run, export, repo),
+        serve=_serve(config, verifier, run, export, repo),
         training=_training(run),
     )
 
@@ -132,16 +140,16 @@ def _others(own: EvaluationResult) -> str:
     return f"The others are {own.num_prompts} prompts of another source{trained}."
 
 
-def _serve(verifier: str, run: RunConfig, export: ExportPlan, repo: str | None) -> str:
-    engine, algorithm = export.engine, run.algorithm.name
-    draft = engine.draft(algorithm) if engine else None
+def _serve(config: Mapping[str, Any], verifier: str, run: RunConfig, export: ExportPlan, repo: str | None) -> str:
+    engine = export.engine
+    draft = engine.draft(run.algorithm.name) if engine else None
     if engine is None or draft is None:
         reason = _text(export.summary.splitlines()[0])
         return f"It was exported for no engine ({reason}). `SpeculatorModel.from_pretrained` loads it."
     # Engines find no folders inside a repository.
     download = repo is not None and draft.native
     place = "." if repo is None else f"./{repo.rpartition('/')[2]}" if download else repo
-    words = (algorithm, place, verifier, run.speculator.speculators_config["proposal_methods"][0])
+    words = (config, place, verifier, run.speculator.speculators_config["proposal_methods"][0])
     options = run.export.serving_options()
     forms = [engine.serve_command(*words, serving_options=options, beside=beside) for beside in (False, True)]
     commands = [shlex.join(["hf", "download", repo or "", "--local-dir", place])] * download + list(

@@ -59,7 +59,7 @@ def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder
         files.write(checkpoint / RUN_YAML, public(own.run_yaml.read_text(encoding="utf-8")))
     export = _checked(checkpoint, run, facts, export)
     name = run.export.base_model or public_name(verifier)
-    files.write(checkpoint / CARD_NAME, model_card(run, name, export))
+    files.write(checkpoint / CARD_NAME, model_card(run, config.to_diff_dict(), name, export))
     manifest.write(checkpoint, [checkpoint / "model.safetensors"])
     return checkpoint
 

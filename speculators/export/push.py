@@ -108,7 +108,7 @@ def prepare(path: Path, repo: str, license: str | None = None, base_model: str |
     if problems := [f"{key}: {reason}" for key, reason in lacking(run, named)]:
         raise WrongInput(problems)
     verifier = hub_name(run, named) or ""
-    written = {CARD_NAME: model_card(run, verifier, export, result, repo)}
+    written = {CARD_NAME: model_card(run, config, verifier, export, result, repo)}
     if named != verifier:
         config["speculators_config"]["verifier"]["name_or_path"] = verifier
         written[CONFIG] = json.dumps(config, indent=2) + "\n"

@@ -171,14 +171,15 @@ def serve_command(run: dict[str, Any], checkpoint: Path) -> str | None:
         engine = engine_version(engines[0], export["engine_version"])
     except ValueError:
         return None
-    verifier = find(read_config(checkpoint), "speculators_config.verifier.name_or_path")
+    config = read_config(checkpoint)
+    verifier = find(config, "speculators_config.verifier.name_or_path")
     if not isinstance(verifier, str):
         raise ValueError(f"{checkpoint / 'config.json'}: it names no verifier")
     # A run.yaml of an earlier schema does not have these two.
     keys = "num_speculative_tokens_per_batch_size", "enable_adaptive_verification"
     options = {key: export[key] for key in keys if export.get(key)}
     proposal = run.get("proposal", {})
-    return engine.serve_command(algorithm, str(checkpoint), verifier, proposal, serving_options=options)
+    return engine.serve_command(config, str(checkpoint), verifier, proposal, serving_options=options)
 
 
 def _overrides(folder: Path, problems: list[str]) -> list[str] | None:

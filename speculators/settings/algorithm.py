@@ -48,8 +48,6 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
     # Keys of the published config: the model of those that are also settings, and the names of those that are derived.
     published_fields: ClassVar[type[BaseModel]] = NoFields
     derived_keys: ClassVar[tuple[str, ...]] = ("transformer_layer_config",)
-    # Whether the draft can draft more tokens than it has trained slots (recurrent), or not (one head per slot).
-    recurrent: ClassVar[bool] = False
     # Whether the drafter supports trees: predictions after several tokens of one level, each with its own prefix.
     drafts_trees: ClassVar[bool] = True
 
@@ -64,6 +62,11 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
     def slots(self) -> int:
         """How many tokens ahead the draft is trained to predict, >= 1."""
         raise NotImplementedError(f"{type(self).__name__} must implement slots")
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the draft can draft more tokens than it has trained slots: not with a head or a place for each."""
+        return False
 
     @property
     def starts_from(self) -> str | None:

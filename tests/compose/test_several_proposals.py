@@ -40,7 +40,11 @@ def test_the_command_has_the_options_of_the_method_and_of_the_export() -> None:
     engine = engine_version("vllm", "0.32.0")
     proposal = run.proposal.model_dump()
     command = engine.serve_command(
-        "eagle3", "/draft", "/verifier", proposal, serving_options=run.export.serving_options()
+        {"speculators_model_type": "eagle3"},
+        "/draft",
+        "/verifier",
+        proposal,
+        serving_options=run.export.serving_options(),
     )
     words = shlex.split(command)
     assert words[:4] == ["vllm", "serve", "/draft", "--speculative-config"]
@@ -56,7 +60,11 @@ def test_adaptive_verification_is_asked_for_where_a_draft_says_how_confident_it_
     run = compose(["algorithm=dspark", "proposal=greedy", "export.enable_adaptive_verification=true"])
     proposal, options = run.proposal.model_dump(), run.export.serving_options()
     engine = engine_version("vllm", "0.32.0")
-    words = shlex.split(engine.serve_command("dspark", "/draft", "/verifier", proposal, serving_options=options))
+    words = shlex.split(
+        engine.serve_command(
+            {"speculators_model_type": "dspark"}, "/draft", "/verifier", proposal, serving_options=options
+        )
+    )
     assert json.loads(words[4]) == {"enable_adaptive_verification": True}
 
 

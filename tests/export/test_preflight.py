@@ -195,6 +195,8 @@ def test_trees_are_not_for_vllm(proposal: str, finding: str) -> None:
 def test_the_serve_command_samples_as_the_proposal_does(overrides: list[str], options: dict[str, str] | None) -> None:
     """vLLM is told by options of its speculative configuration, beside what the published config says."""
     run = compose(overrides)
-    words = shlex.split(ENGINE.serve_command("eagle3", "/draft", "/verifier", run.proposal.model_dump()))
+    words = shlex.split(
+        ENGINE.serve_command({"speculators_model_type": "eagle3"}, "/draft", "/verifier", run.proposal.model_dump())
+    )
     assert words[:3] == ["vllm", "serve", "/draft"]
     assert (json.loads(words[4]) if len(words) > 3 else None) == options

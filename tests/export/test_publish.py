@@ -177,7 +177,7 @@ def test_model_card(
         plain_tokens_per_second=120.0,
     )
     run = make_run(EAGLE3)
-    card = model_card(run, verifier.name, plan(run, published(run), facts))
+    card = model_card(run, published(run), verifier.name, plan(run, published(run), facts))
     own = RunFolder(tmp_path)
     own.checkpoint.mkdir()
     (own.checkpoint / "README.md").write_text(card)
@@ -232,7 +232,7 @@ def test_names_stay_text_in_the_card(
     """A Markdown reader shows the verifier's name and the data's as they are, and nothing comes of them."""
     run = make_run(EAGLE3)
     run = run.model_copy(update={"data": run.data.model_copy(update={"source": name})})
-    card = model_card(run, name, plan(run, published(run), facts))
+    card = model_card(run, published(run), name, plan(run, published(run), facts))
     read = ModelCard(card)
     assert read.data.to_dict() == {
         "base_model": name,

@@ -37,6 +37,11 @@ NAMES = [
 ]
 
 
+def draft_of(algorithm: str) -> dict[str, str]:
+    """As much of a published config as the command depends on."""
+    return {"speculators_model_type": algorithm}
+
+
 @pytest.fixture
 def vllm(tmp_path: Path) -> Path:
     """A folder for PATH with a `vllm` that writes down its arguments, each ended by a NUL."""
@@ -62,7 +67,7 @@ def executed(command: str, vllm: Path) -> list[str]:
 def test_the_shell_passes_the_words(algorithm: str, name: str, vllm: Path) -> None:
     checkpoint, verifier = f"/drafts/{name}/checkpoint", f"/verifiers/{name}"
     command = ENGINE.serve_command(
-        algorithm, checkpoint, verifier, {"proposal_type": "greedy", "speculative_tokens": 3}
+        draft_of(algorithm), checkpoint, verifier, {"proposal_type": "greedy", "speculative_tokens": 3}
     )
     serve, model, *options = executed(command, vllm)
     assert serve == "serve" and model in (checkpoint, verifier)
@@ -78,7 +83,7 @@ def test_the_shell_passes_the_words(algorithm: str, name: str, vllm: Path) -> No
 @pytest.mark.parametrize("algorithm", ENGINE.served())
 def test_verifier_and_draft_can_be_named_apart(algorithm: str, vllm: Path) -> None:
     """With what vLLM 0.32.0 makes of a published config by itself (SpeculatorsConfig.extract_vllm_speculative_config)."""
-    words = (algorithm, "org/draft", "org/verifier", {"proposal_type": "greedy", "speculative_tokens": 3})
+    words = (draft_of(algorithm), "org/draft", "org/verifier", {"proposal_type": "greedy", "speculative_tokens": 3})
     command = ENGINE.serve_command(*words, beside=True)
     serve, model, option, value = executed(command, vllm)
     assert (serve, model, option) == ("serve", "org/verifier", "--speculative-config")
@@ -97,7 +102,7 @@ def test_every_method_is_served_or_refused(algorithm: str, kind: str, vllm: Path
     bad = [finding.key for finding in ENGINE.proposal_problems(config) if finding.bad]
     assert bad == (["speculators_config.proposal_methods[0].proposal_type"] if proposal.is_tree else [])
     if not proposal.is_tree:
-        command = ENGINE.serve_command(algorithm, "/drafts/one", "org/verifier", proposal.model_dump())
+        command = ENGINE.serve_command(draft_of(algorithm), "/drafts/one", "org/verifier", proposal.model_dump())
         _, _, *options = executed(command, vllm)
         asked = json.loads(options[1]) if options else {}
         assert proposal.serving_options().items() <= asked.items()

@@ -1,6 +1,9 @@
 """An independent draft computes what transformers' model computes, and starts from one."""
 
+import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,15 +12,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from speculators.composition.compose import compose
 from speculators.config import SpeculatorModelConfig
 from speculators.data.collate import collate
+from speculators.data.row_plan import conditional_drop_token
 from speculators.data.template import Document
 from speculators.execution.input_hashes import hashes
 from speculators.execution.run import start_of
 from speculators.export.publish import publish
 from speculators.format.published import speculator_dict
 from speculators.model import SpeculatorModel, TrainingContext
+from speculators.nn import masked_chains
+from speculators.nn.slot_drafter import SlotDrafter
 from speculators.protocols.drafter import Context
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.initialisation import Initialisation
+from speculators.protocols.rows import PackedTargets, SequenceRows
 from speculators.settings.run_config import RunConfig
 from speculators.train.build import build
 from speculators.utils.messages import WrongInput
@@ -27,12 +34,14 @@ from .compare import TOKENS, layer_config, make_draft, make_verifier
 
 OTHERS = [4, 4, 21, 8, 0, 19]
 KINDS = [("llama", True), ("llama", False), ("qwen2", False), ("qwen3", True)]
+MASK = 5
+PARALLEL = {"parallel_drafting": True, "pard_token": MASK}
 
 
-def pair(kind: str, tied: bool) -> tuple[SpeculatorModel, PreTrainedModel]:
+def pair(kind: str, tied: bool, **others: Any) -> tuple[SpeculatorModel, PreTrainedModel]:
     """A random draft, and transformers' language model with the same weights."""
     layer = layer_config(kind, 2, tie_word_embeddings=tied)
-    draft = make_draft({"speculators_model_type": "independent", "transformer_layer_config": layer})
+    draft = make_draft({"speculators_model_type": "independent", "transformer_layer_config": layer, **others})
     reference = AutoModelForCausalLM.from_config(AutoConfig.for_model(**layer)).float().eval()
     found = reference.load_state_dict(draft.state_dict(), strict=False)
     assert found.unexpected_keys == [] and found.missing_keys == (["lm_head.weight"] if tied else [])
@@ -64,6 +73,71 @@ def test_rows_are_transformers_logits(kind: str, tied: bool) -> None:
     assert batch.rows.valid_R.sum() == len(TOKENS) + len(OTHERS) - 4
 
 
+@pytest.mark.parametrize("rows_a_pass", [2, 1024])
+@pytest.mark.parametrize("kind, tied", KINDS)
+def test_rows_of_masked_places_are_transformers_logits(
+    kind: str, tied: bool, rows_a_pass: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slot s of an anchor: after the text up to the token after the anchor, and s - 1 mask tokens, each row alone, to 1e-5."""
+    monkeypatch.setattr(masked_chains, "CHUNK_ROWS", rows_a_pass)
+    draft, reference = pair(kind, tied, **PARALLEL)
+    head, states = make_verifier(0)
+    documents = [TOKENS, OTHERS]
+    # Two sequences of one document, and one of both.
+    packed = [[0], [1], [0, 1]]
+
+    def plan(sequence: PackedTargets, generator: torch.Generator) -> SequenceRows:
+        return conditional_drop_token(sequence, 4, 0.9, 0.2, generator)
+
+    batch = collate([[Document(documents[d], [True] * len(documents[d])) for d in own] for own in packed], plan)
+    with torch.no_grad():
+        (rows,) = draft(batch, states, head, TrainingContext(None, 0.0)).rows.values()
+    (term,) = rows.terms
+    logits_RV = term.input_RI @ term.weights[0].T
+    of_number = [d for own in packed for d in own]
+    for row, (anchor, slot) in enumerate(zip(batch.rows.anchor_R.tolist(), batch.rows.slot_R.tolist(), strict=True)):
+        text = documents[of_number[int(batch.document_BT.flatten()[anchor])]]
+        newest = int(batch.position_BT.flatten()[anchor]) + 1
+        expected = after(reference, [*text[: newest + 1], *[MASK] * (slot - 1)])
+        torch.testing.assert_close(logits_RV[row], expected, rtol=1e-5, atol=1e-5)
+    assert Counter(batch.rows.slot_R.tolist())[4] > 5
+
+
+@pytest.mark.parametrize("kind, tied", KINDS)
+def test_masked_places_are_drafted_as_transformers_computes_them(kind: str, tied: bool) -> None:
+    """In three rounds over two texts of different lengths, of which the last goes on with one text alone, to 1e-5."""
+    draft, reference = pair(kind, tied, **PARALLEL)
+    head, _ = make_verifier(0)
+    texts, drafter, depth = [TOKENS, OTHERS], draft.drafter(head, 2), 4
+    for starts, ends in (((0, 0), (3, 2)), ((3, 2), (4, 5)), ((4,), (6,))):
+        if len(starts) < len(texts):
+            drafter.select(torch.tensor([0]))
+            del texts[1]
+        with torch.no_grad():
+            found = [drafter.extend(context_of(texts, starts, ends), depth).logits_BNV]
+            for _ in range(depth - 1):
+                found.append(
+                    drafter.expand(torch.full((len(texts), 2), 7), torch.zeros(len(texts), 2).long()).logits_BNV
+                )
+        for level, logits_BNV in enumerate(found):
+            for b, (text, end) in enumerate(zip(texts, ends, strict=True)):
+                expected = after(reference, [*text[: end + 1], *[MASK] * level])
+                for logits_V in logits_BNV[b]:
+                    torch.testing.assert_close(logits_V, expected, rtol=1e-5, atol=1e-5)
+
+
+def context_of(texts: list[list[int]], starts: tuple[int, ...], ends: tuple[int, ...]) -> Context:
+    """Newly verified positions of each text from its start to its end, whose token was just sampled; padded on the left."""
+    width = max(end - start for start, end in zip(starts, ends, strict=True))
+    places = [[-1] * (width - end + start) + list(range(start, end)) for start, end in zip(starts, ends, strict=True)]
+    token_BT, next_BT = (
+        torch.tensor([[t[p + ahead] if p >= 0 else 0 for p in row] for t, row in zip(texts, places, strict=True)])
+        for ahead in (0, 1)
+    )
+    position_BT = torch.tensor(places)
+    return Context(token_BT, next_BT, None, position_BT.clamp_min(0), position_BT >= 0)
+
+
 @pytest.mark.parametrize("kind, tied", KINDS)
 def test_every_node_of_a_tree_is_transformers_logits(kind: str, tied: bool) -> None:
     """In two rounds over two texts of different lengths, the second after one text has grown by more, to 1e-5."""
@@ -72,18 +146,8 @@ def test_every_node_of_a_tree_is_transformers_logits(kind: str, tied: bool) -> N
     texts, drafter = [TOKENS, OTHERS], draft.drafter(head, 2)
     levels = [([7, 9], [0, 0]), ([1, 2, 3], [1, 0, 1]), ([5], [2])]
     for starts, ends in (((0, 0), (3, 2)), ((3, 2), (4, 5))):
-        width = max(end - start for start, end in zip(starts, ends, strict=True))
-        places = [
-            [-1] * (width - end + start) + list(range(start, end)) for start, end in zip(starts, ends, strict=True)
-        ]
-        token_BT, next_BT = (
-            torch.tensor([[t[p + ahead] if p >= 0 else 0 for p in row] for t, row in zip(texts, places, strict=True)])
-            for ahead in (0, 1)
-        )
-        position_BT = torch.tensor(places)
-        context = Context(token_BT, next_BT, None, position_BT.clamp_min(0), position_BT >= 0)
         with torch.no_grad():
-            found, paths = [drafter.extend(context, len(levels) + 1).logits_BNV], [[[]]]
+            found, paths = [drafter.extend(context_of(texts, starts, ends), len(levels) + 1).logits_BNV], [[[]]]
             for tokens, parents in levels:
                 pairs = [torch.tensor([row, row]) for row in (tokens, parents)]
                 found.append(drafter.expand(*pairs).logits_BNV)
@@ -143,6 +207,39 @@ def test_it_starts_from_a_given_model(tmp_path: Path) -> None:
     language_model(folder)
     after_ = hashes(run)
     assert {name for name in before if before[name] != after_[name]} == {"starts_from"}
+
+
+def test_parallel_drafting_is_published_as_vllm_reads_it(tmp_path: Path) -> None:
+    """The mask token in the language model's own config, the option in the command of the model card; else neither."""
+    for overrides, token in (([], None), (["algorithm.parallel_drafting=true"], 4095)):
+        run = compose(["algorithm=independent", "export=vllm", "proposal.speculative_tokens=3", *overrides])
+        facts = VerifierFacts.read(run.verifier.name_or_path)
+        folder = publish(fresh(run), run, facts, tmp_path / str(token))
+        native = json.loads((folder / "vllm" / "config.json").read_text())
+        assert native.get("pard_token") == token and ("pard_token" in native) == bool(overrides)
+        card = (folder / "README.md").read_text()
+        assert "--speculative-config" in card and ('"parallel_drafting": true' in card) == bool(overrides)
+        again = SpeculatorModel.from_pretrained(folder).drafter(VerifierHead(torch.zeros(1, 1), torch.zeros(1, 1)), 1)
+        assert isinstance(again, SlotDrafter) == bool(overrides)
+
+
+def test_settings_of_parallel_drafting_that_cannot_be() -> None:
+    """A mask token that is none or has no effect, and more tokens than are trained in one pass."""
+    parallel = ["algorithm=independent", "algorithm.parallel_drafting=true"]
+    for overrides, message in (
+        (
+            ["algorithm=independent", "algorithm.pard_token=5"],
+            "pard_token=5 has no effect without parallel_drafting=true",
+        ),
+        (
+            [*parallel, "algorithm.pard_token=4096"],
+            "algorithm.pard_token=4096: must be a token of the verifier, of which there are 4096",
+        ),
+        ([*parallel, "proposal.speculative_tokens=9"], "drafts at most 8 tokens"),
+    ):
+        with pytest.raises(WrongInput, match=message):
+            compose(overrides)
+    assert compose([*parallel, "algorithm.para_num=3"]).proposal.levels == 3
 
 
 def test_a_model_that_cannot_be_started_from_is_refused(tmp_path: Path) -> None:

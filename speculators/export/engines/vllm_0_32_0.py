@@ -63,26 +63,29 @@ WITHOUT_LAYER_STATES = frozenset({
 class VllmDraft(EngineDraft):
     """Base of what vLLM 0.32.0 does with each algorithm's drafts."""
 
-    # The `method` of its speculative configuration, and whether all tokens are drafted in one pass.
+    # The `method` of its speculative configuration.
     method: ClassVar[str]
-    parallel: ClassVar[bool] = False
 
-    def serving(self, checkpoint: str, verifier: str, tokens: int) -> Serving:
+    def parallel(self, config: Config) -> bool:
+        """Whether the server must be told that all tokens are drafted in one pass: its option `parallel_drafting`."""
+        return False
+
+    def serving(self, config: Config, checkpoint: str, verifier: str, tokens: int) -> Serving:
         """`vllm serve CHECKPOINT` reads verifier, method and number of tokens from the published config.
 
         engine/arg_utils.py:EngineArgs.create_engine_config, transformers_utils/config.py:maybe_override_with_speculators.
         A draft in vLLM's own format is named beside its verifier: config/speculative.py:SpeculativeConfig.__post_init__.
         """
-        return self.beside(checkpoint, verifier, tokens) if self.native else Serving(checkpoint)
+        return self.beside(config, checkpoint, verifier, tokens) if self.native else Serving(checkpoint)
 
-    def beside(self, checkpoint: str, verifier: str, tokens: int) -> Serving:
+    def beside(self, config: Config, checkpoint: str, verifier: str, tokens: int) -> Serving:
         """`vllm serve VERIFIER --speculative-config ...`: what the engine makes of a published config by itself.
 
         transformers_utils/configs/speculators/base.py:SpeculatorsConfig.build_vllm_speculative_config.
         """
         model = f"{checkpoint}/vllm" if self.native else checkpoint
         options: dict[str, Any] = {"method": self.method, "model": model, "num_speculative_tokens": tokens}
-        return Serving(verifier, options | ({"parallel_drafting": True} if self.parallel else {}))
+        return Serving(verifier, options | ({"parallel_drafting": True} if self.parallel(config) else {}))
 
 
 @Engine.register("vllm 0.32.0")

@@ -32,7 +32,6 @@ class EagleSettings(AlgorithmSettings, DraftLayers, EagleFields):
 
     engines: ClassVar[tuple[str, ...]] = ("vllm",)
     published_fields: ClassVar[type[BaseModel]] = EagleFields
-    recurrent: ClassVar[bool] = True
 
     name: Literal["eagle"]
     transformer_layer_architecture: Literal["auto", "LlamaDecoderLayer"] = Field(  # type: ignore[assignment] # narrower
@@ -57,6 +56,11 @@ class EagleSettings(AlgorithmSettings, DraftLayers, EagleFields):
     def slots(self) -> int:
         """One slot a step."""
         return self.ttt_steps
+
+    @property
+    def recurrent(self) -> bool:
+        """Every step is the same computation."""
+        return True
 
     def published(self, facts: VerifierFacts) -> dict[str, Any]:
         """The chosen fields and a Llama layer config, the only kind that vLLM serves as EAGLE-1."""

@@ -63,7 +63,7 @@ class Eagle(VllmDraft):
             reason = "vLLM's EAGLE uses the verifier's head without its bias; train a draft that has its own head"
             yield Finding("wrong", key, facts.architectures, reason)
 
-    def native_problems(self, native: Config) -> Iterator[Finding]:
+    def native_problems(self, native: Config, config: Config) -> Iterator[Finding]:
         """The class is chosen by the architecture: transformers_utils/configs/eagle.py:EAGLEConfig.__init__."""
         reason = "vLLM has no other EAGLE class for this draft; export again"
         yield from one_of(native, "model_type", ("llama",), reason)

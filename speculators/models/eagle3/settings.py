@@ -1,6 +1,6 @@
 """Settings of EAGLE-3. Torch-free."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -13,8 +13,6 @@ from speculators.utils.strict import Count
 class Eagle3Settings(FusedStatesSettings):
     """EAGLE-3 in training (Li et al. 2025, arXiv:2503.01840)."""
 
-    recurrent: ClassVar[bool] = True
-
     name: Literal["eagle3"]
     ttt_steps: Count = Field(description="steps of training-time test: how many tokens ahead the draft is trained")
 
@@ -22,3 +20,8 @@ class Eagle3Settings(FusedStatesSettings):
     def slots(self) -> int:
         """One slot a step."""
         return self.ttt_steps
+
+    @property
+    def recurrent(self) -> bool:
+        """Every step is the same computation."""
+        return True

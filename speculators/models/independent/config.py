@@ -6,10 +6,11 @@ from pydantic import Field
 from transformers import LlamaConfig
 
 from speculators.config import LayerConfig, SpeculatorModelConfig, read_layer_config
+from speculators.models.independent.settings import IndependentFields
 
 
 @SpeculatorModelConfig.register("independent")
-class IndependentSpeculatorConfig(SpeculatorModelConfig):
+class IndependentSpeculatorConfig(IndependentFields, SpeculatorModelConfig):
     """A small language model of the verifier's vocabulary (Leviathan et al. 2023, arXiv:2211.17192)."""
 
     speculators_model_type: Literal["independent"] = "independent"

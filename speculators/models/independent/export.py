@@ -34,10 +34,16 @@ class IndependentLayout(Layout):
 
     @classmethod
     def problems(cls, config: Mapping[str, Any], facts: VerifierFacts | None) -> Iterator[Finding]:
-        """Kinds of layers, and biases that they have not."""
+        """Kinds of layers, biases that they have not, and a mask token that has an embedding."""
         layer = config.get(LAYER)
         if not isinstance(layer, Mapping):
             return
+        token, vocab = config.get("pard_token"), layer.get("vocab_size")
+        known = isinstance(token, int) and isinstance(vocab, int) and 0 <= token < vocab
+        if config.get("parallel_drafting") is True and not known:
+            yield Finding(
+                "invalid", "pard_token", token, f"must be a token of the verifier, of which there are {vocab}"
+            )
         kind = layer.get("model_type")
         if not isinstance(kind, str) or kind not in CLASSES:
             yield Finding("invalid", f"{LAYER}.model_type", kind, f"must be one of {', '.join(CLASSES)}")
@@ -47,6 +53,7 @@ class IndependentLayout(Layout):
 
     @classmethod
     def native(cls, config: Mapping[str, Any], engine: str) -> dict[str, Any] | None:
-        """The language model's config."""
+        """The language model's config, with PARD's key for the mask token, which vLLM reads."""
         kind = config[LAYER]["model_type"]
-        return {**config[LAYER], "architectures": [CLASSES.get(kind, kind)]}
+        mask = {"pard_token": config.get("pard_token")} if config.get("parallel_drafting") else {}
+        return {**config[LAYER], "architectures": [CLASSES.get(kind, kind)], **mask}

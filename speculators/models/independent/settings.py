@@ -1,13 +1,16 @@
-"""Settings of an independent draft (Leviathan et al. 2023, arXiv:2211.17192; Zhou et al. 2024, arXiv:2310.08461). Torch-free."""
+"""Settings of an independent draft, and the fields of them that are published. Torch-free.
+
+Leviathan et al. 2023, arXiv:2211.17192; DistillSpec, Zhou et al. 2024, arXiv:2310.08461; PARD, An et al. 2025, arXiv:2504.18583.
+"""
 
 from math import gcd
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from speculators.models.layer_config import DraftLayers
 from speculators.settings.algorithm import AlgorithmSettings
-from speculators.utils.untrusted import read_json
+from speculators.utils.untrusted import MOST, read_json
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.location import config_file
 
@@ -17,15 +20,38 @@ CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Q
 USUAL = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_sliding_window": False}
 
 
+class IndependentFields(BaseModel):
+    """Fields that are both chosen and published, named as vLLM does; the defaults serve reading a published config alone."""
+
+    parallel_drafting: bool = Field(
+        default=False,
+        description="all tokens are drafted in one pass, with a mask token for each after the first (PARD)",
+    )
+    pard_token: int | None = Field(default=None, description="token id of the mask; null without parallel_drafting")
+
+
 @AlgorithmSettings.register("independent")
-class IndependentSettings(AlgorithmSettings, DraftLayers):
+class IndependentSettings(AlgorithmSettings, DraftLayers, IndependentFields):
     """A language model in training: a new one, or one that is there already."""
 
     engines: ClassVar[tuple[str, ...]] = ("vllm",)
-    # A language model goes on as far as it is asked.
-    recurrent: ClassVar[bool] = True
+    published_fields: ClassVar[type[BaseModel]] = IndependentFields
 
     name: Literal["independent"]
+    pard_token: Annotated[int, Field(ge=0)] | None = Field(  # type: ignore[assignment] # narrower than published
+        description="token id of the mask with parallel_drafting; null is the verifier's last token"
+    )
+    para_num: int = Field(
+        ge=2, le=MOST, description="tokens that the draft is trained to predict in one pass, with parallel_drafting"
+    )
+    down_sample_ratio: float = Field(
+        gt=0,
+        le=1,
+        description="conditional drop-token: slot s has this share of slot s - 1's rows, with parallel_drafting",
+    )
+    down_sample_ratio_min: float = Field(
+        ge=0, le=1, description="the least share of the targets that a slot has rows of, with parallel_drafting"
+    )
     init_from: Annotated[str, Field(min_length=1)] | None = Field(
         description="hub id or folder of the language model that training starts from; null starts a new one"
     )
@@ -53,10 +79,24 @@ class IndependentSettings(AlgorithmSettings, DraftLayers):
             raise ValueError("num_hidden_layers=null needs init_from: a new model must have a number of layers")
         return self
 
+    @model_validator(mode="after")
+    def check_mask(self) -> "IndependentSettings":
+        """A mask token is read in one pass alone."""
+        if self.pard_token is not None and not self.parallel_drafting:
+            raise ValueError(
+                f"pard_token={self.pard_token} has no effect without parallel_drafting=true; set it to null"
+            )
+        return self
+
     @property
     def slots(self) -> int:
-        """The tokens between anchor and target are true ones in training, so all slots of a target are alike."""
-        return 1
+        """One a token in one pass; else one, for the tokens up to a target are true ones, so that all its slots are alike."""
+        return self.para_num if self.parallel_drafting else 1
+
+    @property
+    def recurrent(self) -> bool:
+        """A language model goes on as far as it is asked; masked places only as far as they were trained."""
+        return not self.parallel_drafting
 
     @property
     def starts_from(self) -> str | None:
@@ -64,12 +104,17 @@ class IndependentSettings(AlgorithmSettings, DraftLayers):
         return self.init_from
 
     def published(self, facts: VerifierFacts) -> dict[str, Any]:
-        """The language model's own config.
+        """The language model's own config, and how it drafts.
 
         Raises:
             ValueError: `init_from` is no model that can be trained here.
         """
-        return {"transformer_layer_config": self._new(facts) if self.init_from is None else self._given(facts)}
+        token = facts.vocab_size - 1 if self.pard_token is None else self.pard_token
+        return {
+            "transformer_layer_config": self._new(facts) if self.init_from is None else self._given(facts),
+            "parallel_drafting": self.parallel_drafting,
+            "pard_token": token if self.parallel_drafting else None,
+        }
 
     def _new(self, facts: VerifierFacts) -> dict[str, Any]:
         kind = self.draft_arch or (facts.model_type if facts.model_type in get_args(Kind) else "llama")

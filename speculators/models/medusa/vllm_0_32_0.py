@@ -56,7 +56,7 @@ class Medusa(VllmDraft):
         yield from one_of(read, "truncated_vocab_size", (None,), reason)
         yield from as_wide_as_the_verifier(read, "hidden_size", facts)
 
-    def native_problems(self, native: Config) -> Iterator[Finding]:
+    def native_problems(self, native: Config, config: Config) -> Iterator[Finding]:
         """The class is chosen by type and architecture: model_executor/models/registry.py."""
         yield from one_of(native, "model_type", ("medusa", None), "vLLM would load another draft class; export again")
         yield from one_of(native, "architectures", (["MedusaModel"], None), "vLLM has one Medusa class; export again")

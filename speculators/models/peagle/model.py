@@ -2,17 +2,17 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from speculators.data.row_plan import conditional_drop_token
 from speculators.model import SpeculatorModel, TrainingContext
 from speculators.models.fused_states_model import FusedStatesModel
 from speculators.models.peagle.config import PEagleSpeculatorConfig
 from speculators.models.peagle.draft import ParallelDrafter
-from speculators.models.peagle.rows import chunks, conditional_drop_token
 from speculators.models.peagle.settings import PEagleSettings
-from speculators.nn.attention import KeyValue, additive_mask, masked
+from speculators.nn.attention import masked
+from speculators.nn.masked_chains import MaskedPlaces, masked_chains
 from speculators.nn.precision import product_dtype
 from speculators.nn.unroll import Step
 from speculators.nn.unrolled_attention import unrolled
@@ -51,8 +51,9 @@ class PEagleSpeculator(FusedStatesModel):
             settings.num_depths,
             settings.down_sample_ratio,
             settings.down_sample_ratio_min,
-            settings.max_anchors,
             generator,
+            settings.max_anchors,
+            fewer=1,
         )
 
     def mask_inputs(self, verifier: VerifierHead) -> tuple[Tensor, Tensor]:
@@ -71,34 +72,17 @@ class PEagleSpeculator(FusedStatesModel):
         return self.step(self.embed(next_BT, verifier), fed_BTH, batch.position_BT, nothing, attend)
 
     def chains(self, base: Step, batch: Batch, verifier: VerifierHead) -> Tensor:
-        """[R', H] outputs of the rows of slot 2 and further, in the plan's order.
-
-        A row sees its document up to its anchor, and its own chain up to itself. Whole chains are computed together, so that
-        no mask is larger than one pass's rows beside one sequence's positions.
-        """
-        rows, T, later = batch.rows, batch.token_BT.shape[1], slice(batch.rows.layout.starts[1], None)
-        # Sorted on the device and on the host, which needs to know where to cut.
-        order_R = (rows.anchor_R[later] * rows.slots + rows.slot_R[later]).argsort()
-        anchor_R, slot_R = rows.anchor_R[later][order_R], rows.slot_R[later][order_R]
-        anchor_on_host = np.sort(rows.layout.anchor_R[later])
-        place_R = anchor_R.clamp_min(0)
-        position_R = batch.position_BT.flatten()[place_R] + slot_R - 1
-        document_R = batch.document_BT.flatten()[place_R]
+        """[R', H] outputs of the rows of slot 2 and further, in the plan's order."""
         embed_H, fed_H = self.mask_inputs(verifier)
-        outputs = [fed_H.new_empty(0, len(fed_H))]
-        for b, chunk in chunks(anchor_on_host, T):
-            end = max(int(anchor_on_host[chunk.stop - 1]) - b * T, 0) + 1
-            reached_CT = torch.arange(b * T, b * T + end, device=place_R.device) <= place_R[chunk, None]
-            context_CT = reached_CT & (batch.document_BT[b, :end] == document_R[chunk, None])
-            own_CC = (anchor_R[chunk, None] == anchor_R[chunk]) & (slot_R[chunk, None] >= slot_R[chunk])
-            position_1C = position_R[None, chunk]
-            mask_11CL = additive_mask(torch.cat((context_CT, own_CC), dim=1).unsqueeze(0), product_dtype(fed_H))
-            key_1L = torch.cat((batch.position_BT[b : b + 1, :end], position_1C), dim=1)
-            past = [(KeyValue(key[b : b + 1, :, :end], value[b : b + 1, :, :end]),) for ((key, value),) in base.seen]
-            shape, attend = (*position_1C.shape, -1), masked(mask_11CL, position_1C, key_1L)
-            step = self.step(embed_H.expand(shape), fed_H.expand(shape), position_1C, past, attend)
-            outputs.append(step.output_BTH[0])
-        return torch.cat(outputs)[order_R.argsort()]
+
+        def compute(places: MaskedPlaces) -> Tensor:
+            past = [(places.text(*of_text),) for (of_text,) in base.seen]
+            shape = (*places.position_1C.shape, -1)
+            attend = masked(places.mask_11CL, places.position_1C, places.key_1L)
+            step = self.step(embed_H.expand(shape), fed_H.expand(shape), places.position_1C, past, attend)
+            return step.output_BTH[0]
+
+        return masked_chains(batch, 0, product_dtype(fed_H), fed_H.new_empty(0, len(fed_H)), compute)
 
     def forward(
         self, batch: Batch, states: VerifierStates, verifier: VerifierHead, context: TrainingContext[Any]

@@ -17,10 +17,13 @@ from speculators.verifier.facts import VerifierFacts
 class PEagle(FusedStatesDraft):
     """transformers_utils/configs/speculators/algos.py:update_peagle."""
 
-    parallel = True
     norm_before_residual = False
     reads = (*FusedStatesDraft.reads, "mask_token_id")
     stops_at = (*FusedStatesDraft.stops_at, "mask_token_id")
+
+    def parallel(self, config: Config) -> bool:
+        """Always."""
+        return True
 
     def problems(self, config: Config, read: Config, facts: VerifierFacts | None) -> Iterator[Finding]:
         """EAGLE-3's, a mask token, and a norm that such drafts have not."""

@@ -22,8 +22,6 @@ class WindowLMSettings(AlgorithmSettings, WindowLMFields):
 
     published_fields: ClassVar[type[BaseModel]] = WindowLMFields
     derived_keys: ClassVar[tuple[str, ...]] = ("vocab_size",)
-    # A language model goes on as far as it is asked.
-    recurrent: ClassVar[bool] = True
 
     name: Literal["window_lm"]
 
@@ -31,6 +29,11 @@ class WindowLMSettings(AlgorithmSettings, WindowLMFields):
     def slots(self) -> int:
         """The tokens between anchor and target are true ones in training, so that all slots of a target are alike."""
         return 1
+
+    @property
+    def recurrent(self) -> bool:
+        """A language model goes on as far as it is asked."""
+        return True
 
     def published(self, facts: VerifierFacts) -> dict[str, Any]:
         """The chosen fields and the verifier's vocabulary."""
