@@ -8,8 +8,8 @@ ones: by default the run's own evaluation, the folder that holds `checkpoint`; a
 
     speculators evaluate RUN/checkpoint data=jsonl data.path=FILE output=FOLDER
 
-With --interval, prompts go one after another, so that vLLM's counters tell them apart: its acceptance length then has a 95 %
-bootstrap interval over prompts, and the speeds are those of one request at a time.
+With --interval, prompts go one after another through the draft, so that vLLM's counters tell them apart: its acceptance length
+then has a 95 % bootstrap interval over prompts, and speeds are not compared.
 
 With --temperature, tokens are sampled from the draft on both sides; the evaluation is one of
 
@@ -127,7 +127,7 @@ def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str, one_by
         evaluation: folder with result.json and generations.jsonl.
         python: interpreter of vLLM's environment.
         dtype: float32 or bfloat16.
-        one_by_one: serve one prompt after another, and compute the interval.
+        one_by_one: serve one prompt after another with the draft, and compute the interval.
     """
     result = json.loads((evaluation / "result.json").read_text())
     ours = [json.loads(line) for line in (evaluation / "generations.jsonl").read_text().splitlines()]
@@ -148,10 +148,10 @@ def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str, one_by
         "max_new_tokens": limit,
         "max_model_len": max(len(one["prompt"]) for one in ours) + limit + MARGIN,
         "temperature": 0.0,
-        "one_by_one": one_by_one,
+        "one_by_one": False,
     }
     plain = ask_vllm(python, job)
-    drafted = ask_vllm(python, job | {"model": model, "speculative": speculative})
+    drafted = ask_vllm(python, job | {"model": model, "speculative": speculative, "one_by_one": one_by_one})
     counter = {name.removeprefix("vllm:spec_decode_num_"): value for name, value in drafted["metrics"].items()}
     tokens = sum(map(len, drafted["tokens"]))
     return Comparison(
@@ -287,7 +287,7 @@ def table(comparisons: list[Comparison]) -> str:
             ),
             *(with_interval(c.acceptance_length, c.interval), with_interval(c.result["acceptance_length"], own)),
             *(f"{c.difference:+.1%}", *positions),
-            *(f"{c.tokens_per_second:.0f}", f"{c.plain_tokens_per_second:.0f}"),
+            *(("–", "–") if c.interval else (f"{c.tokens_per_second:.0f}", f"{c.plain_tokens_per_second:.0f}")),
         )
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)
@@ -303,7 +303,7 @@ def main() -> None:
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype that vLLM computes in"
     )
     parser.add_argument(
-        "--interval", action="store_true", help="serve one prompt after another; 95 %% intervals over prompts"
+        "--interval", action="store_true", help="one prompt after another; 95 %% intervals over prompts"
     )
     parser.add_argument("--temperature", type=float, help="compare sampled drafts; that of the evaluations")
     parser.add_argument("--write", type=Path, help="write the table there as well")
@@ -321,7 +321,7 @@ def main() -> None:
         comparisons = [compare_sampled(*job, options.temperature) for job in jobs]
         text = sampled_table(comparisons)
     else:
-        heading += ", one request at a time; in brackets 95 % intervals over prompts" if options.interval else ""
+        heading += ", one prompt after another; in brackets 95 % intervals over prompts" if options.interval else ""
         comparisons = [compare(*job, options.interval) for job in jobs]
         text = table(comparisons)
     print(text)

@@ -23,7 +23,8 @@ Train a speculative-decoding draft model, measure it by decoding with it, and ex
   python train.py algorithm=eagle proposal=greedy
 
 A group's option is chosen with group=option, a value is set with key=value, e.g. optimizer.lr=3e-4.
-  --help GROUP...         the options of a group, and their settings
+  --help GROUP=OPTION     the settings of an option, with their meaning, e.g. --help algorithm=eagle3
+  --help GROUP            the same of all options of a group
   dry_run=true            check a run, print its published config and estimates, and stop
   -m key=a,b              a sweep: one trial for each value
   --cfg job               the composed values

@@ -61,7 +61,7 @@ def run_trial(run: RunConfig, folder: Path, origin: Origin, number: int, launch:
         raise
     done = own.read_done()
     assert done is not None
-    log.info("trial %d: %.4g", number, done.objective)
+    log.info("trial %d: %s %.4g", number, run.evaluation.objective, done.objective)
     return done.objective
 
 
