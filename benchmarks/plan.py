@@ -63,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     cases = [(case, case) for case in TINY]
     if options.smollm2 and options.data:
-        shown = ["recipe=smollm2_eagle3"]
+        shown = ["recipe=smollm2_eagle3", "data.regenerate=false", "verifier_states=in_process"]
         paths = [f"verifier.name_or_path={options.smollm2.resolve()}", f"data.path={options.data.resolve()}"]
         cases.append((shown, [*shown, *paths]))
     rows = [

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Provenance of a key's value, e.g. `conf/recipe/x.yaml:6`; None if it is unknown.
 Blame = Callable[[str], str | None]
+# The provenance of a recipe's value.
+RECIPE = re.compile(r"(?:^|/)recipe/[^/]+:\d+$")
 
 
 class WrongInput(Exception):
@@ -99,7 +101,13 @@ def complaints(
         first = problem["msg"].removeprefix("Value error, ").split()[0].rstrip(":,")
         if isinstance(problem["input"], dict) and first in problem["input"]:
             key = f"{key}.{first}" if key else first
-        messages.append(_message(key, siblings, problem, missing_remedy) + set_by(blame(key)))
+        source, message = blame(key), _message(key, siblings, problem, missing_remedy)
+        if problem["type"] == "extra_forbidden" and RECIPE.search(source or ""):
+            end, group = "" if message.endswith("?") else ".", key.partition(".")[0]
+            message += (
+                f"{end} If the recipe sets it for another option of {group} than the chosen one: remove it, '~{key}'"
+            )
+        messages.append(message + set_by(source))
     return list(dict.fromkeys(messages))
 
 

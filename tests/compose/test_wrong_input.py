@@ -131,6 +131,14 @@ WRONG = [
     ),
     ("data=mixture data.sources=[{path:a,weight:0}]", ["data.sources.0.weight", "greater than 0"]),
     ("data=mixture data.sources=[{paht:a}]", ["data.sources.0.paht is not a setting"]),
+    (
+        "recipe=eagle3_8b verifier=tiny data=jsonl data.path=a.jsonl ~data.split",
+        [
+            "data.name is not a setting",
+            "another option of data than the chosen one: remove it, '~data.name'",
+            "set by conf/recipe/eagle3_8b.yaml:",
+        ],
+    ),
     ("data.chat_template_date=yesterday", ["data.chat_template_date", "YYYY-MM-DD", LINE]),
     ("data.chat_template_kwargs={tools:[]}", ["data.chat_template_kwargs", "tools is set by each conversation"]),
     ("trainer.keep_best=true", ["trainer.keep_best=True", "trainer.eval_every"]),
@@ -165,6 +173,12 @@ def test_all_problems_at_once() -> None:
         "optimizer.lr=x",
         "evaluation.num_prompts=-3",
     ]
+
+
+def test_a_recipe_takes_another_source() -> None:
+    """Without what it sets for its own, as the message says."""
+    chosen = ["recipe=eagle3_8b", "verifier=tiny", "data=jsonl", "data.path=chat.jsonl", "data.max_length=320"]
+    assert compose([*chosen, "~data.name", "~data.split"]).data.source == "jsonl"
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
