@@ -85,7 +85,8 @@ $(VENV_VLLM)/bin/vllm:
 
 # What `make train` exported, in the engine itself: same text, same acceptance length. And training from states that it serves.
 serve: train env-vllm
-	SPECULATORS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/served/test_vllm.py
+	SPECULATORS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -m slow \
+	  tests/served/test_vllm.py tests/export/test_serve_command.py
 	$(BIN)/python benchmarks/serve_vllm.py $(patsubst %,$(RUNS)/%/checkpoint,$(SERVED) $(FORMS)) --vllm-python $(VENV_VLLM)/bin/python
 
 clean:

@@ -172,7 +172,7 @@ def ask(algorithm: str, python: Path, scratch: Path) -> None:
     for i, case in enumerate(cases.listed):
         write_folder(bases, case, scratch / "drafts" / str(i))
         kind = bases[case["base"]]["config"]["speculators_model_type"]
-        jobs.append(job(case, kind, scratch / "drafts" / str(i)))
+        jobs.append(job(case, kind, scratch / "drafts" / str(i)) | {"runner": cases.runner})
     (scratch / "jobs.json").write_text(json.dumps(jobs))
     (scratch / "logs").mkdir(exist_ok=True)
     worker = Path(__file__).with_name("vllm_verdicts_worker.py")

@@ -40,6 +40,16 @@ def serve(model: str, speculative: dict[str, Any] | None) -> None:
     llm.generate([{"prompt_token_ids": [5, 6, 7, 8]}], sampling, use_tqdm=False)
 
 
+def compute(model: str, speculative: dict[str, Any] | None) -> None:
+    """Load a draft with its verifier and compute a round, without a model runner; raises what vLLM raises."""
+    import torch
+    from vllm_blocks import BlockDrafts
+
+    drafts = BlockDrafts(model, speculative)
+    tokens = drafts.config.speculative_config.num_speculative_tokens
+    drafts.compute([torch.zeros(5, drafts.states_width)], torch.full((1, tokens), 6))
+
+
 def describe(error: BaseException) -> dict[str, str]:
     """Class, first line and place of an exception, without a path of this machine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -61,7 +71,7 @@ def fork(job: dict[str, Any], answer: Path, log: Path) -> dict[str, Any]:
 
         signal.alarm(SECONDS)
         try:
-            serve(job["model"], job["speculative"])
+            (serve if job["runner"] else compute)(job["model"], job["speculative"])
             result: dict[str, str] = {"verdict": "loads"}
         except BaseException as error:
             traceback.print_exc()
@@ -81,8 +91,13 @@ def main() -> None:
     import vllm
     from vllm import LLM  # noqa: F401  every fork would import it again
 
-    answers = json.loads(answers_file.read_text()) if answers_file.is_file() else {}
-    for job in json.loads(jobs_file.read_text()):
+    answers, jobs = (
+        json.loads(answers_file.read_text()) if answers_file.is_file() else {},
+        json.loads(jobs_file.read_text()),
+    )
+    if not all(job["runner"] for job in jobs):
+        import vllm_blocks  # noqa: F401
+    for job in jobs:
         if job["name"] in answers:
             continue
         name = re.sub(r"\W+", "_", job["name"])

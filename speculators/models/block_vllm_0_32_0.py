@@ -4,6 +4,7 @@ Sources are `file:function`, files relative to the package `vllm`.
 """
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from speculators.export.config_rules import lookup, one_of, required, written_out
 from speculators.export.engine import Config
@@ -23,18 +24,21 @@ SIZES = (
 class VllmBlocks(VllmDraft):
     """The published folder as it is; model_executor/models/qwen3_dflash.py."""
 
-    # The size of a block is not read, but made of the number of tokens: v1/spec_decode/dflash.py:DFlashProposer.
+    # The size of a block has its effect through the number of tokens, of which vLLM makes it (`other_blocks`).
     reads = (
         "transformer_layer_config",
         "speculators_config",
         "draft_vocab_size",
         "target_hidden_size",
         "sample_from_anchor",
+        "block_size",
         IDS,
         MASK,
     )
     stops_at = ("target_hidden_size", MASK)
     misreads = (IDS,)  # sorted: model_executor/models/interfaces.py:EagleModelMixin._set_aux_hidden_state_layers
+    # Whether layers with and without a window can stand in one draft: config/vllm.py:VllmConfig._dflash_needs_multi_kv_group.
+    mixed_attention: ClassVar[bool] = False
 
     def problems(self, config: Config, read: Config, facts: VerifierFacts | None) -> Iterator[Finding]:
         """What has no default, and what means something else than in the format."""
@@ -45,25 +49,25 @@ class VllmBlocks(VllmDraft):
         # transformers_utils/config.py:set_default_rope_theta
         theta, also = f"{LAYER}.rope_parameters.rope_theta", f"{LAYER}.rope_theta"
         yield from written_out(config, theta, 1000000, "wrong", ENGINE, also)
-        yield from decoder_layers(read, facts, extends_context=False)
+        yield from decoder_layers(read, facts, extends_context=False, mixed_attention=self.mixed_attention)
         if config.get(IDS):
             yield from verifier_layers(config, read, facts, IDS)
         elif config.get(IDS) is not None:
             yield Finding("refused", IDS, config[IDS], "must name the layers that fc joins")
 
 
-def short_blocks(read: Config, both_ways: bool) -> Iterator[Finding]:
-    """Fewer tokens than were trained: v1/spec_decode/dflash.py:DFlashProposer.set_inputs_first_pass.
+def other_blocks(read: Config, both_ways: bool) -> Iterator[Finding]:
+    """Blocks of another size than were trained: v1/spec_decode/dflash.py:DFlashProposer.set_inputs_first_pass.
 
     Args:
         read: the config as vLLM reads it.
-        both_ways: an input of a block sees those after it, so that their number matters.
+        both_ways: an input of a block sees those after it, so that fewer of them are different inputs.
     """
     tokens, size = lookup(read, TOKENS), read.get("block_size")
-    if not isinstance(tokens, int) or not isinstance(size, int) or not both_ways:
+    if not isinstance(tokens, int) or not isinstance(size, int):
         return
     inputs = tokens if read.get("sample_from_anchor") else tokens + 1
-    if inputs < size:
+    if inputs > size or (inputs < size and both_ways):
         reason = f"a block has {inputs} inputs then, where the draft was trained on {size}"
         yield Finding("note", TOKENS, tokens, reason)
 

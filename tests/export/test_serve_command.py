@@ -1,6 +1,8 @@
 """The printed command, executed by a shell: whatever a folder is called, the engine gets the words that were meant."""
 
 import json
+import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -106,3 +108,50 @@ def test_every_method_is_served_or_refused(algorithm: str, kind: str, vllm: Path
         _, _, *options = executed(command, vllm)
         asked = json.loads(options[1]) if options else {}
         assert proposal.serving_options().items() <= asked.items()
+
+
+# As `vllm serve` parses its words; the options of the draft are checked as fields of vLLM's own configuration.
+PARSER = """
+import json, sys
+from pydantic import TypeAdapter
+from vllm.config import SpeculativeConfig
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+serve, parser, read = ServeSubcommand(), FlexibleArgumentParser(), []
+serve.subparser_init(parser.add_subparsers(dest="subparser"))
+for words in json.load(sys.stdin):
+    arguments = parser.parse_args(words)
+    serve.validate(arguments)
+    for key, value in (arguments.speculative_config or {}).items():
+        TypeAdapter(SpeculativeConfig.__pydantic_fields__[key].annotation).validate_json(json.dumps(value), strict=True)
+    read.append([arguments.model_tag, arguments.speculative_config])
+json.dump(read, open(sys.argv[1], "w"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SPECULATORS_VLLM_PYTHON" not in os.environ, reason="names no Python with vLLM")
+def test_vllm_parses_every_command(tmp_path: Path) -> None:
+    """Of every algorithm with every method that is no tree, from one name or two, with all options of serving."""
+    extra = {"enable_adaptive_verification": True, "num_speculative_tokens_per_batch_size": [[1, 8, 3], [9, 64, 1]]}
+    commands = [
+        shlex.split(
+            ENGINE.serve_command(draft_of(algorithm), "org/draft", "org/verifier", proposal.model_dump(), **options)
+        )
+        for algorithm in ENGINE.served()
+        for kind in sorted(TokenProposalConfig.registry or {})
+        if not (proposal := TokenProposalConfig.model_validate({"proposal_type": kind})).is_tree
+        for options in ({}, {"beside": True, "serving_options": extra})
+    ]
+    done = subprocess.run(
+        [os.environ["SPECULATORS_VLLM_PYTHON"], "-c", PARSER, "read.json"],
+        input=json.dumps([words for _, *words in commands]),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    read = json.loads((tmp_path / "read.json").read_text())
+    assert len(commands) > 20
+    for (_, _, model, *options), (found_model, found_options) in zip(commands, read, strict=True):
+        assert found_model == model and found_options == (json.loads(options[1]) if options else None)

@@ -17,6 +17,7 @@ class Cases:
 
     Args:
         bases: overrides of a composed run by the base's name, which begins with the algorithm's, so that names are unique.
+        runner: whether vLLM's CPU build has a model runner for these drafts; else its parser, loader and modules are asked.
 
     Attributes:
         listed: a dict for each case: `name`, `base` and its changes `set`, `delete` and `tensors`.
@@ -25,8 +26,8 @@ class Cases:
         stricter: cases that vLLM serves and this project refuses, each with the reason.
     """
 
-    def __init__(self, bases: Mapping[str, Sequence[str]]) -> None:
-        self.bases = dict(bases)
+    def __init__(self, bases: Mapping[str, Sequence[str]], runner: bool = True) -> None:
+        self.bases, self.runner = dict(bases), runner
         self.listed: list[dict[str, Any]] = [{"name": name, "base": name} for name in bases]
         self.silent: dict[str, str] = {}
         self.stricter: dict[str, str] = {}

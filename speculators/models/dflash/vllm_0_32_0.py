@@ -10,7 +10,7 @@ from speculators.export.config_rules import filled, lookup, one_of, written_out
 from speculators.export.engine import Config, TensorRules
 from speculators.export.engines.vllm_0_32_0 import CUT, ENGINE, LAYER, VllmDraft
 from speculators.format.finding import Finding
-from speculators.models.block_vllm_0_32_0 import NON_CAUSAL, VllmBlocks, full_layers, short_blocks
+from speculators.models.block_vllm_0_32_0 import NON_CAUSAL, VllmBlocks, full_layers, other_blocks
 from speculators.verifier.facts import VerifierFacts
 
 
@@ -44,4 +44,4 @@ class DFlash(VllmBlocks):
             # model_executor/models/qwen3_dflash.py:_dflash_layer_causal
             reason = "vLLM makes layers of full attention causal as well, which upstream's training does not"
             yield Finding("note", NON_CAUSAL, False, reason)
-        yield from short_blocks(read, both_ways=bool(read.get(NON_CAUSAL)))
+        yield from other_blocks(read, both_ways=bool(read.get(NON_CAUSAL)))

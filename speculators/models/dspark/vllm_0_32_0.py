@@ -10,7 +10,7 @@ from speculators.export.config_rules import filled, lookup, one_of, written_out
 from speculators.export.engine import Config, TensorRules
 from speculators.export.engines.vllm_0_32_0 import CUT, ENGINE, LAYER, VllmDraft
 from speculators.format.finding import Finding
-from speculators.models.block_vllm_0_32_0 import NON_CAUSAL, VllmBlocks, full_layers, short_blocks
+from speculators.models.block_vllm_0_32_0 import NON_CAUSAL, VllmBlocks, full_layers, other_blocks
 from speculators.verifier.facts import VerifierFacts
 
 FLAGS = ("enable_confidence_head", "confidence_head_with_markov")
@@ -21,8 +21,10 @@ class DSpark(VllmBlocks):
     """transformers_utils/configs/speculators/algos.py:update_dspark; model_executor/models/qwen3_dspark.py."""
 
     method = "dspark"
-    reads = (*VllmBlocks.reads, "block_size", "markov_rank", "markov_head_type", *FLAGS)
+    reads = (*VllmBlocks.reads, "markov_rank", "markov_head_type", *FLAGS)
     stops_at = (*VllmBlocks.stops_at, "markov_rank")
+    # In the V2 model runner each group of layers has its cache: v1/worker/gpu/spec_decode/dflash/speculator.py:set_attn.
+    mixed_attention = True
     confident = True  # config/speculative.py:SpeculativeConfig.enable_adaptive_verification
     # Only what a reduced vocabulary needs is missed: model_executor/models/qwen3_dspark.py:Qwen3DSparkForCausalLM.load_weights.
     tensors = TensorRules(
@@ -55,4 +57,4 @@ class DSpark(VllmBlocks):
         if read.get(NON_CAUSAL) is True and lookup(read, f"{LAYER}.sliding_window") is not None:
             reason = "vLLM does not read it: inputs see nothing of those after them in layers with a window"
             yield Finding("note", NON_CAUSAL, True, reason)
-        yield from short_blocks(read, both_ways=full_layers(read))
+        yield from other_blocks(read, both_ways=full_layers(read))
