@@ -24,6 +24,8 @@ from speculators.utils.untrusted import MOST_LIST_BYTES, read_json
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+# Lines that are kept one by one, before they are written as a shard.
+JOURNAL = "journal.jsonl"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
@@ -157,8 +159,11 @@ class Entry:
             found = Manifest.read(self.folder / MANIFEST)
             self.manifest.extractions, self.manifest.shards = found.extractions, found.shards
             # Without a manifest the files cannot be attributed; those with needed names are overwritten.
-            for file in self.folder.iterdir() if found.made_of == self.manifest.made_of else ():
-                if file.name != MANIFEST and not self.manifest.shards.get(file.name):
+            known = found.made_of == self.manifest.made_of
+            if not known or self.path(JOURNAL).is_symlink():
+                self.path(JOURNAL).unlink(missing_ok=True)
+            for file in self.folder.iterdir() if known else ():
+                if file.name not in (MANIFEST, JOURNAL) and not self.manifest.shards.get(file.name):
                     file.unlink()
             yield
 
@@ -189,6 +194,25 @@ class Entry:
                 self.path(name).unlink(missing_ok=True)
             raise
 
+    def append(self, line: bytes) -> None:
+        """Add a line to the journal; it stays when the process is killed. Call after `begin`.
+
+        Raises:
+            NoRoom: the disk is full.
+        """
+        with self._room(), self.path(JOURNAL).open("ab") as journal:
+            # The line break comes first, so that a line which a killed process left unfinished does not spoil the next one.
+            journal.write(b"\n" + line)
+
+    def journal(self) -> list[bytes]:
+        """The lines of the journal; the last one may be cut off. Call inside `writing`."""
+        path = self.path(JOURNAL)
+        return path.read_bytes().splitlines() if path.is_file() else []
+
+    def end_journal(self) -> None:
+        """Remove the journal, whose lines are in a shard."""
+        self.path(JOURNAL).unlink(missing_ok=True)
+
     def forget(self, shards: Iterable[str]) -> None:
         """Remove shards; they are recomputed when next needed."""
         for name in shards:
@@ -207,8 +231,14 @@ class Entry:
         self._write(MANIFEST, json.dumps(asdict(self.manifest), indent=1).encode())
 
     def _write(self, name: str, payload: bytes | memoryview) -> None:
-        try:
+        with self._room():
             files.write(self.path(name), payload)
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Turn the error of a write to a full disk into a NoRoom."""
+        try:
+            yield
         except OSError as error:
             if error.errno not in FULL:
                 raise

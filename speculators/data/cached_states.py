@@ -140,7 +140,7 @@ def cached_states(
 
     Raises:
         ValueError: they do not fit on the disk or in the cache's limit.
-        StatesUnavailable: `served` does not deliver them.
+        ServerUnavailable: `served` does not deliver them.
     """
     settings = verifier.settings
     keys = [fingerprints(collate([sequence], 1))[0] for sequence in sequences]

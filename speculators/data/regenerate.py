@@ -1,6 +1,6 @@
 """Replaces every answer of conversations by the verifier's own, each conditioned on its earlier regenerated answers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from speculators.data.conversations import Conversation, Message
@@ -8,9 +8,10 @@ from speculators.data.template import ChatTemplate, Document, TemplateRefused
 from speculators.data.unused import Unused
 from speculators.settings.data import DataSettings
 
-# The verifier's own answers to prompts, both as token ids.
-Generate = Callable[[list[list[int]]], list[list[int]]]
+# The verifier's own answers to prompts, both as token ids; None where a server refuses the prompt.
+Generate = Callable[[list[list[int]]], Sequence[list[int] | None]]
 NO_ROOM = "without an answer inside data.max_length"
+REFUSED = "whose prompt the server of the answers refuses"
 UNFINISHED = "whose answer did not end within data.regenerate_max_new_tokens"
 
 
@@ -84,6 +85,10 @@ def regenerated(
         for talk in (t for t in active if id(t) in prompts):
             prompt = prompts[id(talk)]
             answer = answers[tuple(prompt)]
+            if answer is None:
+                if not talk.documents:
+                    unused.add(REFUSED, talk.conversation.place)
+                continue
             ended = bool(answer) and answer[-1] in template.end_ids
             if not ended:
                 unfinished.add("answers", talk.conversation.place)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 
 from speculators.cache.entry import Entry, NoRoom
 from speculators.cache.store import Store
-from speculators.data.answers import kept_answers
+from speculators.data.answers import decisive, kept_answers
 from speculators.data.prepare import DataReport, Prepared, prepare
 from speculators.data.ragged import Lists, flat
 from speculators.data.sequences import Columns, Sequences, mapped
@@ -51,8 +51,9 @@ def prepared(run: RunConfig, store: Store, verifier: VerifierLoader, vocab_size:
     with store.use("tokenised", ingredients(run, verifier, vocab_size), about) as entry, entry.writing():
         if not entry.missing(FILES) and not entry.damaged():
             return _read(entry)
-        answers = kept_answers(run, store, verifier)
-        made = prepare(run.data, ChatTemplate.of(run.verifier, run.data), vocab_size, run.seed, answers, run.verifier)
+        template = ChatTemplate.of(run.verifier, run.data)
+        with kept_answers(run, store, verifier, template) as answers:
+            made = prepare(run.data, template, vocab_size, run.seed, answers, run.verifier)
         payloads = _payloads(made)
         try:
             store.make_room(sum(map(len, payloads.values())))
@@ -78,7 +79,7 @@ def ingredients(run: RunConfig, verifier: VerifierLoader, vocab_size: int) -> di
     if run.data.chat_template_date is None:
         made_of["today"] = date.today().isoformat()
     if run.data.regenerate:
-        made_of |= {"verifier": identity.whole(name, revision), "dtype": verifier.dtype}
+        made_of |= {"verifier": identity.whole(name, revision), "dtype": verifier.dtype, "answers": decisive(run)}
     return made_of
 
 

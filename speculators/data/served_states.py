@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from speculators.data.pack import Packed
 from speculators.data.states_client import Expected, First, StatesClient
-from speculators.data.states_server import StatesServer, arguments, command, delivered, name_of
+from speculators.data.states_server import arguments, delivered, name_of
+from speculators.data.vllm_server import ServerUnavailable, VllmServer, command
 from speculators.protocols.batch import Batch, Span
 from speculators.protocols.head import VerifierHead
-from speculators.protocols.hidden_states import StatesUnavailable, VerifierStates
+from speculators.protocols.hidden_states import VerifierStates
 from speculators.settings.states import ServedStates as Settings
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.loader import VerifierLoader
@@ -102,12 +103,12 @@ class ServedStates:
         """Wait for the server, and compare what it delivers for some tokens with the head.
 
         Raises:
-            StatesUnavailable: it does not answer, or serves another model or other layers.
+            ServerUnavailable: it does not answer, or serves another model or other layers.
         """
         first = self._client.first_states(tokens)
         ours = self._log_probability(first)
         if not abs(ours - first.log_probability) <= TOLERANCE:
-            raise StatesUnavailable(
+            raise ServerUnavailable(
                 f"verifier_states: the server at {self._client.url} serves another model than this run's verifier: {first.root}. "
                 f"It gives token {first.token} the log-probability {first.log_probability:.2f}, and from the states that it "
                 f"delivers the verifier's final norm and head give it {ours:.2f}"
@@ -155,7 +156,7 @@ def served_states(
         max_length: tokens of the longest document that the server must take.
 
     Raises:
-        StatesUnavailable: the server does not start or answer, or serves something else.
+        ServerUnavailable: the server does not start or answer, or serves something else.
     """
     head, norm = verifier.head(), verifier.final_norm()
     verifier.release()
@@ -175,7 +176,9 @@ def served_states(
             client = StatesClient(settings.url, folder, expected, settings.timeout)
         else:
             more = shlex.split(settings.args or "")
-            server = StatesServer(settings.python or sys.executable, [*given, *more], folder / "vllm.log", on_cpu)
+            server = VllmServer(
+                settings.python or sys.executable, [*given, *more], folder / "vllm.log", on_cpu, "verifier_states"
+            )
             stack.callback(server.stop)
             client = StatesClient(server.url, folder, expected, settings.timeout, server)
         states = ServedStates(client, ids, head, norm, settings)

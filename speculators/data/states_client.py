@@ -25,8 +25,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from speculators.data.states_server import StatesServer
-from speculators.protocols.hidden_states import StatesUnavailable
+from speculators.data.vllm_server import (
+    CONNECT_SECONDS,
+    NAMES,
+    PASSING,
+    SAY,
+    NoAnswer,
+    Patience,
+    ServerUnavailable,
+    VllmServer,
+    card_of,
+)
 from speculators.utils.dotted import find
 from speculators.utils.untrusted import MOST_LIST_BYTES, inside, parse_json, printable, read_bytes, shortened
 
@@ -35,26 +44,14 @@ if sys.platform != "win32":
 
 log = logging.getLogger(__name__)
 Found = TypeVar("Found")
-# Seconds before the first retry; they double up to the second number.
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-# Seconds in which a server must accept a connection.
-CONNECT_SECONDS = 10.0
-# Seconds between two looks at a lock, and between two messages about the same wait.
-LOOK, SAY = 0.002, 30.0
+# Seconds between two looks at a lock.
+LOOK = 0.002
 # Times that a document is asked for again although its file was not written.
 UNWRITTEN = 6
 # Characters of a file's name, from which that of its lock is made.
 MOST_NAME = 200
-# Characters of a server's names that are shown.
-SHOWN = 200
 # Bytes of a file beside its tensors.
 HEADER = 2**16
-# Answers that may differ a moment later: a timeout, too many requests; from 500 on, errors of the server.
-PASSING = (408, 429)
-
-
-class NoAnswer(Exception):
-    """The server did not answer, or not with states; that may pass."""
 
 
 class NotWritten(NoAnswer):
@@ -110,7 +107,7 @@ class StatesClient:
     """
 
     def __init__(
-        self, url: str, folder: Path, expected: Expected, timeout: float, server: StatesServer | None = None
+        self, url: str, folder: Path, expected: Expected, timeout: float, server: VllmServer | None = None
     ) -> None:
         self.url, self.folder, self.expected = url, folder, expected
         self._timeout, self._server = timeout, server
@@ -127,7 +124,7 @@ class StatesClient:
             tokens: token ids of the document, at least one.
 
         Raises:
-            StatesUnavailable: the server is another one, refuses the document, or gave no states before the timeout.
+            ServerUnavailable: the server is another one, refuses the document, or gave no states before the timeout.
         """
         states, _ = self._persistently(lambda: self._of(tokens, {}))
         return states
@@ -139,7 +136,7 @@ class StatesClient:
             tokens: as of `states`.
 
         Raises:
-            StatesUnavailable: as of `states`.
+            ServerUnavailable: as of `states`.
         """
         self._persistently(lambda: self._ask("GET", "/health"))
         root = self._persistently(self._served)
@@ -154,7 +151,7 @@ class StatesClient:
         self._patient = False
 
     def close(self) -> None:
-        """End all requests; threads that wait for an answer get a StatesUnavailable."""
+        """End all requests; threads that wait for an answer get a ServerUnavailable."""
         self._closed.set()
         for connection in list(self._open):
             if connection.sock is not None:
@@ -162,48 +159,44 @@ class StatesClient:
                     connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _served(self) -> str:
-        """What the server serves under the expected name; StatesUnavailable if that is not there, or too short."""
+        """What the server serves under the expected name; ServerUnavailable if that is not there, or too short."""
         try:
-            cards = parse_json(self._ask("GET", "/v1/models")).get("data")
+            models = parse_json(self._ask("GET", "/v1/models"))
         except ValueError as error:
             raise self._wrong(f"does not answer as vLLM does ({error})") from error
-        listed = cards if isinstance(cards, list) else []
-        by_name = {str(card.get("id")): card for card in listed if isinstance(card, dict)}
-        card = by_name.get(self.expected.model)
-        if card is None:
-            names = printable(", ".join(by_name)[:SHOWN]) or "nothing"
-            raise self._wrong(f"serves {names}, and this run reads {self.expected.model}")
+        try:
+            card = card_of(models, self.expected.model)
+        except ValueError as error:
+            raise self._wrong(f"{error}, and this run reads {self.expected.model}") from error
         longest = card.get("max_model_len")
         if isinstance(longest, int) and longest <= self.expected.longest:
             raise self._wrong(
                 f"takes at most {longest} tokens, one of which it generates, and the data has a document of "
                 f"{self.expected.longest}"
             )
-        return printable(str(card.get("root"))[:SHOWN])
+        return printable(str(card.get("root"))[:NAMES])
 
     def _persistently(self, ask: Callable[[], Found]) -> Found:
         """What `ask` gives, asked again while that may help."""
-        began, pause, unwritten = time.monotonic(), FIRST_PAUSE, 0
+        patience, unwritten = Patience(self._timeout), 0
         while not self._closed.is_set():
             if self._server is not None:
                 self._server.ensure()
             try:
                 found = ask()
             except NoAnswer as error:
-                waited = time.monotonic() - began
                 unwritten += isinstance(error, NotWritten)
-                if unwritten > UNWRITTEN or waited > self._timeout or not self._patient:
-                    raise StatesUnavailable(
-                        f"verifier_states: no states from {self.url} for {waited:.0f} s: {error}"
+                if unwritten > UNWRITTEN or patience.ended or not self._patient:
+                    raise ServerUnavailable(
+                        f"verifier_states: no states from {self.url} for {patience.waited:.0f} s: {error}"
                     ) from error
                 self._say(error)
-                self._closed.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                self._closed.wait(patience.pause())
             else:
                 if self._server is not None:
                     self._server.answered()
                 return found
-        raise StatesUnavailable("the source of the states was closed")
+        raise ServerUnavailable("the source of the states was closed")
 
     def _say(self, error: NoAnswer) -> None:
         """Log why the run waits, once in a while."""
@@ -324,8 +317,8 @@ class StatesClient:
             f"shared_storage_path, with room for the states ({free:.2f} GB are free)"
         )
 
-    def _wrong(self, what: str) -> StatesUnavailable:
+    def _wrong(self, what: str) -> ServerUnavailable:
         """The error about a server that is not the one which the run needs."""
-        return StatesUnavailable(
+        return ServerUnavailable(
             f"verifier_states: the server at {self.url} {what}; such a server is started with: {self.expected.command}"
         )

@@ -27,7 +27,7 @@ def open_states(
 
     Raises:
         ValueError: states that are to be cached on disk do not fit there.
-        StatesUnavailable: a server of states does not start or answer, or serves something else.
+        ServerUnavailable: a server of states does not start or answer, or serves something else.
     """
     match run.verifier_states:
         case InProcessStates():

@@ -40,8 +40,17 @@ class TextSampler(Sampler):
         self._number_BT = self._number_BT[rows]
 
 
+def text_seed(seed: int, prompt: Sequence[int]) -> int:
+    """The seed of one text, a signed 64-bit number.
+
+    Args:
+        seed: of all texts.
+        prompt: token ids.
+    """
+    name = f"{seed}:{','.join(map(str, prompt))}"
+    return int.from_bytes(sha256(name.encode()).digest()[:8], "little", signed=True)
+
+
 def _numbers(seed: int, prompt: Sequence[int], length: int) -> Tensor:
     """float32 [T] uniform random numbers of one text."""
-    name = f"{seed}:{','.join(map(str, prompt))}"
-    generator = torch.Generator().manual_seed(int.from_bytes(sha256(name.encode()).digest()[:8], "little", signed=True))
-    return torch.rand(length, generator=generator)
+    return torch.rand(length, generator=torch.Generator().manual_seed(text_seed(seed, prompt)))

@@ -20,6 +20,7 @@ from speculators.model import SpeculatorModel
 from speculators.proposals.method import ProposalMethod
 from speculators.settings.run_config import RunConfig
 from speculators.settings.states import CachedStates, ServedStates
+from speculators.settings.vllm import VllmSettings
 from speculators.train.build import on_meta, unfit
 from speculators.utils.device import resolve
 from speculators.utils.dtypes import dtype_of
@@ -40,7 +41,7 @@ def lacking(run: RunConfig, folder: Path) -> list[str]:
         folder: in which the run will write; it need not exist.
     """
     found = [*proposal_can_be_decoded(run), *tracker_is_installed(run), *device_is_there(run)]
-    found += [*states_can_be_served(run), *hub_knows_who_pushes(run)]
+    found += [*servers_can_start(run), *hub_knows_who_pushes(run)]
     return found if found else [*first_weights_fit(run), *folder_has_room(run, folder), *states_have_room(run)]
 
 
@@ -67,22 +68,21 @@ def device_is_there(run: RunConfig) -> Iterator[str]:
         yield str(error)
 
 
-def states_can_be_served(run: RunConfig) -> Iterator[str]:
-    """Served states need an environment with vLLM, or the folder of a server that is given."""
+def servers_can_start(run: RunConfig) -> Iterator[str]:
+    """Served states and answers need an environment with vLLM, or a server that is given, whose folder is there."""
     states = run.verifier_states
-    if not isinstance(states, ServedStates):
-        return
-    if states.folder is not None and not Path(states.folder).is_dir():
+    if isinstance(states, ServedStates) and states.folder is not None and not Path(states.folder).is_dir():
         yield f"verifier_states.folder={states.folder}: there is no such folder; make it, or mount the server's"
-    if states.url is not None:
-        return
-    if states.python is None and find_spec("vllm") is None:
-        yield (
-            "verifier_states.source=served: there is no vLLM in this environment; set verifier_states.python to the Python of "
-            "one that has it, or verifier_states.url to the address of a server"
-        )
-    if states.python is not None and not os.access(states.python, os.X_OK):
-        yield f"verifier_states.python={states.python}: there is no such program; give the path of a Python"
+    for group, server in (("verifier_states", states), ("verifier_answers", run.verifier_answers)):
+        if not isinstance(server, VllmSettings) or server.url is not None:
+            continue
+        if server.python is None and find_spec("vllm") is None:
+            yield (
+                f"{group}.source=served: there is no vLLM in this environment; set {group}.python to the Python of "
+                f"one that has it, or {group}.url to the address of a server"
+            )
+        if server.python is not None and not os.access(server.python, os.X_OK):
+            yield f"{group}.python={server.python}: there is no such program; give the path of a Python"
 
 
 def hub_knows_who_pushes(run: RunConfig) -> Iterator[str]:

@@ -16,17 +16,20 @@ import psutil
 
 import speculators.execution.run  # noqa: F401  a run's libraries are a part of its memory
 from speculators.config import SpeculatorModelConfig
+from speculators.data import served_answers
 from speculators.data.collate import collate
 from speculators.data.evaluation_data import KEY, EvaluationData, evaluation_data
 from speculators.data.prepare import Prepared, prepare
-from speculators.data.states_server import arguments, command, delivered
+from speculators.data.states_server import arguments, delivered
 from speculators.data.template import ChatTemplate, Document
+from speculators.data.vllm_server import command
 from speculators.execution.hours import BANDWIDTH, CARD, basis, decoding_hours, hours
 from speculators.execution.machine import device_kind, folder_bytes, running_dtype, states_bytes
 from speculators.execution.memory import Moment, simulated
 from speculators.format.published import speculator_dict
 from speculators.model import SpeculatorModel
 from speculators.protocols.batch import Batch
+from speculators.settings.answers import ServedAnswers
 from speculators.settings.run_config import RunConfig
 from speculators.settings.states import ServedStates
 from speculators.train.build import on_meta
@@ -132,6 +135,8 @@ def figures(run: RunConfig, published: dict[str, Any], facts: VerifierFacts) -> 
             lines.append((KEY, str(own)))
         if run.data.regenerate:
             lines.append(("  estimated", "for regenerated answers of maximum length; most will be shorter"))
+        if isinstance(run.verifier_answers, ServedAnswers):
+            lines.append(("answers' server", answers_command(run, run.verifier_answers, facts)))
     if isinstance(run.verifier_states, ServedStates):
         lines += served_lines(run, run.verifier_states, facts, draft.layer_ids)
     try:
@@ -204,7 +209,8 @@ def time_lines(run: RunConfig, cost: Cost, tokens: Tokens | None) -> list[tuple[
                 ("hours of the server", f"estimated {found:.2g}{each}, with {basis('bf16')}; N of them take 1/N")
             )
         if run.data.regenerate:
-            texts, every = run.evaluation.batch_size, "" if tokens else "each "
+            answered, every = run.verifier_answers, "" if tokens else "each "
+            texts = answered.concurrency if isinstance(answered, ServedAnswers) else run.evaluation.batch_size
             found = decoding_hours(answers, texts, cost.verifier)
             lines.append(
                 (
@@ -233,6 +239,13 @@ def served_lines(
         ),
         ("server's command", " ".join([command(given), *([states.args] if states.args else [])])),
     ]
+
+
+def answers_command(run: RunConfig, answers: ServedAnswers, facts: VerifierFacts) -> str:
+    """The command of the server that generates answers."""
+    template = ChatTemplate.of(run.verifier, run.data)
+    given = served_answers.arguments(answers, run.data, run.verifier, running_dtype(run, facts), template)
+    return " ".join([command(given), *([answers.args] if answers.args else [])])
 
 
 def tokens_seen(prepared: Prepared, order: Order) -> int:

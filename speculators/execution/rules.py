@@ -9,6 +9,7 @@ from speculators.export import push
 from speculators.export.preflight import CannotServe, chosen_engine, plan
 from speculators.format import strict
 from speculators.format.published import speculator_dict
+from speculators.settings.answers import ServedAnswers
 from speculators.settings.data import ChatData
 from speculators.settings.run_config import RunConfig
 from speculators.settings.states import ServedStates
@@ -53,6 +54,7 @@ def broken(run: RunConfig) -> list[Broken]:
         *best_step_is_measured(run),
         *each_process_has_its_device(run),
         *processes_share_a_server(run),
+        *answers_are_served(run),
         *secrets_stay_out(run),
         *follows_the_groups(run),
         *data_fits_verifier(run, facts),
@@ -137,6 +139,12 @@ def processes_share_a_server(run: RunConfig) -> Iterator[Broken]:
             "the processes of launch=torchrun would start a server each; start one, and give its address and folder"
         )
         yield Broken("verifier_states.url", None, reason)
+
+
+def answers_are_served(run: RunConfig) -> Iterator[Broken]:
+    """A server of answers needs data.regenerate."""
+    if isinstance(run.verifier_answers, ServedAnswers) and not run.data.regenerate:
+        yield Broken("verifier_answers.source", "served", "has no effect without data.regenerate=true")
 
 
 def secrets_stay_out(run: RunConfig) -> Iterator[Broken]:

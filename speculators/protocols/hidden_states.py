@@ -26,10 +26,6 @@ class VerifierStates:
     aux_BTA: Tensor | None
 
 
-class StatesUnavailable(OSError):
-    """A source cannot give the states that it was asked for; the message says why, and what to do."""
-
-
 class HiddenStates(Protocol):
     """A source of verifier states: the verifier in the training process, or states computed elsewhere.
 
@@ -73,7 +69,7 @@ class HiddenStates(Protocol):
 
         Raises:
             ValueError: the source was opened for other sequences or layers.
-            OSError: the states cannot be read from where they are stored; the message names the place.
-            StatesUnavailable: a server does not deliver them.
+            OSError: the states cannot be read from where they are stored, or a server does not deliver them; the message
+                names the place.
         """
         ...

@@ -8,14 +8,18 @@ from speculators.settings.data import Place
 from speculators.settings.run_config import RunConfig
 from speculators.utils import digest
 
-WEIGHTS = ("seed", "precision", "algorithm", "verifier", "verifier_states", "data", "optimizer", "schedule", "trainer")
+WEIGHTS = (
+    "seed", "precision", "algorithm", "verifier", "verifier_states", "verifier_answers", "data", "optimizer", "schedule",
+    "trainer",
+)  # fmt: skip
 RESULT = (*WEIGHTS, "proposal", "other_proposals", "evaluation", "export")
-# Settings that affect only output, and where served states come from. Device, threads, tracker, launch and cache do not affect
-# the weights either.
+# Settings that affect only output, and where served states and answers come from. Device, threads, tracker, launch and cache do
+# not affect the weights either.
 WITHOUT_EFFECT = {
     "trainer": {"log_every", "save_every", "keep_last"},
     "export": {"hub_repo", "license", "base_model"},
     "verifier_states": {"url", "python", "folder", "concurrency", "prefetch_steps", "timeout"},
+    "verifier_answers": {"url", "python", "model", "concurrency", "timeout"},
 }
 # Settings outside of WEIGHTS by which trainer.keep_best=decoded chooses the step.
 DECODING = {"proposal": True, "evaluation": {"max_new_tokens", "temperature", "top_k", "top_p"}}

@@ -79,6 +79,7 @@ STEPS = {
             "run.data.regenerate_seed": Added(0),
             "run.data.regenerate_unfinished": Added("keep"),
             "run.trainer.init_from": Added(None),
+            "run.verifier_answers": Added({"source": "in_process"}),
             "run.data.streaming": Added(False, ("run.data.source", "hub")),
         },
     ),

@@ -40,6 +40,10 @@ def harmless() -> dict[str, tuple[Any, ...]]:
         "verifier_states.python": (None,),
         "verifier_states.args": (None,),
         "verifier_states.folder": (None,),
+        # Of verifier_answers=served alone.
+        "verifier_answers.url": (None,),
+        "verifier_answers.python": (None,),
+        "verifier_answers.args": (None,),
     }
 
 

@@ -10,6 +10,7 @@ from pydantic_core import InitErrorDetails
 from speculators.cache.settings import CacheSettings
 from speculators.proposals import TokenProposalConfig
 from speculators.settings.algorithm import AlgorithmSettings
+from speculators.settings.answers import InProcessAnswers, ServedAnswers
 from speculators.settings.data import ChatData, HubData, JsonlData, MixtureData
 from speculators.settings.evaluation import EvaluationSettings
 from speculators.settings.export import ExportSettings
@@ -85,6 +86,7 @@ class RunConfig(Strict):
     )
     verifier: VerifierSettings
     verifier_states: Annotated[InProcessStates | CachedStates | ServedStates, Field(discriminator="source")]
+    verifier_answers: Annotated[InProcessAnswers | ServedAnswers, Field(discriminator="source")]
     data: Annotated[ChatData | JsonlData | HubData | MixtureData, Field(discriminator="source")]
     optimizer: Annotated[AdamW | Muon, Field(discriminator="name")]
     schedule: ScheduleSettings

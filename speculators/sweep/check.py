@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Settings on which the check of the machine depends.
 OF_THE_MACHINE = {
     "device": True, "tracker": True, "cache": True, "export": True, "data": True, "verifier": True, "verifier_states": True,
-    "algorithm": True, "trainer": {"init_from"},
+    "verifier_answers": True, "algorithm": True, "trainer": {"init_from"},
 }  # fmt: skip
 # Hydra's launcher that runs trials on this machine; others may run them elsewhere.
 HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from speculators.data.prepare import Prepared
+from speculators.data.vllm_server import ServerUnavailable
 from speculators.model import SpeculatorModel
 from speculators.protocols.batch import Batch
-from speculators.protocols.hidden_states import HiddenStates, StatesUnavailable
+from speculators.protocols.hidden_states import HiddenStates
 from speculators.runfolder.folder import TRAININGS, RunFolder
 from speculators.runfolder.identity import identity
 from speculators.runfolder.rights import command
@@ -87,7 +88,7 @@ def train(
     Raises:
         WrongInput: the checkpoints in the folder are another run's.
         NotFinite: names the step; the last good checkpoint stays.
-        StatesUnavailable: a server does not deliver the states of the next step; a checkpoint was saved, unless there are several
+        ServerUnavailable: a server does not deliver the states of the next step; a checkpoint was saved, unless there are several
             processes.
         Interrupted: a signal was received; a checkpoint was saved.
         KeyboardInterrupt: a signal was received while states were missing, and there was nothing to save.
@@ -175,7 +176,7 @@ class Loop:
             set_learning_rate(self.optimizers, scale(state.step, steps, self.settings.schedule))
             try:
                 self.step(check=state.step + 1 == first)
-            except StatesUnavailable:
+            except ServerUnavailable:
                 # The processes of a run may not all lack states, and they save together.
                 can_save = state.step > 0 and self.accelerator.num_processes == 1
                 if interrupt.asked:

@@ -92,7 +92,7 @@ def log_to(*handlers: logging.Handler) -> None:
     """Send log records to handlers, secrets masked; from noisy packages and ranks other than 0 only warnings and above."""
     level = logging.INFO if first_process() else logging.WARNING
     logging.basicConfig(level=level, handlers=handlers, force=True)
-    for noisy in ("accelerate", "matplotlib", "httpx"):
+    for noisy in ("accelerate", "matplotlib", "httpx2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     mask_logs()
 

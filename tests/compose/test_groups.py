@@ -18,6 +18,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "composed"
 NEEDS = {
     # A draft of five heads goes no further.
     "proposal=dynamic_tree": ["proposal.depth=5"],
+    "verifier_answers=served": ["data.regenerate=true"],
     "data=jsonl": ["data.path=chat.jsonl"],
     "data=hub": ["data.name=some/data"],
     "data=mixture": ["data.sources=[{path: chat.jsonl}]"],

@@ -136,6 +136,7 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "chat_template_date": None,
                 },
                 "verifier_states": {"source": "in_process"},
+                "verifier_answers": {"source": "in_process"},
                 "optimizer": {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0},
                 "schedule": {"name": "cosine", "warmup_ratio": 0.1, "min_lr_ratio": 0.1},
                 "trainer": {

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from speculators.data.states_client import Expected, StatesClient
-from speculators.protocols.hidden_states import StatesUnavailable
+from speculators.data.vllm_server import ServerUnavailable
 
 TOKENS, LAYERS, H = [5, 6, 7], 2, 4
 GOOD = {"hidden_states": torch.ones(len(TOKENS), LAYERS, H), "token_ids": torch.tensor(TOKENS)}
@@ -85,7 +85,7 @@ def client(server: Server, tmp_path: Path) -> StatesClient:
 def refused(client: StatesClient, tmp_path: Path) -> str:
     """The message, which is short and comes quickly; the private file is still there."""
     start = time.monotonic()
-    with pytest.raises(StatesUnavailable) as caught:
+    with pytest.raises(ServerUnavailable) as caught:
         client.first_states(TOKENS)
     message = str(caught.value)
     assert time.monotonic() - start < 5 and len(message) < 1500, message[:2000]

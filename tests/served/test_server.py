@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from speculators.composition.compose import compose
-from speculators.data.states_server import StatesServer
-from speculators.protocols.hidden_states import StatesUnavailable
+from speculators.data.vllm_server import ServerUnavailable, VllmServer
 from speculators.runfolder.keys import weights_key
 from speculators.runfolder.rights import allow, as_typed, claimed
 from speculators.utils.messages import WrongInput
@@ -34,8 +33,8 @@ HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).
 RUN = """
 import sys, time
 from pathlib import Path
-from speculators.data.states_server import StatesServer
-server = StatesServer(sys.executable, [], Path(sys.argv[1]), False)
+from speculators.data.vllm_server import VllmServer
+server = VllmServer(sys.executable, [], Path(sys.argv[1]), False, "verifier_states")
 server.ensure()
 print(server._process.pid, flush=True)
 time.sleep(60)
@@ -51,7 +50,7 @@ def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
 
 
-def process_of(server: StatesServer) -> int:
+def process_of(server: VllmServer) -> int:
     """The id that the server says, once it answers."""
     for _ in range(500):
         try:
@@ -72,7 +71,7 @@ def alive(process: int) -> bool:
 @pytest.mark.usefixtures("vllm")
 def test_it_is_started_again_where_it_was(tmp_path: Path) -> None:
     """On the same port, in another process; afterwards there is none."""
-    server = StatesServer(sys.executable, ["--model", "some/model"], tmp_path / "log", on_cpu=True)
+    server = VllmServer(sys.executable, ["--model", "some/model"], tmp_path / "log", True, "verifier_states")
     server.ensure()
     first = process_of(server)
     server.ensure()
@@ -91,8 +90,8 @@ def test_it_is_started_again_where_it_was(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("vllm")
 def test_one_that_does_not_start_is_given_up(tmp_path: Path) -> None:
     """After a second attempt, with what it said."""
-    server = StatesServer(sys.executable, ["--fail"], tmp_path / "log", on_cpu=False)
-    with pytest.raises(StatesUnavailable, match="vLLM ended 2 times before it answered(?s:.*)no such model"):
+    server = VllmServer(sys.executable, ["--fail"], tmp_path / "log", False, "verifier_states")
+    with pytest.raises(ServerUnavailable, match="vLLM ended 2 times before it answered(?s:.*)no such model"):
         for _ in range(500):
             server.ensure()
             time.sleep(0.02)

@@ -19,7 +19,7 @@ from speculators.composition.compose import compose
 from speculators.data import states_client
 from speculators.data.collate import collate
 from speculators.data.verifier_states import open_states
-from speculators.protocols.hidden_states import StatesUnavailable
+from speculators.data.vllm_server import ServerUnavailable
 from speculators.verifier.in_process import Verifier
 from tests.cache.conftest import Loaded, sequences, settings
 
@@ -145,7 +145,7 @@ def test_what_will_not_pass_is_refused(open_served: Open, server: LocalServer) -
         for name, (fault, message) in WRONG.items():
             server.asked.clear()
             server.faults = [fault]
-            with pytest.raises(StatesUnavailable, match=message):
+            with pytest.raises(ServerUnavailable, match=message):
                 states(ONE, [0, 2])
             assert len(server.asked) == 1, name
 
@@ -153,21 +153,21 @@ def test_what_will_not_pass_is_refused(open_served: Open, server: LocalServer) -
 def test_another_server_is_refused(open_served: Open, server: LocalServer, verifier: Verifier, shared: Path) -> None:
     """Other layers of the same number, too short documents, another model; also when it comes back as another one."""
     server.longest = 64
-    with pytest.raises(StatesUnavailable, match="takes at most 64 tokens.* a document of 64"), open_served():
+    with pytest.raises(ServerUnavailable, match="takes at most 64 tokens.* a document of 64"), open_served():
         pass
     server.longest, server.name = 65, "layers-0-1-3"
-    with pytest.raises(StatesUnavailable, match="serves layers-0-1-3, and this run reads layers-0-2-3"), open_served():
+    with pytest.raises(ServerUnavailable, match="serves layers-0-1-3, and this run reads layers-0-2-3"), open_served():
         pass
     server.name = "layers-0-2-3"
     with open_served() as states:
         server.name = "layers-0-1-3"
-        with pytest.raises(StatesUnavailable, match="serves layers-0-1-3, and this run reads layers-0-2-3"):
+        with pytest.raises(ServerUnavailable, match="serves layers-0-1-3, and this run reads layers-0-2-3"):
             states(BATCH, [0, 2])
     server.name = "layers-0-2-3"
     norm = verifier.decoder.norm.weight
     norm.mul_(3)  # the verifier of the server alone: this run reads its own from the folder
     try:
-        with pytest.raises(StatesUnavailable, match="serves another model.*the/verifier"), open_served():
+        with pytest.raises(ServerUnavailable, match="serves another model.*the/verifier"), open_served():
             pass
     finally:
         norm.div_(3)
@@ -177,7 +177,7 @@ def test_another_server_is_refused(open_served: Open, server: LocalServer, verif
 def test_a_first_token_that_is_none_is_refused(token: Any, open_served: Open, server: LocalServer) -> None:
     choice = {"token_ids": [token], "logprobs": {"token_logprobs": [-1.0]}}
     server.faults = [lambda handler, body, file: handler.deliver(body, file, choices=[choice])]
-    with pytest.raises(StatesUnavailable, match="without the log-probability of its token"), open_served():
+    with pytest.raises(ServerUnavailable, match="without the log-probability of its token"), open_served():
         pass
 
 
@@ -213,11 +213,11 @@ def test_files_beyond_the_folder_are_neither_read_nor_removed(
     with open_served() as states:
         for path, message in names.items():
             server.faults = [elsewhere(path)]
-            with pytest.raises(StatesUnavailable, match=message):
+            with pytest.raises(ServerUnavailable, match=message):
                 states(ONE, [0, 2])
         # A path in another folder means a file of that name in this one, which is not there.
         server.faults = [elsewhere(str(secret))] * 99
-        with pytest.raises(StatesUnavailable, match="must be the server's shared_storage_path, with room for the"):
+        with pytest.raises(ServerUnavailable, match="must be the server's shared_storage_path, with room for the"):
             states(ONE, [0, 2])
     assert secret.exists() and Path(f"{secret}.lock").exists()
 
@@ -226,7 +226,7 @@ def test_a_server_that_stays_away_ends_the_wait(open_served: Open, server: Local
     with open_served(timeout=0.5) as states:
         server.stop()
         began = time.monotonic()
-        with pytest.raises(StatesUnavailable, match=rf"no states from {server.url} for \d s: ConnectionRefusedError"):
+        with pytest.raises(ServerUnavailable, match=rf"no states from {server.url} for \d s: ConnectionRefusedError"):
             states(BATCH, [0, 2])
         assert 0.5 < time.monotonic() - began < 5
 
@@ -248,7 +248,7 @@ def test_a_machine_that_accepts_no_connection(
             one.connect_ex(("127.0.0.1", server.port))
         threading.Timer(0.5, states.stop_waiting).start()
         began = time.monotonic()
-        with pytest.raises(StatesUnavailable, match="TimeoutError: timed out"):
+        with pytest.raises(ServerUnavailable, match="TimeoutError: timed out"):
             states(ONE, [0, 2])
         assert time.monotonic() - began < 10
 

@@ -18,6 +18,8 @@ from speculators.data.template import Document
 from speculators.settings.states import ServedStates
 from speculators.verifier.loader import VerifierLoader
 
+from .test_answers import documents, prepared
+
 VLLM = os.environ.get("SPECULATORS_VLLM_PYTHON", "")
 SERVED = ["verifier_states=served", f"verifier_states.python={VLLM}", "verifier_states.prefetch_steps=1"]
 pytestmark = [
@@ -77,3 +79,17 @@ def test_a_killed_server_costs_nothing_but_time(tmp_path: Path) -> None:
     )
     assert served.keys() == right.keys()
     assert max((served[name] - right[name]).abs().max().item() for name in right) < 1e-4
+
+
+def test_answers_are_the_verifiers(tmp_path: Path) -> None:
+    """To 200 prompts, token for token those of the verifier in process."""
+    prompts = "data.path=pkg://speculators.assets/prompts.jsonl"
+    own = ["data=jsonl", prompts, "data.regenerate=true", "data.regenerate_max_new_tokens=48"]
+    served, right = (
+        documents(prepared(compose([*own, *chosen]), tmp_path / name))
+        for name, chosen in (
+            ("served", ["verifier_answers=served", f"verifier_answers.python={VLLM}"]),
+            ("in_process", []),
+        )
+    )
+    assert served == right and len(right) == 200

@@ -92,6 +92,7 @@ def composed(**groups: Any) -> RunConfig:
             "regenerate": False, "regenerate_max_new_tokens": 8,
         },
         "verifier_states": {"source": "in_process"},
+        "verifier_answers": {"source": "in_process"},
         "optimizer": {"name": "adamw", "lr": 0.01, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.01},
         "schedule": {"name": "cosine", "warmup_ratio": 0.2, "min_lr_ratio": 0.1},
         "trainer": {

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 from speculators.data.prepare import Prepared
 from speculators.data.served_states import ServedStates, served_states
-from speculators.protocols.hidden_states import StatesUnavailable
+from speculators.data.vllm_server import ServerUnavailable
 from speculators.train.batches import announced
 from speculators.train.interrupt import Interrupted
 from speculators.train.loop import train
@@ -127,7 +127,7 @@ def test_a_server_that_stays_away_leaves_a_run_that_goes_on(
         train(straight, states, prepared, run, tmp_path)
 
     server.faults = [None] * 26 + [away(server, ctrl_c)]
-    timeout, expected = (60, Interrupted) if ctrl_c else (0.5, StatesUnavailable)
+    timeout, expected = (60, Interrupted) if ctrl_c else (0.5, ServerUnavailable)
     began = time.monotonic()
     with opened(timeout=timeout) as states, pytest.raises(expected, match="the state is saved|no states from"):
         train(resumed, states, prepared, run, folder)
