@@ -48,7 +48,7 @@ GREEDY = {
 }
 SAMPLED = {
     "Chains at equal verified tokens": [chain(5), chain(5, "sampling"), chain(5, "sampling", BLOCK)],
-    "Chain and trees at equal verifier passes, 5 levels each": [chain(5, "sampling"), dynamic(16), dynamic(48)],
+    "Chain and trees at equal verifier passes, 5 levels each": [chain(5, "sampling"), dynamic(16), dynamic(48), STATIC],
     "Chain and tree at equal verified tokens: 5": [chain(5, "sampling"), dynamic(5)],
 }
 
@@ -86,8 +86,8 @@ def named(proposal: TokenProposalConfig) -> str:
 def table(title: str, methods: Sequence[tuple[str, ...]], comparison: Comparison, evaluation: Sequence[str]) -> str:
     """Markdown: a row for each method, a column for each draft."""
     drafts = [list(own) for _, own in groupby(comparison.choices, key=lambda choice: choice.checkpoint)]
-    heads = [f"{own[0].algorithm}, {steps(own[0].checkpoint)} steps" for own in drafts]
-    rows = [f"**{title}**\n", f"| proposal | levels | tokens | {' | '.join(heads)} |"]
+    heads = " | ".join(own[0].algorithm for own in drafts)
+    rows = [f"**{title}**\n", f"| proposal | levels | tokens | {heads} |"]
     rows.append("|---|--:|--:|" + "---|" * len(drafts))
     for method in methods:
         proposal = compose([*evaluation, *method]).proposal
@@ -116,9 +116,10 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="put the tables into this page, between its two marks")
     options = parser.parse_args()
     run, prompts = compose([]), f"evaluation.num_prompts={options.num_prompts}"
+    trained = sorted({steps(checkpoint) for checkpoint in options.checkpoints})
     parts = [
         f"Verifier {run.verifier.name_or_path}, each draft trained on the embedded conversations with the settings of its "
-        f"YAML, for as many steps as its column says; {options.num_prompts} held-out prompts of at most "
+        f"YAML, {' or '.join(map(str, trained))} steps; {options.num_prompts} held-out prompts of at most "
         f"{run.evaluation.max_new_tokens} new tokens, float32, torch {version('torch')} on a CPU ({platform.machine()}). "
         "Acceptance length, and in brackets its 95 % bootstrap interval over prompts. `levels` is the most tokens that a "
         "pass of the verifier can accept, `tokens` how many drafted tokens it verifies; - is more than the draft can draft.\n"
