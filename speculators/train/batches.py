@@ -1,7 +1,8 @@
-"""Makes the batches of a step, with their rows planned."""
+"""Makes the batches of a step, with their rows planned, while the step before is computed."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from speculators.data.collate import collate
@@ -37,6 +38,23 @@ class Batches:
         """
         seeds = [row_seed(self.seed, step, place.number) for place in places]
         return collate([self.sequences[place.index] for place in places], self.plan, seeds)
+
+
+def made_ahead(make: Callable[[int], list[Batch]], steps: Iterable[int]) -> Iterator[list[Batch]]:
+    """The batches of each step, those of the next one made by a thread meanwhile.
+
+    Args:
+        make: makes the batches of a step; its errors are raised when they are needed.
+        steps: in order.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        waiting = deque()
+        for step in steps:
+            waiting.append(thread.submit(make, step))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def announced(

@@ -20,7 +20,7 @@ from speculators.runfolder.identity import identity
 from speculators.runfolder.rights import command
 from speculators.settings.run_config import RunConfig
 from speculators.train import optimizer
-from speculators.train.batches import HELDOUT, Batches, announced
+from speculators.train.batches import HELDOUT, Batches, announced, made_ahead
 from speculators.train.checkpoint import Checkpoints, TrainState, problem_in, state_in, steps_in
 from speculators.train.device import float32_products, start_accelerator
 from speculators.train.interrupt import Interrupt, Interrupted
@@ -153,7 +153,7 @@ class Loop:
         )
         self.state = self.checkpoints.resume() or TrainState(fresh=fingerprint(model))
         self.ahead = verifier.prefetch_steps
-        left = map(self.batches_of, range(self.state.step, self.order.steps))
+        left = made_ahead(self.batches_of, range(self.state.step, self.order.steps))
         self.left = announced(left, self.student.announce, self.ahead)
         self.tracking = Tracking(self.accelerator, run, folder, self.state.step)
         self.progress = TrainProgress(self.order.steps, self.state.step, self.accelerator.is_main_process)
@@ -210,14 +210,16 @@ class Loop:
             check_gradients(self.bare)
         norm = self.student.update(self.optimizers, self.settings.trainer.max_grad_norm)
         self.state.step += 1
-        self.state.tokens += sum(int((b.document_BT >= 0).sum()) for b in batches)
+        self.state.tokens += sum(sum(batch.rows.lengths) for batch in batches)
         fine = torch.isfinite(sums["loss"]) & torch.isfinite(norm)
         self.broken = torch.where(fine, self.broken, self.broken.clamp(max=self.state.step))
         self.meter.add({**sums, "grad_norm": norm})
 
     def batches_of(self, step: int) -> list[Batch]:
-        """This process's micro-batches of a step."""
-        return [self.train.of(places, step) for places in self.order.of_step(step, self.accelerator.process_index)]
+        """This process's micro-batches of a step, on the host; called in a thread."""
+        places = self.order.of_step(step, self.accelerator.process_index)
+        batches = [self.train.of(some, step) for some in places]
+        return [batch.pinned() for batch in batches] if self.device.type == "cuda" else batches
 
     @property
     def progress_made(self) -> float:
@@ -229,7 +231,7 @@ class Loop:
         if self.accelerator.num_processes == 1:
             return interrupt.asked
         # The reduced count is read one step later, when it is available without waiting for the device.
-        before, self.asked = self.asked, self.accelerator.reduce(self.broken.new_tensor(interrupt.asked), "sum")
+        before, self.asked = self.asked, self.accelerator.reduce(self.broken.new_full((), interrupt.asked), "sum")
         return bool(before) or (last and bool(self.asked))
 
     def check_finite(self) -> None:

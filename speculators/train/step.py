@@ -79,7 +79,7 @@ class Student:
         counts = [self.weight(batch) for batch in batches]
         device = self._verifier.device
         # Without any row the loss of a step is 0, not NaN.
-        total = self._accelerator.reduce(torch.tensor(sum(counts), device=device), "sum").clamp_min(1e-9)  # type: ignore[union-attr] # typed for nests
+        total = self._accelerator.reduce(torch.full((), sum(counts), device=device), "sum").clamp_min(1e-9)  # type: ignore[union-attr] # typed for nests
         sums: dict[str, Tensor] = {}
         for i, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             last = i == len(batches) - 1

@@ -109,7 +109,8 @@ class Verifier:
     def __call__(self, batch: Batch, layer_ids: Sequence[int]) -> VerifierStates:
         """States of a packed batch, for each document as if computed alone; undefined at padding."""
         if self.packs:
-            return self.states(batch.token_BT.to(self.device), batch.position_BT.to(self.device), layer_ids)
+            tokens, positions = (x.to(self.device, non_blocking=True) for x in (batch.token_BT, batch.position_BT))
+            return self.states(tokens, positions, layer_ids)
         B, T = batch.token_BT.shape
         parts = []
         for index_DL in groups(batch):
