@@ -1,9 +1,10 @@
 """Train every algorithm there is on the embedded verifier, and measure it by decoding, before and after.
 
-    python benchmarks/algorithms.py --write docs/algorithms/README.md
+    python benchmarks/algorithms.py FOLDER --write docs/algorithms/README.md
 
-Each algorithm runs with the settings of its YAML. The same held-out prompts are decoded with 1, 2, ... speculative
-tokens, as many as it can draft, with the draft as training starts with it and as it ends.
+Each algorithm runs with the settings of its YAML, in a process of its own with one thread. FOLDER gets a run for each, which
+a second call does not repeat. The same held-out prompts are decoded with 1, 2, ... speculative tokens, as many as it can draft,
+with the draft as training starts with it and as it ends.
 """
 
 import argparse
@@ -11,22 +12,26 @@ import json
 import platform
 import subprocess
 import sys
-import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-HEADER = """# Algorithms
-
-One page each: the idea, tensors, settings, what serves it. The table is written by `benchmarks/algorithms.py`.
-
-{conditions}
-
-"""
+COST_RATIOS = (0.02, 0.05, 0.1)
+MEASURED = "measured.json"
+BEGIN, END = "<!-- written by benchmarks/algorithms.py -->\n", "<!-- end -->\n"
 
 
-def measure(name: str, folder: Path, most: int) -> dict[str, Any]:
-    """Train one algorithm; what it is, took, and accepts."""
+def measure(name: str, folder: Path) -> dict[str, Any]:
+    """Train one algorithm and publish its draft.
+
+    Args:
+        name: of the algorithm.
+        folder: of its run; there is none yet.
+
+    Returns:
+        What it is, what its training took, and what is accepted of it.
+    """
     import torch
     from accelerate.utils import set_seed
 
@@ -34,109 +39,135 @@ def measure(name: str, folder: Path, most: int) -> dict[str, Any]:
     from speculators.config import SpeculatorModelConfig
     from speculators.data.prepare import prepare
     from speculators.data.template import ChatTemplate
-    from speculators.evaluate.evaluate import evaluate
+    from speculators.evaluate.evaluate import evaluate, modelled_speedup
+    from speculators.evaluate.what_if import what_if
+    from speculators.export.preflight import plan
+    from speculators.export.publish import publish
     from speculators.format.published import speculator_dict
     from speculators.protocols.initialisation import Initialisation
+    from speculators.runfolder.run_yaml import write_pin
     from speculators.train.build import build
     from speculators.train.loop import train
     from speculators.utils.device import resolve
     from speculators.verifier.facts import VerifierFacts
     from speculators.verifier.in_process import Verifier
 
-    run = compose([f"algorithm={name}", "tracker=none"])
+    torch.set_num_threads(1)
+    run = compose([f"algorithm={name}", "proposal=greedy", "tracker=none"])
+    folder.mkdir(parents=True)
+    write_pin(run, folder)
     device = resolve(run.device)
     facts = VerifierFacts.read(run.verifier.name_or_path)
     verifier = Verifier.load(run.verifier, device)
     set_seed(run.seed)
     prepared = prepare(run.data, ChatTemplate.of(run.verifier, run.data), facts.vocab_size, run.seed)
     set_seed(run.seed)
-    config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
+    published = speculator_dict(run, facts)
+    config = SpeculatorModelConfig.from_dict(published)
     model = build(config, Initialisation(verifier.head, prepared.token_count_V), device)
-    counts = range(1, (most if run.algorithm.recurrent else min(most, run.algorithm.slots)) + 1)
+    proposals = [run.proposal.with_tokens(count) for count in range(1, run.proposal.nodes + 1)]
+    prompts = prepared.prompts[: run.evaluation.num_prompts]
 
-    def lengths() -> list[dict[str, Any]]:
-        results = []
-        for count in counts:
-            proposal = run.proposal.model_copy(update={"speculative_tokens": count})
-            result = evaluate(model, verifier, prepared.prompts, proposal, run.evaluation, run.seed)
-            if result.matches_plain_decoding is False:
-                raise RuntimeError(f"{name} with {count} speculative tokens: the text is not the verifier's")
-            results.append({
-                "speculative_tokens": count,
-                "acceptance_length": result.acceptance_length,
-                "tokens_per_second": result.tokens_per_second,
-                "speedup": result.tokens_per_second / result.plain_tokens_per_second,
-            })  # fmt: skip
-        return results
+    def lengths() -> list[float]:
+        found = what_if(model, verifier, prompts, proposals, run.evaluation, run.seed)
+        return [decoded.acceptance_length for decoded in found]
 
     untrained = lengths()
+    start = time.process_time()
     trained = train(model, verifier, prepared, run, folder)
+    seconds = time.process_time() - start
+    publish(model, run, facts, folder)
+    if not evaluate(model, verifier, prompts, run.proposal, run.evaluation, run.seed).matches_plain_decoding:
+        raise RuntimeError(f"{name}: the text is not the verifier's")
+    engine, accepted = plan(run, published, facts).engine, lengths()
     return {
         "name": name,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "seconds": trained.seconds,
+        "cpu_seconds": seconds,
         "steps": trained.steps,
-        "num_prompts": run.evaluation.num_prompts,
+        "num_prompts": len(prompts),
         "max_new_tokens": run.evaluation.max_new_tokens,
         "verifier": run.verifier.name_or_path,
-        "threads": torch.get_num_threads(),
+        "served_by": None if engine is None else str(engine),
+        "one_pass": model.one_pass,
         "untrained": untrained,
-        "trained": lengths(),
-    }
+        "trained": accepted,
+        "speedups": [
+            [modelled_speedup(length, model.passes(p.levels), ratio) for length, p in zip(accepted, proposals, strict=True)]
+            for ratio in COST_RATIOS
+        ],
+    }  # fmt: skip
 
 
-def table(measured: list[dict[str, Any]]) -> str:
-    """The page."""
-    first = measured[0]
-    conditions = (
-        f"Verifier {first['verifier']}, embedded chat data, the settings of each algorithm's YAML; {first['num_prompts']} "
-        f"held-out prompts of at most {first['max_new_tokens']} new tokens, greedy, float32, every text equal to the "
-        f"verifier's own. Trained in one process each, one after another, on {first['threads']} threads of a CPU "
-        f"({platform.machine()}), torch {version('torch')}. Times and tokens/s are of that machine and compare only within "
-        "the table; on so small a verifier a draft pass costs nearly what a verifier pass does."
+def text(measured: list[dict[str, Any]]) -> str:
+    """The table, with what was measured and how."""
+    first, most = measured[0], max(len(m["trained"]) for m in measured)
+    ratios = [f"{ratio:g}" for ratio in COST_RATIOS]
+    columns = ["algorithm", "trainable parameters", "training", "draft", *(f"K={k}" for k in range(1, most + 1))]
+    columns += [*(f"speed-up at {ratio}" for ratio in ratios), "served by"]
+    lines = [columns, ["---"] * len(columns), *(row for m in measured for row in rows(m, most))]
+    one_pass = [m["name"] for m in measured if m["one_pass"]]
+    return (
+        f"Verifier {first['verifier']}, embedded chat data, the settings of each algorithm's YAML, {first['steps']} steps; "
+        f"{first['num_prompts']} held-out prompts of at most {first['max_new_tokens']} new tokens, greedy, float32, every text "
+        "equal to the verifier's own. `training` is processor time of one process with one thread, not wall time, on "
+        f"{platform.machine()} with torch {version('torch')}. Other work on the machine lengthens it: small differences mean "
+        "nothing.\n\n"
+        + "".join("| " + " | ".join(line) + " |\n" for line in lines)
+        + "\nK is `proposal.speculative_tokens`; the columns under it are acceptance lengths, 1 + accepted / drafts. `speed-up` "
+        "is modelled, as in `speculators evaluate`: acceptance length / (1 + ratio × passes), where the ratio is the time of a "
+        f"draft pass over that of a verifier pass, {', '.join(ratios[:-1])} or {ratios[-1]}, for the best K. "
+        f"{', '.join(one_pass[:-1])} and {one_pass[-1]} draft all K tokens in one pass, the others take K passes; what a pass "
+        "costs differs between algorithms. `served by` is what the export chooses with these settings.\n"
     )
-    counts = sorted({r["speculative_tokens"] for m in measured for r in m["trained"]})
-    columns = ["algorithm", "trainable parameters", "training", "draft", *(f"K={k}" for k in counts)]
-    columns += ["tokens/s, best K", "beside plain decoding"]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for m in measured:
-        for draft in ("trained", "untrained"):
-            by_count = {r["speculative_tokens"]: r for r in m[draft]}
-            best = max(m[draft], key=lambda r: r["tokens_per_second"])
-            cells = [f"[{m['name']}]({m['name']}.md)", f"{m['parameters'] / 1e6:.2f} M", f"{m['seconds']:.0f} s"]
-            cells = cells if draft == "trained" else ["", "", ""]
-            cells += [draft, *(f"{by_count[k]['acceptance_length']:.2f}" if k in by_count else "-" for k in counts)]
-            cells += [f"{best['tokens_per_second']:.0f} (K={best['speculative_tokens']})", f"{best['speedup']:.2f}"]
-            lines.append("| " + " | ".join(cells) + " |")
-    closing = (
-        "\nK is `proposal.speculative_tokens`; the columns under it are acceptance lengths, 1 + accepted / drafts.\n"
-    )
-    return HEADER.format(conditions=conditions) + "\n".join(lines) + "\n" + closing
+
+
+def rows(m: dict[str, Any], most: int) -> list[list[str]]:
+    """An algorithm's cells: its trained draft, and below it the untrained one.
+
+    Args:
+        m: what `measure` returned.
+        most: the most tokens that any algorithm drafts.
+    """
+
+    def accepted(draft: str) -> list[str]:
+        return [draft, *(f"{length:.2f}" for length in m[draft]), *["-"] * (most - len(m[draft]))]
+
+    own = [f"[{m['name']}]({m['name']}.md)", f"{m['parameters'] / 1e6:.2f} M", f"{m['cpu_seconds']:.0f} s"]
+    best = [max(enumerate(by_tokens, 1), key=lambda pair: pair[1]) for by_tokens in m["speedups"]]
+    speedups = [f"{speedup:.2f} (K={k})" for k, speedup in best]
+    served = [m["served_by"] or "only here"]
+    return [
+        [*own, *accepted("trained"), *speedups, *served],
+        [*[""] * len(own), *accepted("untrained"), *[""] * len([*speedups, *served])],
+    ]
 
 
 def main() -> None:
     """Each algorithm in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--algorithm", help="measure this one here, print JSON, and stop")
-    parser.add_argument("--speculative-tokens", type=int, default=5, help="the most that are drafted")
-    parser.add_argument("--write", type=Path, help="write the page there as well")
+    parser.add_argument("folder", type=Path, help="gets a run for each algorithm")
+    parser.add_argument("--algorithm", help="measure this one here, and stop")
+    parser.add_argument("--write", type=Path, help="put the table into this page, between its two marks")
     args = parser.parse_args()
     if args.algorithm:
-        with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(measure(args.algorithm, Path(folder), args.speculative_tokens)))
+        own = args.folder / args.algorithm
+        found = measure(args.algorithm, own)
+        (own / MEASURED).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         return
     from speculators.settings.algorithm import AlgorithmSettings
 
     measured = []
     for name in AlgorithmSettings.names():
-        command = [sys.executable, __file__, f"--algorithm={name}", f"--speculative-tokens={args.speculative_tokens}"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        measured.append(json.loads(done.stdout.splitlines()[-1]))
-        print(measured[-1], flush=True)
-    page = table(measured)
-    print(page)
+        if not (file := args.folder / name / MEASURED).is_file():
+            subprocess.run([sys.executable, __file__, str(args.folder), f"--algorithm={name}"], check=True)
+        measured.append(json.loads(file.read_text(encoding="utf-8")))
+    written = text(measured)
+    print(written)
     if args.write:
-        args.write.write_text(page, encoding="utf-8")
+        page = args.write.read_text(encoding="utf-8")
+        head, _, rest = page.partition(BEGIN)
+        args.write.write_text(head + BEGIN + written + END + rest.partition(END)[2], encoding="utf-8")
 
 
 if __name__ == "__main__":
