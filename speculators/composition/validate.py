@@ -121,12 +121,13 @@ def _unresolved(config: DictConfig) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
 
     def walk(node: Any, prefix: str) -> None:
+        written: Any = OmegaConf.to_container(node, resolve=False)
         for name in list(node) if isinstance(node, DictConfig) else range(len(node)):
             key = f"{prefix}{name}"
             if OmegaConf.is_missing(node, name):
                 found.append((key, f"{key} must be given, e.g. {key}=..."))
                 continue
-            typed = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
+            typed = written[name]
             if isinstance(typed, str) and RULE.fullmatch(typed):
                 continue  # resolved later, from the verifier's config.json
             try:

@@ -12,7 +12,7 @@ from speculators.format.tensors import read_tensors
 from speculators.report.runs import Trial, order, own_yaml, pinned, serve_command
 from speculators.runfolder.folder import RunFolder
 from speculators.utils.dotted import find
-from speculators.utils.untrusted import MOST_LINE, parse_value, regular
+from speculators.utils.untrusted import MOST_LINE, parse_value
 
 T = TypeVar("T")
 # Tableau's ten, distinct on white and on black. Each of the best trials has one colour in all figures.
@@ -201,26 +201,19 @@ def _parameters(checkpoint: Path) -> int:
 
 def _curves(training: Path) -> tuple[Curves, str]:
     """The readings of a training's metrics.jsonl, and a message if lines of it are broken; the last may be unfinished."""
-    file = RunFolder(training).metrics
-    if not file.exists():
-        return Curves(), ""
-    found: list[Reading] = []
-    bad: list[int] = []
-    with regular(training, file.name).open("rb") as lines:
-        for number, line in enumerate(iter(lambda: lines.readline(MOST_LINE), b""), start=1):
-            if not line.endswith(b"\n"):
-                continue
-            try:
-                reading = READING.validate_python(parse_value(line.decode()))
-            except ValueError:
-                reading = None
-            # Every line has an accuracy for each slot.
-            if reading and reading.accuracy and len(reading.accuracy) == len((found or [reading])[0].accuracy):
-                found.append(reading)
-            else:
-                bad.append(number)
+    own, found, bad = RunFolder(training), list[Reading](), list[int]()
+    for number, line in enumerate(own.metrics_lines(), start=1):
+        try:
+            reading = READING.validate_python(parse_value(line[:MOST_LINE].decode()))
+        except ValueError:
+            reading = None
+        # Every line has an accuracy for each slot.
+        if reading and reading.accuracy and len(reading.accuracy) == len((found or [reading])[0].accuracy):
+            found.append(reading)
+        else:
+            bad.append(number)
     curves = Curves(*(_thin([r for r in found if r.kind == kind]) for kind in ("train", "heldout")))
-    return curves, f"{file}: {len(bad)} lines cannot be read (first: {bad[0]})" if bad else ""
+    return curves, f"{own.metrics}: {len(bad)} lines cannot be read (first: {bad[0]})" if bad else ""
 
 
 def _thin(readings: list[Reading]) -> list[Reading]:

@@ -17,7 +17,7 @@ from speculators.utils import files
 from speculators.utils.messages import WrongInput
 from speculators.utils.secrets import displayed
 from speculators.utils.strict import read_as
-from speculators.utils.untrusted import regular
+from speculators.utils.untrusted import inside, read_bytes, regular
 
 T = TypeVar("T")
 # A published draft holds a copy under the same name.
@@ -25,6 +25,7 @@ RUN_YAML = "run.yaml"
 # Folder beside the trials of a sweep, with one training per distinct set of weights.
 TRAININGS = "trainings"
 MOST_FAILED = 2**16  # bytes of FAILED that are read, from its end
+MOST_METRICS = 2**28  # bytes of metrics.jsonl: a million lines
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,19 @@ class RunFolder:
             ValueError: it is broken; the message names the command that writes it again.
         """
         return read_object(self.done, Done) if self.done.exists() else None
+
+    def metrics_lines(self) -> list[bytes]:
+        """Complete lines of metrics.jsonl; a crash may have cut off the last one.
+
+        Raises:
+            ValueError: it is too large, is not a regular file or leads out of the folder; the message names it.
+        """
+        if not self.metrics.exists():
+            return []
+        try:
+            return read_bytes(inside(self.path, self.metrics.name), MOST_METRICS).split(b"\n")[:-1]
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.metrics}: cannot be read: {error}") from error
 
     def read_failed(self) -> str | None:
         """The end of the traceback or reason in FAILED; None if there is none.

@@ -13,6 +13,7 @@ from speculators.runfolder.result import EvaluationResult
 from speculators.settings.run_config import RunConfig
 from speculators.train.metrics import Readings
 from speculators.utils import files
+from speculators.utils.untrusted import MOST_LINE
 
 MEASURED = ("objective", "acceptance_length", "acceptance_per_position", "tokens_per_second", "plain_tokens_per_second")
 
@@ -29,12 +30,11 @@ class Tracking:
 
     def __init__(self, accelerator: Accelerator, run: RunConfig, folder: Path, first: int) -> None:
         self._accelerator = accelerator
-        self._file = RunFolder(folder).metrics
+        own = RunFolder(folder)
+        self._file = own.metrics
         if accelerator.is_main_process:
-            # A crash may have truncated the last line.
-            text = self._file.read_text(encoding="utf-8", errors="replace") if self._file.exists() else ""
-            kept = [line for line in text.rpartition("\n")[0].splitlines() if _step(line) <= first]
-            files.write(self._file, "".join(line + "\n" for line in kept))
+            kept = [line for line in own.metrics_lines() if _step(line) <= first]
+            files.write(self._file, b"".join(line + b"\n" for line in kept))
         if run.tracker.name != "none":
             config = flatten(run.model_dump(mode="json"))
             accelerator.init_trackers(run.tracker.project, config, {"wandb": {"dir": str(folder)}})
@@ -69,10 +69,10 @@ class Tracking:
             tracker.finish()
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float:
     """Step of a reading; infinity if the line is not a reading."""
     try:
-        return float(json.loads(line)["step"])
+        return float(json.loads(line[:MOST_LINE])["step"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return math.inf
 

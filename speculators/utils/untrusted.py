@@ -51,8 +51,9 @@ def read_bytes(file: Path, most_bytes: int) -> bytes:
     if file.exists() and not file.is_file():
         raise ValueError("it is not a regular file")
     with file.open("rb") as stream:
-        contents = stream.read(most_bytes + 1)
-    if len(contents) > most_bytes:
+        # Files of the system have other sizes than contents.
+        contents = b"" if (large := file.stat().st_size > most_bytes) else stream.read(most_bytes + 1)
+    if large or len(contents) > most_bytes:
         raise ValueError(f"it is larger than {most_bytes} bytes")
     return contents
 
@@ -108,7 +109,10 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         ValueError: the path is outside the folder, by its name or by a link. Links within the Hub's cache are allowed.
     """
-    root, path = folder.resolve(), (folder / name).resolve()
+    try:
+        root, path = folder.resolve(), (folder / name).resolve()
+    except (OSError, RuntimeError) as error:  # of Python up to 3.12, and of later ones
+        raise ValueError(f"{folder / name}: it is a link to itself") from error
     # A snapshot's files are links: models--org--name/snapshots/COMMIT/config.json -> models--org--name/blobs/HASH.
     blobs = root.parent.parent / "blobs"
     if path.is_relative_to(root) or (root.parent.name == "snapshots" and path.is_relative_to(blobs)):

@@ -156,6 +156,10 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "adapter_config.json: makes libraries load the weights of another model",
     ),
     "a pipe for a config": (lambda f: [(f / CONFIG).unlink(), os.mkfifo(f / CONFIG)], "there is no config.json"),
+    "a link to itself": (
+        lambda f: [(f / CONFIG).unlink(), (f / CONFIG).symlink_to(CONFIG)],
+        "it is a link to itself",
+    ),
     "a pipe for tensors": (lambda f: [(f / WEIGHTS).unlink(), os.mkfifo(f / WEIGHTS)], "there is no such file"),
 }
 

@@ -14,13 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from vllm_verdicts import VERIFIER
+from vllm_verdicts import VERIFIER, read_golden, write_folder
 
 from speculators.cache.entry import Manifest
 from speculators.composition.compose import compose, pinned
 from speculators.data.files import files_of
 from speculators.data.mixture import conversations
 from speculators.data.unused import Unused
+from speculators.evaluate.checkpoint import read_strictly
 from speculators.execution.launch import launch
 from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import load
@@ -255,3 +256,30 @@ def test_data_that_is_no_regular_file(kind: str, tmp_path: Path) -> None:
     if kind == "pipe":
         os.mkfifo(file)
     assert refusal(lambda: files_of(str(file))) == f"data.path: {file} is not a regular file"
+
+
+TREES = {
+    "levels": ("static_tree", {"depth": 10**9}, "proposal.depth: .* 1000"),
+    "branches": ("static_tree", {"branching_factor": 10**9}, "proposal.branching_factor: .* 1000"),
+    "nodes": ("static_tree", {"branching_factor": 1000, "depth": 1000}, "proposal.depth=1000: .*more than 1000 nodes"),
+    "paths": ("static_tree", {"depth": 1, "paths": [[i] for i in range(1001)]}, "proposal.paths: .* 1000"),
+    "candidates": ("dynamic_tree", {"expansion_factor": 1000, "depth": 1000, "speculative_tokens": 1000},
+                   "proposal.expansion_factor=1000: .* 100000 are the most"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_drafted_trees(name: str) -> None:
+    method, settings, message = TREES[name]
+    values = {Path("config.json"): {f"proposal.{key}": value for key, value in settings.items()}}
+    with pytest.raises(WrongInput, match=message):
+        compose([f"proposal={method}"], values)
+
+
+def test_paths_of_a_published_tree(tmp_path: Path) -> None:
+    """They are refused before they are composed, which takes time for each."""
+    method = {"proposal_type": "static_tree", "depth": 1, "paths": [[i] for i in range(10_000)]}
+    set = {"speculators_config.proposal_methods": [method], "speculators_config.default_proposal_method": "static_tree"}
+    write_folder(read_golden()["bases"], {"base": "eagle3", "set": set}, tmp_path)
+    with pytest.raises(ValueError, match="at most 1000 items"):
+        read_strictly(tmp_path)

@@ -17,7 +17,7 @@ from speculators.composition.compose import compose, pinned
 from speculators.report.page import PAGE, write_page
 from speculators.report.rows import Row, ranked
 from speculators.report.runs import read, runs
-from speculators.runfolder.folder import Done, RunFolder
+from speculators.runfolder.folder import MOST_METRICS, Done, RunFolder
 from speculators.runfolder.run_yaml import Origin
 from speculators.sweep.summary import show
 from speculators.sweep.table import table
@@ -121,7 +121,7 @@ def test_what_is_no_file_of_the_run_is_not_read(name: str, good: Path, tmp_path:
     private = tmp_path / "private"
     private.write_text("- private words\n")
     sweep = tmp_path / "sweep"
-    for kind, target in (("pipe", None), ("device", Path("/dev/zero")), ("link", private)):
+    for kind, target in (("pipe", None), ("device", Path("/dev/zero")), ("link", private), ("loop", Path(name).name)):
         file = Path(shutil.copytree(good, sweep / kind)) / name
         file.unlink(missing_ok=True)
         file.symlink_to(target) if target else os.mkfifo(file)
@@ -133,8 +133,19 @@ def test_what_is_no_file_of_the_run_is_not_read(name: str, good: Path, tmp_path:
         page = write_page(rows, sweep / PAGE).read_text(encoding="utf-8")
     finally:
         signal.alarm(0)
-    assert {row.trial.name for row in rows if row.trial.unreadable} == {"pipe", "device", "link"} and len(rows) == 4
+    # A link to itself is as good as a missing file.
+    assert {row.trial.name for row in rows if not row.trial.unreadable} - {"loop"} == {"whole"} and len(rows) == 5
     assert "private words" not in page
+
+
+def test_readings_without_end_are_not_read(good: Path, tmp_path: Path) -> None:
+    """A file of 10^12 bytes, which takes no room on the disk."""
+    folder = Path(shutil.copytree(good, tmp_path / "run"))
+    os.truncate(folder / "metrics.jsonl", 10**12)
+    (row,) = ranked(read(folder))
+    assert row.trial.unreadable == [
+        f"{folder / 'metrics.jsonl'}: cannot be read: it is larger than {MOST_METRICS} bytes"
+    ]
 
 
 def test_a_sweeps_end_shows_the_sound_trials(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,9 @@ from pydantic import Field
 
 from speculators.proposals.base import TokenProposalConfig
 
+# Bound of the drafted tokens from which those that are verified are chosen; the published methods draft some 500.
+MOST_CANDIDATES = 100_000
+
 
 @TokenProposalConfig.register("dynamic_tree")
 class DynamicTreeTokenProposalConfig(TokenProposalConfig):
@@ -38,7 +41,12 @@ class DynamicTreeTokenProposalConfig(TokenProposalConfig):
         return self.expansion_factor + (self.depth - 1) * self.expansion_factor**2
 
     def problems(self, temperature: float) -> Iterator[tuple[str, Any, str]]:
-        """Sizes that cannot be filled."""
+        """Sizes that cannot be filled, or are too large to be drafted."""
+        if self.candidates > MOST_CANDIDATES:
+            reason = (
+                f"at depth={self.depth} it drafts {self.candidates} tokens, {MOST_CANDIDATES} are the most; lower it"
+            )
+            yield "expansion_factor", self.expansion_factor, reason
         if self.speculative_tokens > self.candidates:
             reason = f"depth and expansion_factor draft only {self.candidates} tokens in all; lower it, or raise them"
             yield "speculative_tokens", self.speculative_tokens, reason

@@ -1,10 +1,13 @@
 """Settings of the static tree proposal. Torch-free."""
 
-from typing import ClassVar, Literal
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from speculators.proposals.base import TokenProposalConfig
+from speculators.utils.strict import Count
+from speculators.utils.untrusted import MOST
 
 
 @TokenProposalConfig.register("static_tree")
@@ -15,11 +18,12 @@ class StaticTreeTokenProposalConfig(TokenProposalConfig):
     levels_key: ClassVar[str] = "depth"
 
     proposal_type: Literal["static_tree"] = "static_tree"
-    initial_branching_factor: int = Field(default=4, ge=1, description="children of the last verified token")
-    branching_factor: int = Field(default=2, ge=1, description="children of every other node above the last level")
-    depth: int = Field(default=5, ge=1, description="levels of the tree")
+    initial_branching_factor: Count = Field(default=4, description="children of the last verified token")
+    branching_factor: Count = Field(default=2, description="children of every other node above the last level")
+    depth: Count = Field(default=5, description="levels of the tree")
     paths: list[list[int]] | None = Field(
         default=None,
+        max_length=MOST,
         description="the ranks of each node from the root; [0, 2] is the third most likely child of the "
         "most likely token; null is the regular tree of the other three settings",
     )
@@ -59,3 +63,9 @@ class StaticTreeTokenProposalConfig(TokenProposalConfig):
         if self.paths is not None:
             return len(self.paths)
         return self.initial_branching_factor * sum(self.branching_factor**level for level in range(self.depth))
+
+    def problems(self, temperature: float) -> Iterator[tuple[str, Any, str]]:
+        """Trees that are too large to be decoded."""
+        if self.nodes > MOST:
+            reason = f"the tree has more than {MOST} nodes, all of which the verifier reads; lower it or the branching factors"
+            yield "depth", self.depth, reason
