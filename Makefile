@@ -9,9 +9,6 @@ ALGORITHMS := $(patsubst conf/algorithm/%.yaml,%,$(wildcard conf/algorithm/*.yam
 FULL := eagle eagle3 medusa dflash
 SHORT := $(filter-out $(FULL),$(ALGORITHMS))
 SHORT_OPTIONS ?= recipe=quick
-# Further forms of an algorithm, trained for a few steps too; each has its overrides.
-FORMS := independent_parallel
-independent_parallel := algorithm=independent algorithm.parallel_drafting=true
 # What vLLM, or its CPU build, does not serve.
 UNSERVED := dspark mlp
 SERVED := $(filter-out $(UNSERVED),$(ALGORITHMS))
@@ -72,7 +69,6 @@ train: env
 	for algorithm in $(SHORT); do \
 	  $(BIN)/python train.py algorithm=$$algorithm proposal=greedy $(SHORT_OPTIONS) hydra.run.dir=$(RUNS)/$$algorithm || exit 1; \
 	done
-	$(foreach form,$(FORMS),$(BIN)/python train.py $($(form)) proposal=greedy $(SHORT_OPTIONS) hydra.run.dir=$(RUNS)/$(form) &&) true
 
 env-vllm: $(VENV_VLLM)/bin/vllm
 
@@ -87,7 +83,7 @@ $(VENV_VLLM)/bin/vllm:
 serve: train env-vllm
 	SPECULATORS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -m slow \
 	  tests/served/test_vllm.py tests/export/test_serve_command.py
-	$(BIN)/python benchmarks/serve_vllm.py $(patsubst %,$(RUNS)/%/checkpoint,$(SERVED) $(FORMS)) --vllm-python $(VENV_VLLM)/bin/python
+	$(BIN)/python benchmarks/serve_vllm.py $(SERVED:%=$(RUNS)/%/checkpoint) --vllm-python $(VENV_VLLM)/bin/python
 
 clean:
 	rm -rf $(VENV) $(VENV_VLLM) $(RUNS) build dist *.egg-info
