@@ -31,7 +31,7 @@ class DSpark(VllmBlocks):
         missing="refused",
         unknown="refused",
         unnoticed=("fc.*", "norm.*", "hidden_norm.*", "layers.*", "markov_head.*", "confidence_head.*"),
-        dropped=("*.bias",),
+        dropped=("*.bias", "confidence_head.proj.weight"),  # the latter of a config that has no such head
         skipped=("t2d",),
         cut=CUT,
     )
@@ -50,7 +50,8 @@ class DSpark(VllmBlocks):
         rank = read.get("markov_rank")
         if not isinstance(rank, int) or rank < 1:
             yield Finding("refused", "markov_rank", rank, "must be above 0: vLLM's DSpark always has a Markov head")
-        yield from one_of(read, "markov_head_type", ("vanilla", None), "vLLM's DSpark has no other Markov head")
+        reason = "vLLM's DSpark has no other Markov head, and takes any draft's for one"
+        yield from one_of(read, "markov_head_type", ("vanilla", None), reason, level="wrong")
         # config/vllm.py:VllmConfig: no DSpark in the V1 model runner, the CPU's only one.
         reason = "vLLM serves DSpark in its V2 model runner, on GPUs alone"
         yield Finding("note", "speculators_model_type", "dspark", reason)
