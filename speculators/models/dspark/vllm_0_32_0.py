@@ -50,7 +50,7 @@ class DSpark(VllmBlocks):
         rank = read.get("markov_rank")
         if not isinstance(rank, int) or rank < 1:
             yield Finding("refused", "markov_rank", rank, "must be above 0: vLLM's DSpark always has a Markov head")
-        reason = "vLLM's DSpark has no other Markov head, and takes any draft's for one"
+        reason = "vLLM's DSpark has no other Markov head, and computes this one for every draft"
         yield from one_of(read, "markov_head_type", ("vanilla", None), reason, level="wrong")
         # config/vllm.py:VllmConfig: no DSpark in the V1 model runner, the CPU's only one.
         reason = "vLLM serves DSpark in its V2 model runner, on GPUs alone"
