@@ -232,7 +232,7 @@ class StatesClient:
             connection.request(method, place.path + path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             payload, status = answer.read(MOST_LIST_BYTES), answer.status
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: a chunk of negative length
             raise NoAnswer(f"{type(error).__name__}: {error}") from error
         finally:
             self._open.discard(connection)
