@@ -69,8 +69,8 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def client(server: Server, tmp_path: Path) -> StatesClient:
-    """Its folder has a good file beside one that is private."""
+def client(request: pytest.FixtureRequest, server: Server, tmp_path: Path) -> StatesClient:
+    """Its folder has a good file beside one that is private; a parameter is the seconds that it waits for the server."""
     server.cards, server.states = Server.cards, Server.states
     folder = tmp_path / "shared"
     folder.mkdir()
@@ -79,7 +79,8 @@ def client(server: Server, tmp_path: Path) -> StatesClient:
     for place in (folder / "a.safetensors", tmp_path / "private.safetensors"):
         Path(f"{place}.lock").touch()
     expected = Expected("layers-0-2", LAYERS, H, torch.float32, 64, "the command")
-    return StatesClient(f"http://127.0.0.1:{server.server_address[1]}", folder, expected, 0.01)
+    seconds = getattr(request, "param", 0.01)
+    return StatesClient(f"http://127.0.0.1:{server.server_address[1]}", folder, expected, seconds)
 
 
 def refused(client: StatesClient, tmp_path: Path) -> str:
@@ -93,6 +94,7 @@ def refused(client: StatesClient, tmp_path: Path) -> str:
     return message
 
 
+@pytest.mark.parametrize("client", [30.0], indirect=True)
 def test_good_answers_are_taken(client: StatesClient) -> None:
     first = client.first_states(TOKENS)
     assert torch.equal(first.states_TLH, GOOD["hidden_states"]) and (first.token, first.root) == (3, "the/verifier")
