@@ -6,7 +6,7 @@ RUNS ?= runs/check
 BIN := $(VENV)/bin
 ALGORITHMS := $(patsubst conf/algorithm/%.yaml,%,$(wildcard conf/algorithm/*.yaml))
 # Trained in full; every other algorithm for a few steps, with SHORT_OPTIONS.
-FULL := eagle eagle3 medusa dflash
+FULL := eagle eagle3 dflash
 SHORT := $(filter-out $(FULL),$(ALGORITHMS))
 SHORT_OPTIONS ?= recipe=quick
 # What vLLM, or its CPU build, does not serve.
