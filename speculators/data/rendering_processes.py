@@ -15,7 +15,7 @@ import numpy as np
 
 from speculators.data.rendering import rendered
 from speculators.data.sequences import Columns, mapped, write_columns
-from speculators.data.spool import Spool, conversation_at
+from speculators.data.spool import Spool, conversation_of
 from speculators.data.template import ChatTemplate, Document
 from speculators.data.unused import Unused
 from speculators.settings.data import DataSettings
@@ -29,6 +29,8 @@ SHOWN = 2000  # characters of what a failed process wrote
 
 def processes_for(conversations: int) -> int:
     """How many processes to start for some conversations: at most one for each core that this process may use."""
+    if sys.platform == "win32":  # where a process inherits no open file
+        return 0
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return min(conversations // PER_PROCESS, cores, MOST_PROCESSES)
 
@@ -144,7 +146,9 @@ def main() -> None:
     found = []
     for size in settings["sides"]:
         places = np.frombuffer(job.read(16 * size), np.int64).reshape(size, 2)
-        side = (conversation_at(conversations, int(start), int(end)) for start, end in places)
+        # The file's position is shared with the run, which moves it.
+        written = (os.pread(conversations.fileno(), int(end - start), int(start)) for start, end in places)
+        side = map(conversation_of, written)
         unused, left_out, cut = Unused(), Unused(), Counter[str]()
         lengths = write_columns(rendered(side, template, data.max_length, unused, left_out, cut), tokens, supervised)
         found.append({"lengths": lengths.tolist(), "unused": vars(unused), "left_out": vars(left_out), "cut": cut})

@@ -1,7 +1,6 @@
 """Stores conversations in a temporary file, so that a source may be larger than memory."""
 
 import json
-import os
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -65,7 +64,9 @@ class Spool:
         return len(self.prompt_numbers)
 
     def __getitem__(self, number: int) -> Conversation:
-        return conversation_at(self.file, self._starts[number], self._starts[number + 1])
+        start, end = self._starts[number], self._starts[number + 1]
+        self.file.seek(start)
+        return conversation_of(self.file.read(end - start))
 
     def places(self, numbers: np.ndarray) -> np.ndarray:
         """int64 [n, 2], where conversations begin and end in the file."""
@@ -73,6 +74,6 @@ class Spool:
         return np.stack([starts[numbers], starts[numbers + 1]], axis=1)
 
 
-def conversation_at(file: IO[bytes], start: int, end: int) -> Conversation:
-    """The conversation in some bytes of a spool's file; several processes may read it, since its position is not used."""
-    return Conversation(*json.loads(os.pread(file.fileno(), end - start, start)))
+def conversation_of(written: bytes) -> Conversation:
+    """The conversation that a spool wrote as these bytes."""
+    return Conversation(*json.loads(written))
