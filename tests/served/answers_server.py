@@ -4,11 +4,13 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 from speculators.decoding.generate import plain
 from speculators.verifier.in_process import Verifier
+
+from .server import JsonHandler
 
 # What happens to a request instead of an ordinary answer; gets the handler and the request's body.
 Fault = Callable[["Handler", dict[str, Any]], None]
@@ -64,7 +66,7 @@ class AnswersServer:
         return {"choices": [{"token_ids": tokens, "prompt_token_ids": prompt, "finish_reason": reason}]}
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     """Answers a request."""
 
     @property
@@ -74,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         owner = self.owner
         card = {"id": owner.name, "root": "the/verifier", "max_model_len": owner.longest}
-        self.send(200, {"data": [card]} if self.path == "/v1/models" else {})
+        self.answer(200, {"data": [card]} if self.path == "/v1/models" else {})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -86,15 +88,4 @@ class Handler(BaseHTTPRequestHandler):
         if fault is not None:
             fault(self, body)
         else:
-            self.send(200, owner.answer(body))
-
-    def send(self, status: int, content: Any) -> None:
-        """Send JSON."""
-        payload = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+            self.answer(200, owner.answer(body))

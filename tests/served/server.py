@@ -82,7 +82,22 @@ class LocalServer:
         return int(token), float(chance)
 
 
-class Handler(BaseHTTPRequestHandler):
+class JsonHandler(BaseHTTPRequestHandler):
+    """Answers in JSON."""
+
+    def answer(self, status: int, content: Any) -> None:
+        """Send JSON."""
+        payload = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class Handler(JsonHandler):
     """Answers a request."""
 
     @property
@@ -139,14 +154,3 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(late)
             save_file(tensors, file)
             os.close(lock)
-
-    def answer(self, status: int, content: Any) -> None:
-        """Send JSON."""
-        payload = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass

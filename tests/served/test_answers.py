@@ -110,7 +110,7 @@ def dropped(handler: Handler, body: dict[str, Any]) -> None:
 
 def answering(status: int, content: Any) -> Fault:
     """The server answers so."""
-    return lambda handler, body: handler.send(status, content)
+    return lambda handler, body: handler.answer(status, content)
 
 
 def test_they_are_those_of_the_verifier_in_process(
