@@ -7,10 +7,12 @@ thinking); such an answer becomes a separate document, in the context in which i
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
+from operator import itemgetter
 from os.path import commonprefix
 from typing import Any
 
@@ -267,12 +269,9 @@ class ChatTemplate(Renderer):
     def _document(self, rendered: Rendered, tokens: list[int], offsets: list[Span]) -> Document:
         supervised, first = [False] * len(tokens), 0
         for start, end in rendered.spans:
-            while first < len(tokens) and offsets[first][1] <= start:
-                first += 1
-            last = first
-            while last < len(tokens) and offsets[last][0] < end:
-                supervised[last] = offsets[last][1] > offsets[last][0]
-                last += 1
+            first = bisect_right(offsets, start, first, key=itemgetter(1))
+            last = bisect_left(offsets, end, first, key=itemgetter(0))
+            supervised[first:last] = [a < b for a, b in offsets[first:last]]
         document = Document(tokens, supervised)
         return _without_end(document, self.special_ids) if rendered.truncated else document
 
