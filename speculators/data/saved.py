@@ -61,7 +61,8 @@ def prepared(run: RunConfig, store: Store, verifier: VerifierLoader, vocab_size:
             entry.add(payloads)
         except NoRoom as error:
             log.info("data: the tokenised data is not cached for later runs: %s", error)
-        return made
+            return made
+        return _read(entry)
 
 
 def ingredients(run: RunConfig, verifier: VerifierLoader, vocab_size: int) -> dict[str, Any]:
