@@ -9,6 +9,9 @@ ALGORITHMS := $(patsubst conf/algorithm/%.yaml,%,$(wildcard conf/algorithm/*.yam
 FULL := eagle eagle3 dflash
 SHORT := $(filter-out $(FULL),$(ALGORITHMS))
 SHORT_OPTIONS ?= recipe=quick
+# A verifier of the class that mtp drafts for: the embedded one with an MTP layer.
+MIMO := $(RUNS)/tiny_mimo
+OPTIONS_mtp := verifier.name_or_path=$(MIMO) data=jsonl data.path=speculators/assets/chat.jsonl export.stitched_verifier=true
 # What vLLM, or its CPU build, does not serve.
 UNSERVED := dspark mlp
 SERVED := $(filter-out $(UNSERVED),$(ALGORITHMS))
@@ -62,13 +65,15 @@ cuts: env
 	SPECULATORS_CUTS=60 OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -s tests/run/test_cuts.py -k bit_equal
 
 # The README's command for each algorithm, as a person runs it; for some of them fewer steps.
-train: env
+train: env $(MIMO)/model.safetensors
 	for algorithm in $(FULL); do \
 	  $(BIN)/python train.py algorithm=$$algorithm proposal=greedy hydra.run.dir=$(RUNS)/$$algorithm || exit 1; \
 	done
-	for algorithm in $(SHORT); do \
-	  $(BIN)/python train.py algorithm=$$algorithm proposal=greedy $(SHORT_OPTIONS) hydra.run.dir=$(RUNS)/$$algorithm || exit 1; \
-	done
+	$(foreach name,$(SHORT),$(BIN)/python train.py algorithm=$(name) proposal=greedy $(SHORT_OPTIONS) $(OPTIONS_$(name)) \
+	  hydra.run.dir=$(RUNS)/$(name) && ) true
+
+$(MIMO)/model.safetensors: $(BIN)/ruff
+	$(BIN)/python tools/train_tiny_mimo.py --output $(MIMO)
 
 env-vllm: $(VENV_VLLM)/bin/vllm
 
@@ -84,6 +89,8 @@ serve: train env-vllm
 	SPECULATORS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -m slow \
 	  tests/served/test_vllm.py tests/export/test_serve_command.py
 	$(BIN)/python benchmarks/serve_vllm.py $(SERVED:%=$(RUNS)/%/checkpoint) --vllm-python $(VENV_VLLM)/bin/python
+	$(BIN)/python benchmarks/serve_vllm.py $(RUNS)/mtp/checkpoint --stitched $(RUNS)/mtp/stitched_verifier \
+	  --vllm-python $(VENV_VLLM)/bin/python
 
 clean:
 	rm -rf $(VENV) $(VENV_VLLM) $(RUNS) build dist *.egg-info

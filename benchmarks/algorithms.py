@@ -2,6 +2,11 @@
 
     python benchmarks/algorithms.py FOLDER --write docs/algorithms/README.md
 
+and those that draft for verifiers of another class alone, here on the one that a script of this project makes:
+
+    python tools/train_tiny_mimo.py --output runs/tiny_mimo
+    python benchmarks/algorithms.py FOLDER --verifier runs/tiny_mimo --write docs/algorithms/README.md
+
 Each algorithm runs with the settings of its YAML, in a process of its own with one thread. FOLDER gets a run for each, which
 a second call does not repeat. The same held-out prompts are decoded with 1, 2, ... speculative tokens, as many as it can draft,
 with the draft as training starts with it and as it ends.
@@ -13,21 +18,30 @@ import platform
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 COST_RATIOS = (0.02, 0.05, 0.1)
 MEASURED = "measured.json"
-BEGIN, END = "<!-- written by benchmarks/algorithms.py -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- written by benchmarks/algorithms.py{} -->\n", "<!-- end -->\n"
+# The embedded conversations as data=chat has them, which goes with the embedded verifier alone.
+CHAT = (
+    "data=jsonl",
+    "data.path=pkg://speculators.assets/chat.jsonl",
+    "data.max_length=320",
+    "data.heldout_fraction=0.08",
+)
 
 
-def measure(name: str, folder: Path) -> dict[str, Any]:
+def measure(name: str, folder: Path, verifier_folder: str | None) -> dict[str, Any]:
     """Train one algorithm and publish its draft.
 
     Args:
         name: of the algorithm.
         folder: of its run; there is none yet.
+        verifier_folder: a verifier that gives the embedded one's answers; None is the embedded one.
 
     Returns:
         What it is, what its training took, and what is accepted of it.
@@ -51,9 +65,11 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     from speculators.utils.device import resolve
     from speculators.verifier.facts import VerifierFacts
     from speculators.verifier.in_process import Verifier
+    from speculators.verifier.tensors import VerifierTensors
 
     torch.set_num_threads(1)
-    run = compose([f"algorithm={name}", "proposal=greedy", "tracker=none"])
+    of_another = [f"verifier.name_or_path={verifier_folder}", *CHAT] if verifier_folder else []
+    run = compose([f"algorithm={name}", "proposal=greedy", "tracker=none", *of_another])
     folder.mkdir(parents=True)
     write_pin(run, folder)
     device = resolve(run.device)
@@ -64,7 +80,8 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     set_seed(run.seed)
     published = speculator_dict(run, facts)
     config = SpeculatorModelConfig.from_dict(published)
-    model = build(config, Initialisation(verifier.head, prepared.token_count_V), device)
+    given = Initialisation(verifier.head, prepared.token_count_V, partial(VerifierTensors, run.verifier))
+    model = build(config, given, device)
     proposals = [run.proposal.with_tokens(count) for count in range(1, run.proposal.nodes + 1)]
     prompts = prepared.prompts[: run.evaluation.num_prompts]
 
@@ -106,7 +123,10 @@ def text(measured: list[dict[str, Any]]) -> str:
     columns = ["algorithm", "trainable parameters", "training", "draft", *(f"K={k}" for k in range(1, most + 1))]
     columns += [*(f"speed-up at {ratio}" for ratio in ratios), "served by"]
     lines = [columns, ["---"] * len(columns), *(row for m in measured for row in rows(m, most))]
-    one_pass = [m["name"] for m in measured if m["one_pass"]]
+    one_pass, passes = [m["name"] for m in measured if m["one_pass"]], "K tokens take K passes"
+    if len(one_pass) > 1:
+        them = f"{', '.join(one_pass[:-1])} and {one_pass[-1]}"
+        passes = f"{them} draft all K tokens in one pass, the others take K passes"
     return (
         f"Verifier {first['verifier']}, embedded chat data, the settings of each algorithm's YAML, {first['steps']} steps; "
         f"{first['num_prompts']} held-out prompts of at most {first['max_new_tokens']} new tokens, greedy, float32, every text "
@@ -117,8 +137,7 @@ def text(measured: list[dict[str, Any]]) -> str:
         + "\nK is `proposal.speculative_tokens`; the columns under it are acceptance lengths, 1 + accepted / drafts. `speed-up` "
         "is modelled, as in `speculators evaluate`: acceptance length / (1 + ratio × passes), where the ratio is the time of a "
         f"draft pass over that of a verifier pass, {', '.join(ratios[:-1])} or {ratios[-1]}, for the best K. "
-        f"{', '.join(one_pass[:-1])} and {one_pass[-1]} draft all K tokens in one pass, the others take K passes; what a pass "
-        "costs differs between algorithms. `served by` is what the export chooses with these settings.\n"
+        f"{passes}; what a pass costs differs between algorithms. `served by` is what the export chooses with these settings.\n"
     )
 
 
@@ -148,26 +167,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="gets a run for each algorithm")
     parser.add_argument("--algorithm", help="measure this one here, and stop")
+    parser.add_argument("--verifier", help="folder of one of another class, that gives the embedded verifier's answers")
     parser.add_argument("--write", type=Path, help="put the table into this page, between its two marks")
     args = parser.parse_args()
     if args.algorithm:
         own = args.folder / args.algorithm
-        found = measure(args.algorithm, own)
+        found = measure(args.algorithm, own, args.verifier)
         (own / MEASURED).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         return
     from speculators.settings.algorithm import AlgorithmSettings
+    from speculators.verifier.facts import VerifierFacts
 
+    own_class = set(VerifierFacts.read(args.verifier).architectures) if args.verifier else set[str]()
+    option = [f"--verifier={args.verifier}"] if args.verifier else []
     measured = []
     for name in AlgorithmSettings.names():
+        classes = set(AlgorithmSettings.named(name).verifier_architectures)
+        if not (classes & own_class if args.verifier else not classes):
+            continue  # does not draft for the verifier, or has been measured with the embedded one
         if not (file := args.folder / name / MEASURED).is_file():
-            subprocess.run([sys.executable, __file__, str(args.folder), f"--algorithm={name}"], check=True)
+            subprocess.run([sys.executable, __file__, str(args.folder), f"--algorithm={name}", *option], check=True)
         measured.append(json.loads(file.read_text(encoding="utf-8")))
     written = text(measured)
     print(written)
     if args.write:
-        page = args.write.read_text(encoding="utf-8")
-        head, _, rest = page.partition(BEGIN)
-        args.write.write_text(head + BEGIN + written + END + rest.partition(END)[2], encoding="utf-8")
+        page, begin = args.write.read_text(encoding="utf-8"), BEGIN.format(" --verifier" if args.verifier else "")
+        head, _, rest = page.partition(begin)
+        args.write.write_text(head + begin + written + END + rest.partition(END)[2], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -226,8 +226,9 @@ def main() -> None:
 
     from speculators.settings.algorithm import AlgorithmSettings
 
+    everywhere = [a for a in AlgorithmSettings.names() if not AlgorithmSettings.named(a).verifier_architectures]
     with tempfile.TemporaryDirectory() as folder:
-        rows = {a: measured(a, args.overrides, Path(folder), args.steps) for a in AlgorithmSettings.names()}
+        rows = {a: measured(a, args.overrides, Path(folder), args.steps) for a in everywhere}
     first = next(iter(rows.values()))
     lines = [
         "# Training from cached hidden states",

@@ -8,6 +8,9 @@ ones: by default the run's own evaluation, the folder that holds `checkpoint`; a
 
     speculators evaluate RUN/checkpoint data=jsonl data.path=FILE output=FOLDER
 
+With --stitched, vLLM reads the draft from a copy of the verifier in which it takes the place of the verifier's own layer
+(export.stitched_verifier=true).
+
 With --interval, prompts go one after another through the draft, so that vLLM's counters tell them apart: its acceptance length
 then has a 95 % bootstrap interval over prompts, and speeds are not compared.
 
@@ -119,7 +122,9 @@ def ask_vllm(python: Path, job: dict[str, Any]) -> dict[str, Any]:
         return json.loads(answered.read_text())
 
 
-def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str, one_by_one: bool) -> Comparison:
+def compare(
+    checkpoint: Path, evaluation: Path, python: Path, dtype: str, one_by_one: bool, stitched: Path | None
+) -> Comparison:
     """Serve a draft's verifier without and with it, on the prompts of an evaluation.
 
     Args:
@@ -128,12 +133,15 @@ def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str, one_by
         python: interpreter of vLLM's environment.
         dtype: float32 or bfloat16.
         one_by_one: serve one prompt after another with the draft, and compute the interval.
+        stitched: the verifier that has the draft's tensors, to be served instead of verifier and draft.
     """
     result = json.loads((evaluation / "result.json").read_text())
     ours = [json.loads(line) for line in (evaluation / "generations.jsonl").read_text().splitlines()]
     config = json.loads((checkpoint / "config.json").read_text())
     verifier = config["speculators_config"]["verifier"]["name_or_path"]
     model, speculative = serve_arguments(checkpoint, verifier)
+    if stitched is not None:
+        model, speculative = str(stitched), {k: v for k, v in (speculative or {}).items() if k != "model"}
     drafted_tokens = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
     if result["speculative_tokens"] != drafted_tokens:
         raise SystemExit(
@@ -155,7 +163,7 @@ def compare(checkpoint: Path, evaluation: Path, python: Path, dtype: str, one_by
     counter = {name.removeprefix("vllm:spec_decode_num_"): value for name, value in drafted["metrics"].items()}
     tokens = sum(map(len, drafted["tokens"]))
     return Comparison(
-        name=config["speculators_model_type"],
+        name=config["speculators_model_type"] + (", stitched" if stitched else ""),
         dtype=dtype,
         result=result,
         same_as_plain=sum(a == b for a, b in zip(plain["tokens"], drafted["tokens"], strict=True)),
@@ -305,11 +313,12 @@ def main() -> None:
     parser.add_argument(
         "--interval", action="store_true", help="one prompt after another; 95 %% intervals over prompts"
     )
+    parser.add_argument("--stitched", type=Path, help="a verifier that has the tensors of the one draft given")
     parser.add_argument("--temperature", type=float, help="compare sampled drafts; that of the evaluations")
     parser.add_argument("--write", type=Path, help="write the table there as well")
     options = parser.parse_args()
-    if options.evaluation is not None and len(options.checkpoints) > 1:
-        parser.error("--evaluation goes with one checkpoint")
+    if (options.evaluation or options.stitched) and len(options.checkpoints) > 1:
+        parser.error("--evaluation and --stitched go with one checkpoint")
     jobs = [
         (folder, options.evaluation or folder.resolve().parent, options.vllm_python, options.dtype)
         for folder in options.checkpoints
@@ -322,7 +331,7 @@ def main() -> None:
         text = sampled_table(comparisons)
     else:
         heading += ", one prompt after another; in brackets 95 % intervals over prompts" if options.interval else ""
-        comparisons = [compare(*job, options.interval) for job in jobs]
+        comparisons = [compare(*job, options.interval, options.stitched) for job in jobs]
         text = table(comparisons)
     print(text)
     if options.write:

@@ -4,6 +4,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from speculators.format.layout import Layout
 from speculators.format.published import speculator_dict
 from speculators.settings.algorithm import AlgorithmSettings
 from speculators.verifier.facts import VerifierFacts
+from tests.verifiers import drafted_for as drafted_for
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "plan.py"
 FEW = ["data.max_conversations=20", "data.max_length=64", "trainer.batch_size=1", "evaluation.num_prompts=1"]
@@ -65,14 +67,15 @@ def test_ledger_takes_large_blocks_for_returned() -> None:
 
 
 @pytest.mark.parametrize("algorithm", AlgorithmSettings.names())
-def test_parameters_are_those_of_the_layout(algorithm: str) -> None:
+def test_parameters_are_those_of_the_layout(algorithm: str, drafted_for: Callable[[str], list[str]]) -> None:
     """The published tensors are listed apart from the model's code."""
-    run = compose([f"algorithm={algorithm}"])
+    chosen = [f"algorithm={algorithm}", *drafted_for(algorithm)]
+    run = compose(chosen)
     specs = Layout.named(algorithm).tensors(speculator_dict(run, VerifierFacts.read(run.verifier.name_or_path)))
     # An engine takes the verifier's embedding; a head of the whole vocabulary is trained all the same.
     own = [s for name, s in specs.items() if s.kind == "float" and (s.required or "lm_head" in name)]
     count = sum(prod(s.shape) for s in own)
-    found = plan(f"algorithm={algorithm}", "optimizer=adamw")
+    found = plan(*chosen, "optimizer=adamw")
     assert found["parameters of the draft"] == f"{count:,}, {count:,} of them trainable"
     assert gigabytes(found["draft's weights"]) == pytest.approx(4 * count / 1e9, abs=0.006)
     assert gigabytes(found["optimizer state"]) == pytest.approx(8 * count / 1e9, abs=0.006)

@@ -16,15 +16,18 @@ import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vllm_cases import discovered
+from train_tiny_mimo import convert
+from vllm_cases import MIMO, discovered
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "vllm_verdicts"
 VERIFIER = ROOT / "speculators" / "assets" / "tiny"
-PLACE = "$verifier"  # stands in the golden file for the embedded verifier's folder
+# What stands in the golden files for the folders of verifiers. Of the small MiMo the tests have config.json alone.
+PLACES = {"$verifier": VERIFIER, "$mimo": MIMO}
 BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "BOOL": 1}
 
 
@@ -47,6 +50,7 @@ def base(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     from speculators.protocols.initialisation import Initialisation
     from speculators.train.build import build
     from speculators.verifier.facts import VerifierFacts
+    from speculators.verifier.tensors import VerifierTensors
 
     run = compose([*overrides, "export=none"])  # vLLM is to be asked of what this project would not export, too
     facts = VerifierFacts.read(run.verifier.name_or_path)
@@ -54,10 +58,12 @@ def base(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
     embedding_VH, head_VH = (torch.randn(facts.vocab_size, facts.hidden_size) for _ in range(2))
     head = VerifierHead(embedding_VH, head_VH)
-    draft = build(config, Initialisation(head, torch.arange(facts.vocab_size)), torch.device("cpu"))
+    given = Initialisation(head, torch.arange(facts.vocab_size), partial(VerifierTensors, run.verifier))
+    draft = build(config, given, torch.device("cpu"))
     checkpoint = publish(draft, run, facts, folder)
     published = json.loads((checkpoint / "config.json").read_text())
-    published["speculators_config"]["verifier"]["name_or_path"] = PLACE
+    place = "$verifier" if Path(published["speculators_config"]["verifier"]["name_or_path"]) == VERIFIER else "$mimo"
+    published["speculators_config"]["verifier"]["name_or_path"] = place
     tensors = read_tensors(checkpoint)
     return {
         "config": published,
@@ -66,30 +72,34 @@ def base(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     }
 
 
-def write_folder(bases: Mapping[str, Any], case: Mapping[str, Any], folder: Path) -> None:
+def write_folder(
+    bases: Mapping[str, Any], case: Mapping[str, Any], folder: Path, places: Mapping[str, Path] = PLACES
+) -> None:
     """A case's folder, its tensors all zero; a native config is changed with the published one and then by itself.
 
     Args:
         bases: those of the golden file.
         case: one of the golden file's.
         folder: is made.
+        places: folders of the verifiers.
     """
     from speculators.format.layout import Layout
 
     chosen = copy.deepcopy(bases[case["base"]])
     config, native, tensors = chosen["config"], chosen["native"], chosen["tensors"]
-    if config["speculators_config"]["verifier"]["name_or_path"] == PLACE:
-        config["speculators_config"]["verifier"]["name_or_path"] = str(VERIFIER)
+    verifier = config["speculators_config"]["verifier"]
+    verifier["name_or_path"] = str(places.get(verifier["name_or_path"], verifier["name_or_path"]))
     values, gone = case.get("set", {}), case.get("delete", [])
     patch(config, {k: v for k, v in values.items() if "/" not in k}, [k for k in gone if "/" not in k])
     tensors |= case.get("tensors", {})
     write(folder, config, tensors)
     if native is None:
         return
-    changed = Layout.named(bases[case["base"]]["config"]["speculators_model_type"]).native(config, "vllm") or native
+    layout = Layout.named(bases[case["base"]]["config"]["speculators_model_type"])
+    changed = layout.native(config, "vllm") or native
     inner = {k.removeprefix("vllm/"): v for k, v in values.items() if k.startswith("vllm/")}
     patch(changed, inner, [k.removeprefix("vllm/") for k in gone if k.startswith("vllm/")])
-    write(folder / "vllm", changed, tensors)
+    write(folder / "vllm", changed, {layout.native_name(name): spec for name, spec in tensors.items()})
 
 
 def patch(config: dict[str, Any], values: Mapping[str, Any], gone: Sequence[str]) -> None:
@@ -129,7 +139,7 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -
             file.write(b"\1" * min(header["d2t"]["shape"][0], header["t2d"]["shape"][0]))
 
 
-def job(case: Mapping[str, Any], kind: str, folder: Path) -> dict[str, Any]:
+def job(case: Mapping[str, Any], kind: str, folder: Path, verifier: Path) -> dict[str, Any]:
     """How vLLM is asked for a folder: as the model card says."""
     from speculators.export.engines import engine_version
 
@@ -139,7 +149,7 @@ def job(case: Mapping[str, Any], kind: str, folder: Path) -> dict[str, Any]:
     tokens = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
     draft = engine_version("vllm", "0.32.0").draft(kind)
     assert draft is not None
-    serving = draft.serving(config, str(folder), str(VERIFIER), tokens)
+    serving = draft.serving(config, str(folder), str(verifier), tokens)
     return {"name": case["name"], "model": serving.model, "speculative": dict(serving.options)}
 
 
@@ -164,15 +174,22 @@ def ask(algorithm: str, python: Path, scratch: Path) -> None:
         scratch: folder for drafts, logs and verdicts.
     """
     cases = discovered()[algorithm]
-    bases = {name: base(overrides, scratch / "bases" / name) for name, overrides in cases.bases.items()}
+    places = PLACES | {"$mimo": scratch / "mimo"}
+    convert(VERIFIER, places["$mimo"])
+    bases = {
+        name: base([o.replace(str(MIMO), str(places["$mimo"])) for o in overrides], scratch / "bases" / name)
+        for name, overrides in cases.bases.items()
+    }
     names = [case["name"] for case in cases.listed]
     if len(set(names)) < len(names):
         sys.exit(f"{algorithm}: cases with the same name: {sorted({n for n in names if names.count(n) > 1})}")
     jobs = []
     for i, case in enumerate(cases.listed):
-        write_folder(bases, case, scratch / "drafts" / str(i))
-        kind = bases[case["base"]]["config"]["speculators_model_type"]
-        jobs.append(job(case, kind, scratch / "drafts" / str(i)) | {"runner": cases.runner})
+        write_folder(bases, case, scratch / "drafts" / str(i), places)
+        config = bases[case["base"]]["config"]
+        verifier = places[config["speculators_config"]["verifier"]["name_or_path"]]
+        asked = job(case, config["speculators_model_type"], scratch / "drafts" / str(i), verifier)
+        jobs.append(asked | {"runner": cases.runner})
     (scratch / "jobs.json").write_text(json.dumps(jobs))
     (scratch / "logs").mkdir(exist_ok=True)
     worker = Path(__file__).with_name("vllm_verdicts_worker.py")
@@ -182,7 +199,9 @@ def ask(algorithm: str, python: Path, scratch: Path) -> None:
     judged = []
     for i, case in enumerate(cases.listed):
         answer = json.dumps(answers[case["name"]])
-        answer = answer.replace(str(scratch / "drafts" / str(i)), "$checkpoint").replace(str(VERIFIER), PLACE)
+        answer = answer.replace(str(scratch / "drafts" / str(i)), "$checkpoint")
+        for place, verifier in places.items():
+            answer = answer.replace(str(verifier), place)
         judged.append(case | json.loads(answer))
     GOLDEN.mkdir(exist_ok=True)
     (GOLDEN / f"{algorithm}.json").write_text(golden_text(answers["vllm"], bases, judged))

@@ -8,6 +8,7 @@ from speculators.data.files import EMBEDDED, PROMPTS
 from speculators.export import push
 from speculators.export.preflight import CannotServe, chosen_engine, plan
 from speculators.format import strict
+from speculators.format.layout import Layout
 from speculators.format.published import speculator_dict
 from speculators.settings.answers import ServedAnswers
 from speculators.settings.data import ChatData
@@ -47,6 +48,7 @@ def broken(run: RunConfig) -> list[Broken]:
     """
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     return [
+        *drafts_for_the_verifier(run, facts),
         *drafts_what_it_can(run),
         *proposal_is_sound(run),
         *others_can_be_drafted(run),
@@ -77,6 +79,18 @@ def notes(run: RunConfig) -> list[str]:
     if lossy := run.proposal.lossy(run.evaluation.temperature):
         found.append(f"proposal={run.proposal.proposal_type} is lossy: {lossy}")
     return found
+
+
+def drafts_for_the_verifier(run: RunConfig, facts: VerifierFacts) -> Iterator[Broken]:
+    """Some algorithms draft for verifiers of certain classes alone."""
+    classes = type(run.algorithm).verifier_architectures
+    if classes and not set(classes) & set(facts.architectures):
+        reason = (
+            f"drafts for verifiers of the class {' or '.join(classes)}, and {facts.name_or_path} is a "
+            f"{', '.join(facts.architectures) or 'model of no named class'}; set verifier.name_or_path to such a verifier, or "
+            "choose another algorithm"
+        )
+        yield Broken("algorithm.name", run.algorithm.name, reason)
 
 
 def drafts_what_it_can(run: RunConfig) -> Iterator[Broken]:
@@ -163,6 +177,9 @@ def serving_options_have_effect(run: RunConfig) -> Iterator[Broken]:
     if draft is not None and run.export.enable_adaptive_verification and not draft.confident:
         reason = f"{engine} does it for drafts that say how confident they are, and {run.algorithm.name} drafts do not"
         yield Broken("export.enable_adaptive_verification", True, f"{reason}; leave it at false")
+    if run.export.stitched_verifier and not Layout.named(run.algorithm.name).in_verifier:
+        reason = f"no tensor of a {run.algorithm.name} draft is the verifier's; leave it at false"
+        yield Broken("export.stitched_verifier", True, reason)
     ranges = run.export.num_speculative_tokens_per_batch_size or []
     if (most := max((tokens for *_, tokens in ranges), default=0)) > run.proposal.nodes:
         reason = f"{most} tokens are more than the proposal's {run.proposal.nodes}, which are the most that are drafted"

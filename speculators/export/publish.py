@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from speculators.config import SpeculatorModelConfig
 from speculators.export.checklist import check_folder
 from speculators.export.model_card import CARD_NAME, model_card
 from speculators.export.preflight import CannotServe, ExportPlan, plan
+from speculators.export.stitch import stitch
 from speculators.format.layout import Layout
+from speculators.format.tensors import WHOLE, read_tensors
 from speculators.model import SpeculatorModel
 from speculators.runfolder.folder import RUN_YAML, RunFolder
 from speculators.runfolder.public import public
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 
 def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder: Path) -> Path:
     """Write `folder/checkpoint` and check it against what its engine reads; its model card has no result yet.
+
+    With `export.stitched_verifier` also `folder/stitched_verifier`.
 
     Args:
         model: the trained draft, not wrapped for distribution.
@@ -52,15 +57,17 @@ def publish(model: SpeculatorModel, run: RunConfig, facts: VerifierFacts, folder
     for file in (checkpoint / MANIFEST, of_it.result, of_it.acceptance_plot):
         file.unlink(missing_ok=True)  # of an earlier export
     config.save_pretrained(checkpoint)
-    save_weights(model, dtype_of(run.export.dtype), checkpoint / "model.safetensors")
+    save_weights(model, dtype_of(run.export.dtype), checkpoint / WHOLE)
     if export.engine is not None:
         _write_native(checkpoint, config, export.engine.name)
+    if run.export.stitched_verifier:
+        stitch(run.verifier, _native_tensors(checkpoint, Layout.named(run.algorithm.name)), own.stitched_verifier)
     if own.run_yaml.is_file():
         files.write(checkpoint / RUN_YAML, public(own.run_yaml.read_text(encoding="utf-8")))
     export = _checked(checkpoint, run, facts, export)
     name = run.export.base_model or public_name(verifier)
     files.write(checkpoint / CARD_NAME, model_card(run, config.to_diff_dict(), name, export))
-    manifest.write(checkpoint, [checkpoint / "model.safetensors"])
+    manifest.write(checkpoint, [checkpoint / WHOLE])
     return checkpoint
 
 
@@ -78,6 +85,10 @@ def save_weights(model: SpeculatorModel, dtype: torch.dtype, file: Path) -> None
     }
     # A native folder of an earlier export may be a hard link to the old file.
     file.unlink(missing_ok=True)
+    _save(tensors, file)
+
+
+def _save(tensors: dict[str, Tensor], file: Path) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
     file.chmod(0o644)  # safetensors leaves it readable by its owner alone
 
@@ -90,19 +101,28 @@ def _config(model: SpeculatorModel, run: RunConfig, verifier: str) -> Speculator
 
 
 def _write_native(checkpoint: Path, config: SpeculatorModelConfig, engine: str) -> None:
-    """The engine's own format: its config beside the same file of tensors."""
-    native = Layout.named(config.speculators_model_type).native(config.to_diff_dict(), engine)
+    """The engine's own format: its config beside the same tensors, the same file where their names are the same."""
+    layout = Layout.named(config.speculators_model_type)
+    native = layout.native(config.to_diff_dict(), engine)
     if native is None:
         return
     folder = checkpoint / engine
     folder.mkdir(exist_ok=True)
     files.write(folder / "config.json", json.dumps(native, indent=2) + "\n")
-    target = folder / "model.safetensors"
+    target = folder / WHOLE
     target.unlink(missing_ok=True)
+    if any(layout.native_name(name) != name for name in read_tensors(checkpoint)):
+        _save(_native_tensors(checkpoint, layout), target)
+        return
     try:
-        os.link(checkpoint / "model.safetensors", target)
+        os.link(checkpoint / WHOLE, target)
     except OSError:  # file systems without hard links
-        shutil.copyfile(checkpoint / "model.safetensors", target)
+        shutil.copyfile(checkpoint / WHOLE, target)
+
+
+def _native_tensors(checkpoint: Path, layout: type[Layout]) -> dict[str, Tensor]:
+    """The published tensors under the names of the engine's own format."""
+    return {layout.native_name(name): tensor for name, tensor in load_file(checkpoint / WHOLE).items()}
 
 
 def _checked(checkpoint: Path, run: RunConfig, facts: VerifierFacts, export: ExportPlan) -> ExportPlan:

@@ -39,6 +39,8 @@ class Layout(ClassRegistryMixin):
     # Dotted path of the verifier's vocabulary size, and types and bounds of the keys of `transformer_layer_config`.
     vocabulary_key: ClassVar[str] = "transformer_layer_config.vocab_size"
     layers: ClassVar[type[DecoderLayers]] = DecoderLayers
+    # Whether the tensors, under their native names, are those of a verifier's own checkpoint.
+    in_verifier: ClassVar[bool] = False
 
     @classmethod
     def tensors(cls, config: Mapping[str, Any]) -> dict[str, TensorSpec]:
@@ -110,7 +112,7 @@ class Layout(ClassRegistryMixin):
 
 
 def decoder_layer(layer: Mapping[str, Any], attention_input: int, input_norm: bool = True) -> dict[str, TensorSpec]:
-    """Tensors of one llama or qwen3 decoder layer, without a prefix.
+    """Tensors of one llama, qwen2 or qwen3 decoder layer, without a prefix.
 
     Args:
         layer: `transformer_layer_config` as a plain dict.
@@ -127,14 +129,14 @@ def decoder_layer(layer: Mapping[str, Any], attention_input: int, input_norm: bo
     shapes["post_attention_layernorm.weight"] = (hidden,)
     shapes |= {f"mlp.{name}.weight": (inner, hidden) for name in ("gate_proj", "up_proj")}
     shapes["mlp.down_proj.weight"] = (hidden, inner)
-    is_qwen3 = layer.get("model_type") == "qwen3"
-    if is_qwen3:
+    kind = layer.get("model_type")
+    if kind == "qwen3":
         shapes |= {f"self_attn.{name}.weight": (head_dim,) for name in ("q_norm", "k_norm")}
-    if layer.get("attention_bias"):
+    if layer.get("attention_bias") or kind == "qwen2":
         shapes |= {f"self_attn.{name}.bias": (width,) for name, width in outputs.items()}
-        if not is_qwen3:  # engines give qwen3's o_proj no bias, whatever the config says
+        if kind not in ("qwen2", "qwen3"):  # which have no bias of o_proj, whatever the config says
             shapes["self_attn.o_proj.bias"] = (hidden,)
-    if layer.get("mlp_bias") and not is_qwen3:
+    if layer.get("mlp_bias") and kind not in ("qwen2", "qwen3"):
         shapes |= {f"mlp.{name}.bias": (inner,) for name in ("gate_proj", "up_proj")}
         shapes["mlp.down_proj.bias"] = (hidden,)
     return {name: TensorSpec(shape) for name, shape in shapes.items()}

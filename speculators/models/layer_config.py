@@ -22,27 +22,37 @@ class DraftLayers(BaseModel):
             facts: sizes of the verifier.
             model_type: kind of decoder layer.
         """
-        return {
+        return sized_as(facts) | {
             "model_type": model_type,
             "architectures": ["LlamaForCausalLM" if model_type == "llama" else "Qwen3ForCausalLM"],
-            "vocab_size": facts.vocab_size,
-            "hidden_size": facts.hidden_size,
             "intermediate_size": self.intermediate_size or facts.intermediate_size,
             "num_hidden_layers": self.num_hidden_layers,
-            "num_attention_heads": facts.num_attention_heads,
-            "num_key_value_heads": facts.num_key_value_heads,
-            "head_dim": facts.head_dim,
-            # Whatever the verifier's is: engines' llama and qwen3 drafts support no other.
-            "hidden_act": "silu",
-            "max_position_embeddings": facts.max_position_embeddings,
-            "rms_norm_eps": facts.rms_norm_eps,
-            "rope_parameters": _rope(facts.rope_parameters),
-            "attention_bias": False,
-            "mlp_bias": False,
-            "initializer_range": 0.02,
-            "tie_word_embeddings": False,
-            "use_cache": True,
         }
+
+
+def sized_as(facts: VerifierFacts) -> dict[str, Any]:
+    """Llama layers of the verifier's sizes and number, every key written out."""
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": facts.vocab_size,
+        "hidden_size": facts.hidden_size,
+        "intermediate_size": facts.intermediate_size,
+        "num_hidden_layers": facts.num_hidden_layers,
+        "num_attention_heads": facts.num_attention_heads,
+        "num_key_value_heads": facts.num_key_value_heads,
+        "head_dim": facts.head_dim,
+        # Whatever the verifier's is: engines' drafts support no other.
+        "hidden_act": "silu",
+        "max_position_embeddings": facts.max_position_embeddings,
+        "rms_norm_eps": facts.rms_norm_eps,
+        "rope_parameters": _rope(facts.rope_parameters),
+        "attention_bias": False,
+        "mlp_bias": False,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+    }
 
 
 def _rope(rope: dict[str, Any]) -> dict[str, Any]:

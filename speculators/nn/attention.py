@@ -74,10 +74,10 @@ def masked(mask_B1TL: Tensor, query_BT: Tensor | None = None, key_BL: Tensor | N
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions; Qwen3's has a norm on queries and keys.
+    """Grouped-query attention with rotary positions; Qwen3's has a norm on queries and keys, Qwen2's biases on both and values.
 
     Args:
-        config: the draft's `transformer_layer_config`, Llama or Qwen3.
+        config: the draft's `transformer_layer_config`, Llama, Qwen2 or Qwen3.
         input_size: width of what queries, keys and values are made of; EAGLE-3's first layer reads two states.
         window: tokens over which a query attends, itself included; None is all before it.
     """
@@ -85,15 +85,16 @@ class Attention(nn.Module):
     def __init__(self, config: PretrainedConfig, input_size: int, window: int | None = None) -> None:
         super().__init__()
         self.window = window
-        self.head_dim = config.head_dim
+        # A Qwen2 config has no head_dim of its own.
+        self.head_dim = config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
         queries, keys = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
-        bias = config.attention_bias
+        bias = config.model_type == "qwen2" or config.attention_bias
         self.q_proj = nn.Linear(input_size, queries, bias=bias)
         self.k_proj = nn.Linear(input_size, keys, bias=bias)
         self.v_proj = nn.Linear(input_size, keys, bias=bias)
-        # Engines give a Qwen3 draft no output bias, whatever attention_bias says.
+        # Qwen2 has no output bias, and engines give a Qwen3 draft none, whatever attention_bias says.
         qk_norm = config.model_type == "qwen3"
-        self.o_proj = nn.Linear(queries, config.hidden_size, bias=bias and not qk_norm)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=bias and config.model_type == "llama")
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if qk_norm else nn.Identity()
 

@@ -1,4 +1,4 @@
-"""The pre-norm decoder layer of Llama and Qwen3, and the layer that fuses a token's embedding with a state."""
+"""The pre-norm decoder layer of Llama, Qwen2 and Qwen3, and the layer that fuses a token's embedding with a state."""
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class DecoderLayer(nn.Module):
     """x + attention(norm x), then + MLP(norm x).
 
     Args:
-        config: Llama or Qwen3 layer config.
+        config: Llama, Qwen2 or Qwen3 layer config.
         input_norm: EAGLE-1's first layer has no norm before its attention.
         window: as in `Attention`.
     """

@@ -25,7 +25,10 @@ class Step(NamedTuple):
 class Recurrent(Protocol):
     """Interface of a draft that `unroll` trains."""
 
-    layers: nn.ModuleList
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, each with keys and values of its own."""
+        ...
 
     def features(self, states: VerifierStates) -> Tensor:
         """[B, T, H] what the first step is fed at each verified position."""

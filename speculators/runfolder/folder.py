@@ -56,6 +56,7 @@ class RunFolder:
         checkpoints: resumable states of training; in the folder that the run trains in.
         metrics: metrics of training, one JSON object per line; in the folder that the run trains in.
         checkpoint: the published draft.
+        stitched_verifier: a copy of the verifier with the trained tensors; only with `export.stitched_verifier`.
         result: the evaluation, as JSON.
         acceptance_plot: the evaluation's acceptance by position, as PNG.
         generations: the evaluation's prompts and texts as token ids, one JSON object per line.
@@ -72,6 +73,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint"
+        self.stitched_verifier = path / "stitched_verifier"
         self.result = path / "result.json"
         self.acceptance_plot = path / "acceptance.png"
         self.generations = path / "generations.jsonl"

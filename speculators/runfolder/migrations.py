@@ -61,6 +61,7 @@ STEPS = {
             "run.other_proposals": Added([]),
             "run.export.num_speculative_tokens_per_batch_size": Added(None),
             "run.export.enable_adaptive_verification": Added(False),
+            "run.export.stitched_verifier": Added(False),
             "run.export.hub_repo": Added(None),
             "run.export.license": Added(None),
             "run.export.base_model": Added(None),

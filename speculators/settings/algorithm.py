@@ -45,6 +45,8 @@ class AlgorithmSettings(ClassRegistryMixin, Strict):
 
     # Engines that can serve this algorithm, best first; `export.target=auto` chooses from them.
     engines: ClassVar[tuple[str, ...]] = ()
+    # Classes of the verifiers that it drafts for, as their config.json names them; empty for every causal language model.
+    verifier_architectures: ClassVar[tuple[str, ...]] = ()
     # Keys of the published config: the model of those that are also settings, and the names of those that are derived.
     published_fields: ClassVar[type[BaseModel]] = NoFields
     derived_keys: ClassVar[tuple[str, ...]] = ("transformer_layer_config",)

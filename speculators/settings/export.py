@@ -41,6 +41,9 @@ class ExportSettings(Strict):
     enable_adaptive_verification: bool = Field(
         description="the engine verifies fewer tokens of drafts that are not confident"
     )
+    stitched_verifier: bool = Field(
+        description="also write a copy of the verifier in which the trained tensors take the place of its own"
+    )
 
     hub_repo: Annotated[str, AfterValidator(repository)] | None = Field(
         description="repository of the Hub, as OWNER/NAME, to which the measured draft is pushed; null pushes nothing"

@@ -25,7 +25,15 @@ NEEDS = {
 }
 OPTIONS = sorted(f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml"))
 HERE = VerifierFacts.read("pkg://speculators.assets/tiny").model_copy(
-    update={"max_position_embeddings": 131072, "vocab_size": 49152}
+    update={
+        "max_position_embeddings": 131072,
+        "vocab_size": 49152,
+        # Of every class that an algorithm may ask for.
+        "architectures": [
+            "LlamaForCausalLM",
+            *(c for n in AlgorithmSettings.names() for c in AlgorithmSettings.named(n).verifier_architectures),
+        ],
+    }
 )
 
 

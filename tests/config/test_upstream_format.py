@@ -14,6 +14,7 @@ from speculators.config import FORMAT_VERSION
 from speculators.models.dflash import DFlashSpeculatorConfig
 from speculators.models.dspark import DSparkSpeculatorConfig
 from speculators.models.eagle3 import Eagle3SpeculatorConfig
+from speculators.models.mtp import MTPSpeculatorConfig
 from speculators.models.peagle import PEagleSpeculatorConfig
 from speculators.proposals import GreedyTokenProposalConfig
 from speculators.utils import ClassRegistryMixin, PydanticClassRegistryMixin
@@ -30,6 +31,7 @@ CLASSES = [
     PEagleSpeculatorConfig,
     DFlashSpeculatorConfig,
     DSparkSpeculatorConfig,
+    MTPSpeculatorConfig,
 ]
 # Fields that upstream does not have, whose readers pass over them.
 OURS = {"confidence_threshold"}

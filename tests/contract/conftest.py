@@ -1,6 +1,6 @@
 """Every algorithm there is, found by itself, on one tiny random verifier; each once as it comes and once all otherwise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from pydantic import ValidationError
 from torch import Tensor
+from train_tiny_mimo import convert
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from speculators.composition.compose import compose
@@ -37,6 +38,7 @@ from speculators.train.build import build
 from speculators.train.step import Student
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.in_process import Verifier
+from speculators.verifier.tensors import VerifierTensors
 
 VOCAB = 128
 CPU = torch.device("cpu")
@@ -77,7 +79,8 @@ class Case:
         torch.manual_seed(0)
         config = SpeculatorModelConfig.from_dict(speculator_dict(self.run, self.facts))
         # Uneven counts in no order, so that a reduced vocabulary is no prefix of the whole.
-        return build(config, Initialisation(self.verifier.head, torch.arange(VOCAB) * 37 % VOCAB), CPU)
+        tensors = partial(VerifierTensors, self.run.verifier)
+        return build(config, Initialisation(self.verifier.head, torch.arange(VOCAB) * 37 % VOCAB, tensors), CPU)
 
     def shaken(self) -> SpeculatorModel:
         """A draft whose every weight differs from every other: nothing is left at zero, one or the verifier's."""
@@ -123,17 +126,15 @@ class Case:
         return Decoder(self.verifier, sampler, max_new_tokens, speculation)
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def llama(folder: Path, head_dim: int) -> Path:
     """A verifier's folder; its text never ends by itself.
 
     Seven layers are the fewest in which an early, a middle and a late one differ.
     """
-    folder = tmp_path_factory.mktemp("verifier")
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=7, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, max_position_embeddings=2048, initializer_range=0.2,
+        num_key_value_heads=2, head_dim=head_dim, max_position_embeddings=2048, initializer_range=0.2,
         bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
@@ -144,14 +145,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def verifier(folder: Path) -> Verifier:
-    """The verifier, loaded as a run loads it."""
-    return Verifier.load(compose([f"verifier.name_or_path={folder}", "data.regenerate=true"]).verifier, CPU)
+def verifiers(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[Path, Verifier]]:
+    """Folder and verifier, by class; each is loaded as a run loads it."""
+    place = tmp_path_factory.mktemp("verifiers")
+    convert(llama(place / "of_mimos_sizes", head_dim=16), place / "mimo")
+    folders = {"LlamaForCausalLM": llama(place / "llama", head_dim=32), "MiMoForCausalLM": place / "mimo"}
+
+    def load(folder: Path) -> Verifier:
+        return Verifier.load(compose([f"verifier.name_or_path={folder}", "data.regenerate=true"]).verifier, CPU)
+
+    return {name: (folder, load(folder)) for name, folder in folders.items()}
 
 
 @pytest.fixture(scope="session", params=ALGORITHMS)
-def case(request: pytest.FixtureRequest, folder: Path, verifier: Verifier) -> Case:
-    """An algorithm as its YAML has it."""
+def case(request: pytest.FixtureRequest, verifiers: Mapping[str, tuple[Path, Verifier]]) -> Case:
+    """An algorithm as its YAML has it; one that drafts for certain classes of verifiers alone drafts for the first."""
+    (name, *_) = AlgorithmSettings.named(request.param).verifier_architectures or ("LlamaForCausalLM",)
+    folder, verifier = verifiers[name]
     run = compose([f"algorithm={request.param}", f"verifier.name_or_path={folder}", "data.regenerate=true", *SETTINGS])
     return Case(run, VerifierFacts.read(str(folder)), verifier)
 

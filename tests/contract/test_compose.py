@@ -1,6 +1,7 @@
 """Every algorithm composes from its YAML and refuses what it does not know."""
 
 import ast
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from speculators.config import SpeculatorModelConfig
 from speculators.format.published import speculator_dict
 from speculators.settings.algorithm import AlgorithmSettings
 from speculators.utils.messages import WrongInput
-from speculators.verifier.facts import VerifierFacts
+from speculators.verifier.in_process import Verifier
 
 from .conftest import ALGORITHMS, Case
 
@@ -21,13 +22,11 @@ def test_there_are_algorithms() -> None:
     assert len(ALGORITHMS) > 1
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_composes(name: str) -> None:
+def test_composes(case: Case) -> None:
     """The group file gives valid settings, and the published config reads what becomes of them."""
-    run = compose([f"algorithm={name}"])
+    run, name = case.run, case.run.algorithm.name
     assert type(run.algorithm) is AlgorithmSettings.named(name) and run.algorithm.name == name
-    facts = VerifierFacts.read(run.verifier.name_or_path)
-    config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
+    config = SpeculatorModelConfig.from_dict(speculator_dict(run, case.facts))
     assert config.speculators_model_type == name
     for key in run.algorithm.published_fields.model_fields:
         chosen = run.algorithm.model_dump()[key]
@@ -42,20 +41,23 @@ def test_an_unknown_key_is_refused_with_the_nearest(name: str) -> None:
             compose([f"algorithm={name}", f"+algorithm.{key}x=1"])
 
 
-def test_changed_settings_differ_and_are_valid(either: Case) -> None:
+def test_changed_settings_differ_and_are_valid(case: Case, either: Case) -> None:
     """The settings that the other tests call `otherwise` are really others."""
-    run = compose(
-        [
-            f"algorithm={either.run.algorithm.name}",
-            f"verifier.name_or_path={either.facts.name_or_path}",
-            "data.regenerate=true",
-        ]
-    )
     published = speculator_dict(either.run, either.facts)
     assert SpeculatorModelConfig.from_dict(published).to_dict()
-    if either.run.algorithm != run.algorithm:
-        differing = {k for k, v in either.run.algorithm.model_dump().items() if v != run.algorithm.model_dump()[k]}
-        assert len(differing) > 1
+    assert (either.run.algorithm != case.run.algorithm) == (either is not case)
+
+
+def test_another_class_of_verifier_is_refused(verifiers: Mapping[str, tuple[Path, Verifier]]) -> None:
+    """Of algorithms that draft for certain classes alone, before anything starts; the message names them."""
+    limited = [name for name in ALGORITHMS if AlgorithmSettings.named(name).verifier_architectures]
+    llama, _ = verifiers["LlamaForCausalLM"]
+    for name in limited:
+        classes = " or ".join(AlgorithmSettings.named(name).verifier_architectures)
+        with pytest.raises(
+            WrongInput, match=f"drafts for verifiers of the class {classes}, and .* is a LlamaForCausalLM"
+        ):
+            compose([f"algorithm={name}", f"verifier.name_or_path={llama}", "data.regenerate=true"])
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -174,7 +174,7 @@ def test_a_tree_is_drafted_as_each_of_its_paths(either: Case) -> None:
                 path.insert(0, tokens_N[at])
                 at = parents_N[at]
             alone = depth_first(model.drafter(either.verifier.head, 1), [[(token, 0)] for token in path])
-            torch.testing.assert_close(together[level + 1][node], alone[-1][0], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(together[level + 1][node], alone[-1][0], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ def model_type(folder: Path) -> str:
 
 def logits(model: SpeculatorModel, golden: dict[str, Tensor], batch: Batch, ends: VerifierHead) -> Tensor:
     """[R, D] of the training forward pass."""
-    width = golden["hidden_states"].shape[-1] // 3
+    width = golden["hidden_states"].shape[-1] // len(model.layer_ids)
     states = VerifierStates(last_BTH=golden["hidden_states"][..., :width], aux_BTA=golden["hidden_states"])
     with torch.no_grad():
         # No setting changes the logits.
@@ -79,7 +79,8 @@ def test_upstream_loads_ours(folder: Path, tmp_path: Path) -> None:
         tensors = load_file(tmp_path / "model.safetensors") | {"embed_tokens.weight": embed_VH}
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     save_file(golden, tmp_path / "in.safetensors")
-    script = GOLDEN / ("make_upstream_blocks.py" if "anchor_positions" in golden else "make_upstream_logits.py")
+    others = {"dflash": "blocks", "dspark": "blocks", "mtp": "mtp"}
+    script = GOLDEN / f"make_upstream_{others.get(model_type(folder), 'logits')}.py"
     command = [
         os.environ["SPECULATORS_UPSTREAM_PYTHON"],
         str(script.resolve()),

@@ -60,6 +60,7 @@ def export_settings(target: Any, engine_version: str = "0.32.0") -> ExportSettin
         dtype="float32",
         num_speculative_tokens_per_batch_size=None,
         enable_adaptive_verification=False,
+        stitched_verifier=False,
         hub_repo=None,
         license=None,
         base_model=None,

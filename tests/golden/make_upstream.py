@@ -17,6 +17,7 @@ import speculators
 from speculators import SpeculatorModelConfig, SpeculatorsConfig, TokenProposalConfig, VerifierConfig
 from speculators.models.dflash import DFlashSpeculatorConfig
 from speculators.models.dspark import DSparkSpeculatorConfig
+from speculators.models.mtp import MTPSpeculatorConfig
 from speculators.models.peagle import PEagleSpeculatorConfig
 from speculators.proposals import GreedyTokenProposalConfig
 from speculators.utils import ClassRegistryMixin, PydanticClassRegistryMixin
@@ -42,6 +43,7 @@ EAGLE3 = {"speculators_model_type": "eagle3", "speculators_config": SPECULATORS,
 PEAGLE = EAGLE3 | {"speculators_model_type": "peagle", "speculators_config": SPECULATORS | {"algorithm": "peagle"}}
 DFLASH = EAGLE3 | {"speculators_model_type": "dflash", "speculators_config": SPECULATORS | {"algorithm": "dflash"}}
 DSPARK = EAGLE3 | {"speculators_model_type": "dspark", "speculators_config": SPECULATORS | {"algorithm": "dspark"}}
+MTP = EAGLE3 | {"speculators_model_type": "mtp", "speculators_config": SPECULATORS | {"algorithm": "mtp"}}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "least": {"speculators_model_type": "eagle3"},
@@ -133,6 +135,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "embed_requires_grad": False,
         "mask_token_id": 4095,
     },
+    "mtp": MTP | {"transformer_layer_config": {"hidden_size": 128, "num_hidden_layers": 2}},
+    "mtp, every field": MTP
+    | {
+        "architectures": ["MTPDraftModel"],
+        "num_nextn_predict_layers": 1,
+        "transformer_layer_config": {"model_type": "qwen3", "hidden_size": 128, "num_hidden_layers": 2},
+    },
     "foreign keys": EAGLE3 | {"dtype": "float16", "note": {"by": "someone"}, "return_dict": False, "num_labels": 3},
 }
 
@@ -176,6 +185,9 @@ BAD: dict[str, dict[str, Any]] = {
     "dspark, unknown head": DSPARK | {"markov_head_type": "lstm"},
     "dspark, fraction for a rank": DSPARK | {"markov_rank": 1.5},
     "dspark, text for a flag": DSPARK | {"enable_confidence_head": "perhaps"},
+    "mtp, two layers": MTP | {"num_nextn_predict_layers": 2},
+    "mtp, text for a number": MTP | {"num_nextn_predict_layers": "one"},
+    "mtp, unknown layer": MTP | {"transformer_layer_config": {"model_type": "llama_9"}},
     "dflash, unknown layer": DFLASH | {"transformer_layer_config": {"model_type": "llama_9"}},
 }
 
@@ -206,6 +218,7 @@ def fields() -> dict[str, dict[str, Any]]:
         PEagleSpeculatorConfig,
         DFlashSpeculatorConfig,
         DSparkSpeculatorConfig,
+        MTPSpeculatorConfig,
     ]
     return {
         c.__name__: {

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from speculators.runfolder.folder import RunFolder
 from speculators.runfolder.run_yaml import load
 from speculators.settings.algorithm import AlgorithmSettings
 from speculators.utils.messages import RunFailed
+from tests.verifiers import drafted_for as drafted_for
 
 SHORT = [
     "trainer.max_steps=3",
@@ -52,9 +54,11 @@ def started(folder: Path, *overrides: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", AlgorithmSettings.names())
-def test_a_run_publishes_what_it_measured_and_repeats_to_the_bit(algorithm: str, tmp_path: Path) -> None:
+def test_a_run_publishes_what_it_measured_and_repeats_to_the_bit(
+    algorithm: str, drafted_for: Callable[[str], list[str]], tmp_path: Path
+) -> None:
     """Two runs of one pin have equal weights; result.json, config.json and a second evaluation agree."""
-    first = started(tmp_path / "first", f"algorithm={algorithm}")
+    first = started(tmp_path / "first", f"algorithm={algorithm}", *drafted_for(algorithm))
     result = json.loads((first / "result.json").read_text())
     assert result.keys() >= KEYS
     assert result["matches_plain_decoding"] is True and result["num_prompts"] == 3

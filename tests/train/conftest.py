@@ -108,6 +108,7 @@ def composed(**groups: Any) -> RunConfig:
         "export": {
             "target": "none", "engine_version": "0.32.0", "dtype": "float32",
             "num_speculative_tokens_per_batch_size": None, "enable_adaptive_verification": False,
+            "stitched_verifier": False,
             "hub_repo": None, "license": None, "base_model": None,
         },
         "cache": {"dir": None, "limit_gb": None},

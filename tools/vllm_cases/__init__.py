@@ -6,10 +6,13 @@ A base is a draft as this project publishes it; each further case changes one ba
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 LAYER, USAGE, IDS = "transformer_layer_config", "speculators_config", "eagle_aux_hidden_state_layer_ids"
 PROPOSALS, VERIFIER = f"{USAGE}.proposal_methods", f"{USAGE}.verifier"
+# The config of the small MiMo that train_tiny_mimo.py makes.
+MIMO = Path(__file__).resolve().parents[2] / "tests" / "golden" / "mimo"
 
 
 class Cases:

@@ -24,10 +24,8 @@ class IndependentLayout(Layout):
         layer = config[LAYER]
         hidden, vocab = layer["hidden_size"], layer["vocab_size"]
         specs = {"model.embed_tokens.weight": TensorSpec((vocab, hidden)), "model.norm.weight": TensorSpec((hidden,))}
-        own = decoder_layer({**layer, "attention_bias": layer["model_type"] == "qwen2"}, hidden)
-        own.pop("self_attn.o_proj.bias", None)  # Qwen2 has a bias on queries, keys and values alone
         for i in range(layer["num_hidden_layers"]):
-            specs |= prefixed(f"model.layers.{i}.", own)
+            specs |= prefixed(f"model.layers.{i}.", decoder_layer({**layer, "attention_bias": False}, hidden))
         if not layer.get("tie_word_embeddings"):
             specs["lm_head.weight"] = TensorSpec((vocab, hidden))
         return specs
