@@ -11,7 +11,11 @@ SHORT := $(filter-out $(FULL),$(ALGORITHMS))
 SHORT_OPTIONS ?= recipe=quick
 # A verifier of the class that mtp drafts for: the embedded one with an MTP layer.
 MIMO := $(RUNS)/tiny_mimo
-OPTIONS_mtp := verifier.name_or_path=$(MIMO) data=jsonl data.path=speculators/assets/chat.jsonl export.stitched_verifier=true
+OPTIONS_mtp := verifier.name_or_path=$(MIMO) data=jsonl data.path=speculators/assets/chat.jsonl data.max_length=320 \
+  export.stitched_verifier=true
+# Further forms of an algorithm, trained for a few steps too; each has its overrides.
+FORMS := independent_parallel
+OPTIONS_independent_parallel := algorithm=independent algorithm.parallel_drafting=true
 # What vLLM, or its CPU build, does not serve.
 UNSERVED := dspark mlp
 SERVED := $(filter-out $(UNSERVED),$(ALGORITHMS))
@@ -71,6 +75,8 @@ train: env $(MIMO)/model.safetensors
 	done
 	$(foreach name,$(SHORT),$(BIN)/python train.py algorithm=$(name) proposal=greedy $(SHORT_OPTIONS) $(OPTIONS_$(name)) \
 	  hydra.run.dir=$(RUNS)/$(name) && ) true
+	$(foreach form,$(FORMS),$(BIN)/python train.py $(OPTIONS_$(form)) proposal=greedy $(SHORT_OPTIONS) \
+	  hydra.run.dir=$(RUNS)/$(form) && ) true
 
 $(MIMO)/model.safetensors: $(BIN)/ruff
 	$(BIN)/python tools/train_tiny_mimo.py --output $(MIMO)
@@ -88,7 +94,7 @@ $(VENV_VLLM)/bin/vllm:
 serve: train env-vllm
 	SPECULATORS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -m slow \
 	  tests/served/test_vllm.py tests/export/test_serve_command.py
-	$(BIN)/python benchmarks/serve_vllm.py $(SERVED:%=$(RUNS)/%/checkpoint) --vllm-python $(VENV_VLLM)/bin/python
+	$(BIN)/python benchmarks/serve_vllm.py $(patsubst %,$(RUNS)/%/checkpoint,$(SERVED) $(FORMS)) --vllm-python $(VENV_VLLM)/bin/python
 	$(BIN)/python benchmarks/serve_vllm.py $(RUNS)/mtp/checkpoint --stitched $(RUNS)/mtp/stitched_verifier \
 	  --vllm-python $(VENV_VLLM)/bin/python
 

@@ -9,6 +9,16 @@ cases = Cases(
         "independent qwen2": ["algorithm=independent", "algorithm.draft_arch=qwen2", "algorithm.num_hidden_layers=1"],
         "independent qwen3": ["algorithm=independent", "algorithm.draft_arch=qwen3", "algorithm.num_hidden_layers=1"],
         "independent narrow": ["algorithm=independent", "algorithm.hidden_size=128", "algorithm.num_hidden_layers=1"],
+        "independent parallel": [
+            "algorithm=independent",
+            "algorithm.parallel_drafting=true",
+            "algorithm.num_hidden_layers=1",
+        ],
+        "independent parallel qwen3": [
+            "algorithm=independent",
+            "algorithm.parallel_drafting=true",
+            "algorithm.draft_arch=qwen3",
+        ],
     }
 )
 
@@ -30,6 +40,15 @@ cases.put("independent qwen3", f"{LAYER}.model_type", "no_such_type")
 # How it is used.
 cases.put("independent", f"{PROPOSALS}.0.speculative_tokens", 0, 5)
 
+# All tokens in one pass.
+cases.put("independent parallel", "pard_token", None, 0, 4096, -1, "7", 2.5, True)
+cases.drop("independent parallel", "pard_token", "parallel_drafting")
+cases.put("independent parallel", "parallel_drafting", False)
+cases.put("independent parallel", f"{PROPOSALS}.0.speculative_tokens", 0, 1, 12)
+cases.drop("independent parallel", "vllm/pard_token")
+cases.put("independent parallel", "vllm/pard_token", 7, 4096)
+cases.put("independent", "parallel_drafting", True)
+
 # The language model's own config.
 cases.drop("independent", "vllm/architectures", "vllm/model_type", "vllm/vocab_size", "vllm/num_key_value_heads")
 cases.put("independent", "vllm/rms_norm_eps", 1e-3)
@@ -50,6 +69,7 @@ cases.tensors("independent qwen2", "no bias of keys", {"model.layers.0.self_attn
 cases.silent = {
     # keys that it reads otherwise
     "independent: vllm/rms_norm_eps=0.001": "the published config, which was trained, says otherwise",
+    "independent parallel: vllm/pard_token=7": "another mask token than in training",
     # tensors that are not initialised
     f"independent: {LAYER}.tie_word_embeddings=False": "no head",
     "independent head: no lm_head.weight": "missing",
@@ -62,3 +82,4 @@ cases.silent = {
     f"independent: {LAYER}.num_key_value_heads=1": "keys and values are cut",
     f"independent: {LAYER}.head_dim=48": "the heads are cut",
 }
+cases.stricter = {"independent parallel: pard_token=True": "vLLM takes it for 1"}
