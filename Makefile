@@ -1,7 +1,8 @@
-# `make check` is what CI runs. PYTHON makes the environments; VENV and VENV_VLLM are where they go.
+# `make check` is what CI runs. PYTHON makes the environments; VENV, VENV_VLLM and VENV_UPSTREAM are where they go.
 PYTHON ?= python3
 VENV ?= .venv
 VENV_VLLM ?= .venv-vllm
+VENV_UPSTREAM ?= .venv-upstream
 RUNS ?= runs/check
 BIN := $(VENV)/bin
 ALGORITHMS := $(patsubst conf/algorithm/%.yaml,%,$(wildcard conf/algorithm/*.yaml))
@@ -20,7 +21,7 @@ OPTIONS_independent_parallel := algorithm=independent algorithm.parallel_draftin
 UNSERVED := dspark mlp
 SERVED := $(filter-out $(UNSERVED),$(ALGORITHMS))
 
-.PHONY: check quick env lint types docs browser slow fuzz train serve env-vllm cuts clean
+.PHONY: check quick env lint types docs browser slow fuzz train serve env-vllm bench cuts clean
 
 # `quick` first: its environment has no more than the README says.
 check: quick lint types docs browser slow train serve
@@ -98,5 +99,14 @@ serve: train env-vllm
 	$(BIN)/python benchmarks/serve_vllm.py $(RUNS)/mtp/checkpoint --stitched $(RUNS)/mtp/stitched_verifier \
 	  --vllm-python $(VENV_VLLM)/bin/python
 
+# A training step beside upstream's, some 30 minutes; no part of `check`. Both packages have one import name.
+bench: env $(VENV_UPSTREAM)/bin/python
+	$(BIN)/python benchmarks/train_step.py --upstream-python $(abspath $(VENV_UPSTREAM))/bin/python --write benchmarks/results/train_step.md
+
+$(VENV_UPSTREAM)/bin/python:
+	$(PYTHON) -m venv $(VENV_UPSTREAM)
+	$(VENV_UPSTREAM)/bin/pip install --quiet -c constraints.txt torch
+	$(VENV_UPSTREAM)/bin/pip install --quiet speculators==0.9.0
+
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) $(RUNS) build dist *.egg-info
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_UPSTREAM) $(RUNS) build dist *.egg-info

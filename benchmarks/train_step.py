@@ -1,13 +1,10 @@
-"""A training step of eagle3 here, in an older checkout and in upstream speculators: peak memory and tokens per second.
+"""A training step of eagle3 here and in upstream speculators: memory, tokens per second, and what the products allow.
 
-Each measurement is a process of its own; the subjects take turns. All train the same shapes, SmolLM2-135M's, from random
-weights on the same random verifier states, in float32 on the CPU, every token supervised:
+    python benchmarks/train_step.py --upstream-python UPSTREAM_ENV/bin/python --write benchmarks/results/train_step.md
 
-    python benchmarks/train_step.py --old OLD_CHECKOUT --old-python OLD_ENV/bin/python \\
-        --upstream-python UPSTREAM_ENV/bin/python --write benchmarks/results/train_step.md
-
-OLD_ENV has the package of OLD_CHECKOUT, whose own script is run. UPSTREAM_ENV is an environment with `speculators==0.9.0`,
-which must not be this one: both packages have one import name. Linux alone has the counters that this reads.
+Each measurement is a process of its own, with one CPU thread; here and upstream take turns. Both train the same shapes from
+random weights on the same random verifier states. UPSTREAM_ENV is an environment with `speculators==0.9.0`, which must not be
+this one: both packages have one import name. Linux alone has the counters that this reads.
 """
 
 import argparse
@@ -15,32 +12,72 @@ import ctypes
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-H, HEADS, KV_HEADS, INTERMEDIATE, VOCAB, LAYERS = 576, 9, 3, 1536, 49152, 30
+H, HEADS, KV_HEADS, INTERMEDIATE = 576, 9, 3, 1536
 LAYER_IDS = [2, 15, 27]
-# Has the C library return freed memory at once, so that what is resident is in use; it costs time.
+WARM_TOKENS = 512
+# Of a packed conversation: tokens, and those of its prompt.
+CONVERSATION, PROMPT = 256, 64
+# Has the C library return freed memory at once, so that what is resident is in use; it costs time. Steps that are timed have the
+# values that the library comes to by itself: mallopt's parameters, and these values.
 NO_CACHE = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-LAYER = {
-    "vocab_size": VOCAB,
-    "hidden_size": H,
-    "intermediate_size": INTERMEDIATE,
-    "num_hidden_layers": 1,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": KV_HEADS,
-    "max_position_embeddings": 8192,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
-}
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = (-3, 32 * 2**20), (-1, 64 * 2**20)
+ATTENTION_TOKENS, ATTENTION_SLOTS = 8192, 3
 
 
-def ours(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
-    """This project's draft, and its loss."""
+@dataclass(frozen=True)
+class Cell:
+    """What is measured: tokens, steps of training-time test, dtype of products, vocabulary.
+
+    `chat`: packed conversations, of which the answers are supervised, instead of one document. `upstream`: there as well.
+    `timed`: steps that are timed after the one whose memory is measured; with none, that one is.
+    """
+
+    tokens: int
+    slots: int
+    dtype: str = "float32"
+    vocab: int = 4096
+    chat: bool = False
+    upstream: bool = False
+    timed: int = 1
+
+
+CELLS = [
+    *(Cell(tokens, slots, upstream=True) for tokens in (512, 2048) for slots in (3, 7)),
+    *(Cell(tokens, slots, "bfloat16", upstream=True) for tokens in (512, 2048) for slots in (3, 7)),
+    Cell(8192, 3, "bfloat16", timed=0),
+    Cell(8192, 3, timed=0),
+    Cell(8192, 7, timed=0),
+    Cell(16384, 7, timed=0),
+    Cell(2048, 3, vocab=49152, upstream=True),
+    Cell(2048, 3, "bfloat16", vocab=49152, chat=True, upstream=True),
+]  # fmt: skip
+
+
+def layer(cell: Cell) -> dict[str, Any]:
+    """Sizes of the draft's layer, SmolLM2-135M's but for the vocabulary."""
+    return {
+        "vocab_size": cell.vocab,
+        "hidden_size": H,
+        "intermediate_size": INTERMEDIATE,
+        "num_hidden_layers": 1,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+    }
+
+
+def ours(cell: Cell) -> tuple[Any, Callable[[int], Any]]:
+    """This project's draft, and its loss on so many tokens."""
     import torch
     from transformers import LlamaConfig
 
@@ -57,38 +94,39 @@ def ours(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
     from speculators.protocols.initialisation import Initialisation
     from speculators.protocols.rows import PackedTargets
 
-    methods = [GreedyTokenProposalConfig(speculative_tokens=args.ttt_steps)]
     config = Eagle3SpeculatorConfig(
-        transformer_layer_config=LlamaConfig(**LAYER),
-        draft_vocab_size=args.draft_vocab,
+        transformer_layer_config=LlamaConfig(**layer(cell)),
+        draft_vocab_size=cell.vocab,
         eagle_aux_hidden_state_layer_ids=LAYER_IDS,
         speculators_config=SpeculatorsConfig(
             algorithm="eagle3",
-            proposal_methods=methods,
+            proposal_methods=[GreedyTokenProposalConfig(speculative_tokens=cell.slots)],
             default_proposal_method="greedy",
             verifier=VerifierConfig(name_or_path=None, architectures=["LlamaForCausalLM"]),
         ),
     )
-    inputs = random_inputs(args.tokens)
-    head_VH = torch.randn(VOCAB, H) * 0.04
+    torch.manual_seed(0)
+    head_VH = torch.randn(cell.vocab, H) * 0.04
     verifier = VerifierHead(head_VH, head_VH)
     model = Eagle3Speculator(config)
-    model.initialise(Initialisation(verifier, torch.arange(VOCAB).flip(0)))
-    document_BT = torch.zeros_like(inputs["token"])
-    targets = PackedTargets(inputs["position"][0], document_BT[0], torch.arange(args.tokens - 1))
-    rows = put_together([dense_rows(targets, args.ttt_steps)], [args.tokens], [0])
-    batch = Batch(inputs["token"], inputs["position"], document_BT, rows, spans_of(document_BT))
-    states = VerifierStates(last_BTH=inputs["last"], aux_BTA=inputs["aux"])
+    model.initialise(Initialisation(verifier, torch.arange(cell.vocab).flip(0)))
     context = TrainingContext[Any](None, 0.0)
 
-    def loss() -> torch.Tensor:
-        (rows,) = model(batch, states, verifier, context).rows.values()
-        return distill(rows, batch, states, verifier, {"kl": 1.0}, 1.0).loss
+    def loss(tokens: int) -> torch.Tensor:
+        inputs = random_inputs(cell, tokens)
+        position_BT, document_BT = inputs["position"], inputs["document"]
+        predicts = inputs["supervised"][0, 1:] & (position_BT[0, 1:] > 0)
+        targets = PackedTargets(position_BT[0], document_BT[0], predicts.nonzero()[:, 0])
+        rows = put_together([dense_rows(targets, cell.slots)], [tokens], [0])
+        batch = Batch(inputs["token"], position_BT, document_BT, rows, spans_of(document_BT))
+        states = VerifierStates(last_BTH=inputs["last"], aux_BTA=inputs["aux"])
+        (found,) = model(batch, states, verifier, context).rows.values()
+        return distill(found, batch, states, verifier, {"kl": 1.0}, 1.0).loss
 
     return model, loss
 
 
-def upstream(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
+def upstream(cell: Cell) -> tuple[Any, Callable[[int], Any]]:
     """Upstream's class, called as its trainer calls it, with the attention and loss that run on a CPU."""
     import torch
     from transformers import LlamaConfig
@@ -98,52 +136,58 @@ def upstream(args: argparse.Namespace) -> tuple[Any, Callable[[], Any]]:
     from speculators.models.eagle3 import Eagle3DraftModel, Eagle3SpeculatorConfig
     from speculators.proposals.greedy import GreedyTokenProposalConfig
 
-    layer = LlamaConfig(**LAYER)
-    layer._attn_implementation = "sdpa"  # what its trainer sets for draft_attn_impl=sdpa
+    layer_config = LlamaConfig(**layer(cell))
+    layer_config._attn_implementation = "sdpa"  # what its trainer sets for draft_attn_impl=sdpa
     config = Eagle3SpeculatorConfig(
-        transformer_layer_config=layer,
-        draft_vocab_size=args.draft_vocab,
+        transformer_layer_config=layer_config,
+        draft_vocab_size=cell.vocab,
         eagle_aux_hidden_state_layer_ids=LAYER_IDS,
         speculators_config=SpeculatorsConfig(
             algorithm="eagle3",
-            proposal_methods=[GreedyTokenProposalConfig(speculative_tokens=args.ttt_steps)],
+            proposal_methods=[GreedyTokenProposalConfig(speculative_tokens=cell.slots)],
             default_proposal_method="greedy",
             verifier=VerifierConfig(name_or_path=None, architectures=["LlamaForCausalLM"]),
         ),
     )
-    inputs = random_inputs(args.tokens)
+    torch.manual_seed(0)
     model = Eagle3DraftModel(config)
-    if args.draft_vocab < VOCAB:
-        model.load_vocab_mappings(
-            torch.arange(VOCAB) < args.draft_vocab, torch.zeros(args.draft_vocab, dtype=torch.int64)
-        )
     with torch.no_grad():
         for part in (model.embed_tokens, model.lm_head, model.verifier_lm_head):
             part.weight.normal_(0, 0.04)
-    # Its data set shifts tokens and final states one to the left of the fused states.
-    call = {
-        "hidden_states": inputs["aux"],
-        "input_ids": inputs["token"].roll(-1, 1),
-        "document_ids": torch.zeros_like(inputs["token"]),
-        "loss_mask": torch.ones_like(inputs["token"]),
-        "position_ids": inputs["position"] + 1,
-        "verifier_last_hidden_states": inputs["last"].roll(-1, 1),
-        "ttt_steps": args.ttt_steps,
-        "loss_config": resolve_loss_config("kl_div", "eager"),
-    }
-    return model, lambda: model(**call)[1]
+
+    def loss(tokens: int) -> torch.Tensor:
+        inputs = random_inputs(cell, tokens)
+        # Its data set shifts tokens and final states one to the left of the fused states.
+        return model(
+            hidden_states=inputs["aux"],
+            input_ids=inputs["token"].roll(-1, 1),
+            document_ids=inputs["document"],
+            loss_mask=inputs["supervised"].roll(-1, 1).long(),
+            position_ids=inputs["position"] + 1,
+            verifier_last_hidden_states=inputs["last"].roll(-1, 1),
+            ttt_steps=cell.slots,
+            loss_config=resolve_loss_config("kl_div", "eager"),
+        )[1]
+
+    return model, loss
 
 
-def random_inputs(tokens: int) -> dict[str, Any]:
-    """One document of random tokens and verifier states."""
+def random_inputs(cell: Cell, tokens: int) -> dict[str, Any]:
+    """Random tokens and verifier states."""
     import torch
 
     torch.manual_seed(0)
+    length = CONVERSATION if cell.chat else tokens
+    place_1T = torch.arange(tokens).unsqueeze(0)
+    position_1T = place_1T % length
+    dtype = getattr(torch, cell.dtype)
     return {
-        "token": torch.randint(VOCAB, (1, tokens)),
-        "position": torch.arange(tokens).unsqueeze(0),
-        "last": torch.randn(1, tokens, H),
-        "aux": torch.randn(1, tokens, len(LAYER_IDS) * H),
+        "token": torch.randint(cell.vocab, (1, tokens)),
+        "position": position_1T,
+        "document": place_1T // length,
+        "supervised": position_1T >= (PROMPT if cell.chat else 0),
+        "last": torch.randn(1, tokens, H).to(dtype),
+        "aux": torch.randn(1, tokens, len(LAYER_IDS) * H).to(dtype),
     }
 
 
@@ -155,128 +199,178 @@ def status_mb(key: str) -> float:
     return int(found[1]) / 1024
 
 
-def measure(args: argparse.Namespace) -> dict[str, float]:
-    """One step to allocate gradients and optimizer state, then `--steps` measured ones."""
-    import torch
+@contextmanager
+def cpu_seconds(into: list[float]) -> Iterator[None]:
+    """Append the CPU seconds that the block takes; with one thread, those are its time on an idle core."""
+    before = time.process_time()
+    yield
+    into.append(time.process_time() - before)
 
-    torch.set_num_threads(args.threads)
-    model, loss = {"ours": ours, "upstream": upstream}[args.subject](args)
+
+def measure(subject: str, cell: Cell) -> dict[str, float]:
+    """A step on few tokens, which allocates gradients and optimizer state, then the steps to measure."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    torch.set_num_threads(1)
+    model, loss = {"ours": ours, "upstream": upstream}[subject](cell)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
-    def step() -> float:
-        # As training loops do; --keep-gradients is a later micro-batch of an accumulated step.
-        if not args.keep_gradients:
-            optimizer.zero_grad()
-        value = loss()
+    def step(tokens: int) -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=cell.dtype == "bfloat16"):
+            value = loss(tokens)
         value.backward()
         optimizer.step()
-        return value.detach().item()
 
-    first = step()
-    # Freed memory that the allocator kept would hide the same amount of what the step needs.
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    # The CPU's flash attention is not among what is counted.
+    with FlopCounterMode(display=False) as counter:
+        step(WARM_TOKENS)
+    libc, seconds = ctypes.CDLL("libc.so.6"), []
+    libc.malloc_trim(0)
     resting = status_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    wall, cpu = time.perf_counter(), time.process_time()
-    losses = [step() for _ in range(args.steps)]
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    with cpu_seconds(seconds):
+        step(cell.tokens)
+    memory = status_mb("VmHWM") - resting
+    for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+        libc.mallopt(*parameter)
+    for _ in range(cell.timed):
+        with cpu_seconds(seconds):
+            step(cell.tokens)
+    length = CONVERSATION if cell.chat else cell.tokens
+    flop = counter.get_total_flops() * cell.tokens / WARM_TOKENS
+    # Seven products of half the scores: two forward, five backward.
+    flop += 7 * cell.slots * cell.tokens * length * H
     return {
-        "memory_mb": status_mb("VmHWM") - resting,
-        "resting_mb": resting,
-        "tokens_per_second": args.tokens * args.steps / wall,
-        "tokens_per_cpu_second": args.tokens * args.steps / cpu,
-        "first_loss": first,
-        "last_loss": losses[-1],
+        "memory": memory,
+        "tokens_per_second": cell.tokens / min(seconds),
+        "bound": cell.tokens / (flop / product_rate(getattr(torch, cell.dtype))),
     }
 
 
-def main() -> None:
-    """Take turns, print every measurement and the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subject", choices=("ours", "upstream"), help="measure one here, print JSON, and stop")
-    parser.add_argument("--old", type=Path, help="an older checkout of this project")
-    parser.add_argument("--old-python", default=sys.executable, help="python that has the older checkout's package")
-    parser.add_argument("--upstream-python", help="python of an environment with upstream speculators 0.9.0")
-    parser.add_argument("--repeats", type=int, default=3, help="processes of each")
-    parser.add_argument("--steps", type=int, default=1, help="measured steps of a process")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch's CPU threads")
-    parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--ttt-steps", type=int, default=3)
-    parser.add_argument("--draft-vocab", type=int, default=VOCAB)
-    parser.add_argument("--keep-gradients", action="store_true", help="add to the gradients instead of freeing them")
-    parser.add_argument("--write", type=Path, help="write the table there as well")
-    args = parser.parse_args()
-    if args.subject:
-        print(json.dumps(measure(args)))
-        return
-    commands = {"ours": [sys.executable, __file__, "--subject", "ours"]}
-    if args.old:
-        commands["old"] = [
-            args.old_python,
-            str(args.old.resolve() / "benchmarks" / "train_step.py"),
-            "--subject",
-            "ours",
-        ]
-    if args.upstream_python:
-        commands["upstream"] = [args.upstream_python, __file__, "--subject", "upstream"]
-    passed = [
-        f"--{key}={vars(args)[key.replace('-', '_')]}"
-        for key in ("steps", "threads", "tokens", "ttt-steps", "draft-vocab")
+def product_rate(dtype: Any) -> float:
+    """FLOP per CPU second of a large matrix product."""
+    import torch
+
+    left, right = torch.randn(2048, 1536).to(dtype), torch.randn(1536, 2048).to(dtype)
+    seconds: list[float] = []
+    for _ in range(8):
+        with cpu_seconds(seconds):
+            left @ right
+    return 2 * 2048 * 1536 * 2048 / min(seconds)
+
+
+def attention() -> dict[str, float]:
+    """CPU seconds of the attention of all slots, forward and backward: without a dense mask, and with it."""
+    import torch
+
+    from speculators.data.row_plan import dense_rows, put_together
+    from speculators.nn.attention import KeyValue, masked
+    from speculators.nn.unrolled_attention import dense_mask, unrolled
+    from speculators.protocols.batch import Batch, spans_of
+    from speculators.protocols.rows import PackedTargets
+
+    torch.set_num_threads(1)
+    inputs = random_inputs(Cell(ATTENTION_TOKENS, ATTENTION_SLOTS), ATTENTION_TOKENS)
+    targets = PackedTargets(inputs["position"][0], inputs["document"][0], torch.arange(ATTENTION_TOKENS - 1))
+    rows = put_together([dense_rows(targets, ATTENTION_SLOTS)], [ATTENTION_TOKENS], [0])
+    batch = Batch(inputs["token"], inputs["position"], inputs["document"], rows, spans_of(inputs["document"]))
+    d = H // HEADS
+    query = torch.randn(1, HEADS, ATTENTION_TOKENS, d, requires_grad=True)
+    seen = [
+        KeyValue(*torch.randn(2, 1, KV_HEADS, ATTENTION_TOKENS, d, requires_grad=True).unbind())
+        for _ in range(ATTENTION_SLOTS)
     ]
-    passed += ["--keep-gradients"] if args.keep_gradients else []
-    measured: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
-    for turn in range(args.repeats):
-        # Whoever goes second finds warm caches: they take turns at that too.
-        for name in list(commands) if turn % 2 == 0 else reversed(commands):
-            in_use, values = (run_alone([*commands[name], *passed], environment) for environment in (NO_CACHE, {}))
-            values["in_use_mb"] = in_use["memory_mb"]
-            measured[name].append(values)
-            print(name, values, flush=True)
-    table = report(measured, args)
-    print(table)
-    if args.write:
-        args.write.parent.mkdir(parents=True, exist_ok=True)
-        args.write.write_text(table)
+
+    def without_mask() -> None:
+        attend = unrolled(batch, ATTENTION_SLOTS, torch.float32)
+        for slots in range(1, ATTENTION_SLOTS + 1):
+            attend(query, tuple(seen[:slots])).sum().backward()
+
+    def with_mask() -> None:
+        mask = dense_mask(batch, ATTENTION_SLOTS, torch.float32)
+        for slots in range(1, ATTENTION_SLOTS + 1):
+            attend = masked(mask[..., : slots * ATTENTION_TOKENS].contiguous())
+            attend(query, tuple(seen[:slots])).sum().backward()
+
+    seconds: list[float] = []
+    for way in (without_mask, with_mask):
+        with cpu_seconds(seconds):
+            way()
+    return dict(zip(("without", "dense"), seconds, strict=True))
 
 
-def run_alone(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+def alone(python: str, subject: str, cell: Cell | None = None) -> dict[str, float]:
     """What a subject measures in a process of its own."""
-    env = {**os.environ, **environment}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path.home(), env=env)
+    command = [python, str(Path(__file__).resolve()), "--subject", subject]
+    command += ["--cell", json.dumps(asdict(cell))] if cell else []
+    environment = os.environ | NO_CACHE | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path.home(), env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def report(measured: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> str:
-    """Medians, and the ratio of neighbouring processes with its spread."""
-    others = [name for name in ("old", "upstream") if name in measured]
-    titles = {"old": "older checkout", "upstream": "upstream 0.9.0"}
-    names = {"in_use_mb": "memory of a step, MiB", "memory_mb": "with the C library's cache, MiB"}
-    names |= {"resting_mb": "memory between steps, MiB"}
-    names |= {"tokens_per_second": "tokens/s", "tokens_per_cpu_second": "tokens per CPU second"}
-    gradients = "kept and added to" if args.keep_gradients else "freed before a step, as training loops do"
+def row(cell: Cell, upstream_python: str | None) -> str:
+    """A line of the table."""
+    here = alone(sys.executable, "ours", cell)
+    there = alone(upstream_python, "upstream", cell) if cell.upstream and upstream_python else None
+    speed = here["tokens_per_second"]
+    cells = [
+        f"{cell.tokens:,}",
+        str(cell.slots),
+        cell.dtype,
+        f"{cell.vocab:,}",
+        "chat" if cell.chat else "one document",
+        f"{here['memory']:,.0f}",
+        f"{there['memory']:,.0f}" if there else "",
+        f"{speed:,.0f}",
+        f"{there['tokens_per_second']:,.0f}" if there else "",
+        f"{speed / there['tokens_per_second']:.2f}" if there else "",
+        f"{speed / here['bound']:.0%}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Measure every cell, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--subject", choices=("ours", "upstream", "attention"), help="measure here, print JSON, and stop"
+    )
+    parser.add_argument("--cell", type=lambda text: Cell(**json.loads(text)), help="what `--subject` measures, as JSON")
+    parser.add_argument("--upstream-python", help="python of an environment with upstream speculators 0.9.0")
+    parser.add_argument("--write", type=Path, help="write the table there as well")
+    args = parser.parse_args()
+    if args.subject:
+        print(json.dumps(attention() if args.subject == "attention" else measure(args.subject, args.cell)))
+        return
     lines = [
         "# A training step of eagle3",
         "",
-        f"{args.tokens} tokens, {args.ttt_steps} steps of training-time test, vocabulary {VOCAB}, draft vocabulary "
-        f"{args.draft_vocab}, hidden size {H}, one layer, float32, AdamW, {args.threads} CPU thread(s), random weights "
-        "and states, every token supervised. Memory of a step: the peak of the resident set during a step minus the "
-        f"resident set after a finished one, when gradients and optimizer state are allocated; gradients are {gradients}. "
-        "In the first line the C library returns freed memory at once, so that what is resident is in use; in the second "
-        "it keeps what it likes. "
-        f"{args.repeats} processes of each, taking turns; medians, and the ratio of neighbours with its range.",
+        f"`make bench`: hidden size {H}, {HEADS} heads, one layer, AdamW, one CPU thread, random weights and states. bfloat16 is "
+        "autocast, as both trainers use it. In one document every token is supervised; chat is packed conversations of "
+        f"{CONVERSATION} tokens, the first {PROMPT} of them a prompt. Memory of a step is the peak of the resident set during a "
+        "step minus the resident set before it, with weights, gradients and optimizer state allocated, while the C library "
+        "returns freed memory at once. Tokens are per CPU second. The bound is a step whose matrix products and attention, "
+        "recomputation included, run as fast as a product of 2,048 x 1,536 x 2,048 in the same process.",
         "",
-        "| | this project |" + "".join(f" {titles[name]} | ratio |" for name in others),
-        "|---|---|" + "---|---|" * len(others),
+        "| tokens | steps | dtype | vocabulary | batch | memory, MiB | upstream's, MiB | tokens/s | upstream's | ratio "
+        "| share of the bound |",
+        "|--:|--:|---|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for key, name in names.items():
-        values = {subject: [m[key] for m in ms] for subject, ms in measured.items()}
-        cells = [name, f"{statistics.median(values['ours']):.4g}"]
-        for other in others:
-            ratios = [a / b for a, b in zip(values["ours"], values[other], strict=True)]
-            cells += [f"{statistics.median(values[other]):.4g}"]
-            cells += [f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    for cell in CELLS:
+        lines.append(row(cell, args.upstream_python))
+        print(lines[-1], flush=True)
+    taken = alone(sys.executable, "attention")
+    lines += [
+        "",
+        f"Attention of {ATTENTION_SLOTS} slots, forward and backward, float32, one document of {ATTENTION_TOKENS:,} tokens: "
+        f"{taken['without']:.1f} CPU seconds, with a dense mask {taken['dense']:.1f}, a ratio of "
+        f"{taken['without'] / taken['dense']:.2f}.",
+    ]
+    print(lines[-1])
+    if args.write:
+        args.write.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
