@@ -1,6 +1,6 @@
 """Starts runs. Training libraries are imported only in the process that runs, so a parent that waits stays small."""
 
-import os
+from contextlib import nullcontext
 from pathlib import Path
 
 
@@ -16,23 +16,27 @@ def launch(folder: Path) -> float:
     Raises:
         As `speculators.execution.launch.launch`.
     """
-    from speculators.execution.launch import guarded
+    from speculators.execution.launch import first_machine, guarded
     from speculators.execution.launch import launch as run_marked
     from speculators.export.push import push_finished
     from speculators.runfolder.run_yaml import read_pin
+    from speculators.utils.process import under_torchrun
 
     settings = read_pin(folder)
     torchrun = settings.launch.mode == "torchrun"
-    if torchrun and "TORCHELASTIC_RUN_ID" not in os.environ:
+    if torchrun and not under_torchrun():
         from speculators.execution.torchrun import run_in_processes as run
     else:
         from speculators.execution.run import run
 
         if torchrun:
             return guarded(folder, run)
-    objective = run_marked(folder, run)
-    if settings.export.hub_repo is not None:
-        push_finished(folder, settings)  # after DONE: whatever becomes of it, the run is finished
+    with first_machine(folder) if settings.launch.num_nodes > 1 else nullcontext(True) as first:
+        if not first:
+            return guarded(folder, run)
+        objective = run_marked(folder, run)
+        if settings.export.hub_repo is not None:
+            push_finished(folder, settings)  # after DONE: whatever becomes of it, the run is finished
     return objective
 
 

@@ -4,8 +4,11 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from filelock import Timeout
 
 from speculators.runfolder.folder import Done, RunFolder
 from speculators.utils.messages import RunFailed, WrongInput
@@ -42,6 +45,19 @@ def launch(folder: Path, run: Callable[[Path], float]) -> float:
         objective = guarded(folder, run)
         own.mark_done(Done(round(time.monotonic() - start, 1), round(_peak_memory_gb(), 3), objective))
         return objective
+
+
+@contextmanager
+def first_machine(folder: Path) -> Iterator[bool]:
+    """Whether this is the first of several machines to start a run's folder; while entered, it then holds the folder's lock."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(RunFolder(folder).lock().acquire(timeout=0))
+            first = True
+        except Timeout:
+            log.info("%s: another machine has started this run; this one takes part in it", folder)
+            first = False
+        yield first
 
 
 def guarded(folder: Path, run: Callable[[Path], float]) -> float:

@@ -227,7 +227,7 @@ def _training_flop(run: RunConfig, batch: Batch, ledger: Ledger) -> float:
     """FLOP for each token of a whole step, of which more than the simulated micro-batches share an update."""
     parts = Counter({part: flop for (phase, part), flop in ledger.flop.items() if phase == "training"})
     update, steps = parts.pop(UPDATE, 0) / STEPS, STEPS * _micro_batches(run)
-    return (parts.total() / steps + update / run.trainer.gradient_accumulation_steps) / batch.token_BT.numel()
+    return (parts.total() / steps + update / run.trainer.passes()) / batch.token_BT.numel()
 
 
 def _states_flop(batch: Batch, ledger: Ledger) -> float:
@@ -237,7 +237,7 @@ def _states_flop(batch: Batch, ledger: Ledger) -> float:
 
 def _micro_batches(run: RunConfig) -> int:
     """Micro-batches of a simulated step; from the second on, gradients are accumulated."""
-    return min(run.trainer.gradient_accumulation_steps, 2)
+    return min(run.trainer.passes(), 2)
 
 
 def _without_values(run: RunConfig, running: str) -> Verifier:

@@ -228,7 +228,7 @@ def served_lines(
     """What served states take on the way, and the command of their server."""
     ids, dtype = delivered(layer_ids, facts.num_hidden_layers), running_dtype(run, facts)
     longest = run.data.max_length * len(ids) * facts.hidden_size * dtype_of(dtype).itemsize
-    sequences = run.trainer.batch_size * run.trainer.gradient_accumulation_steps * (states.prefetch_steps + 1)
+    sequences = run.trainer.batch_size * run.trainer.passes() * (states.prefetch_steps + 1)
     folder = states.folder or "FOLDER"
     given = arguments(run.verifier, dtype, ids, run.data.max_length, folder, device_kind(run) == "cpu")
     return [

@@ -54,6 +54,10 @@ def broken(run: RunConfig) -> list[Broken]:
         *others_can_be_drafted(run),
         *sampling_is_read(run),
         *best_step_is_measured(run),
+        *a_step_has_one_size(run),
+        *processes_find_each_other(run),
+        *sharding_is_possible(run),
+        *several_processes_need_torchrun(run),
         *each_process_has_its_device(run),
         *processes_share_a_server(run),
         *answers_are_served(run),
@@ -136,6 +140,43 @@ def best_step_is_measured(run: RunConfig) -> Iterator[Broken]:
     if run.trainer.keep_best and run.trainer.eval_every is None:
         reason = "has no effect if only the last step is evaluated; set trainer.eval_every"
         yield Broken("trainer.keep_best", run.trainer.keep_best, reason)
+
+
+def a_step_has_one_size(run: RunConfig) -> Iterator[Broken]:
+    """trainer.sequences_per_step replaces trainer.gradient_accumulation_steps, and the processes share it evenly."""
+    accumulated, size = run.trainer.gradient_accumulation_steps, run.trainer.sequences_per_step
+    if size is None:
+        return
+    if accumulated != 1:
+        reason = f"follows from trainer.sequences_per_step={size}; leave out one of the two"
+        yield Broken("trainer.gradient_accumulation_steps", accumulated, reason)
+    if run.launch.mode == "torchrun" and size % (processes := run.launch.num_nodes * (run.launch.num_processes or 1)):
+        yield Broken("trainer.sequences_per_step", size, f"cannot be shared evenly by {processes} processes")
+
+
+def processes_find_each_other(run: RunConfig) -> Iterator[Broken]:
+    """Several machines need torchrun and an endpoint."""
+    launch = run.launch
+    if launch.num_nodes > 1 and launch.rdzv_endpoint is None:
+        reason = "the machines need launch.rdzv_endpoint=HOST:PORT, where HOST is one of them"
+        yield Broken("launch.num_nodes", launch.num_nodes, reason)
+    if launch.num_nodes == 1 and launch.rdzv_endpoint is not None:
+        yield Broken("launch.rdzv_endpoint", launch.rdzv_endpoint, "has no effect with launch.num_nodes=1")
+
+
+def sharding_is_possible(run: RunConfig) -> Iterator[Broken]:
+    """A sharded draft cannot decode."""
+    if run.launch.sharding == "fsdp2" and run.trainer.keep_best == "decoded":
+        reason = "does not decode during the training; set trainer.keep_best=true, or launch.sharding=ddp"
+        yield Broken("launch.sharding", run.launch.sharding, reason)
+
+
+def several_processes_need_torchrun(run: RunConfig) -> Iterator[Broken]:
+    """Settings of several processes without torchrun."""
+    launch = run.launch
+    for key, value, alone in (("num_nodes", launch.num_nodes, 1), ("sharding", launch.sharding, "ddp")):
+        if launch.mode != "torchrun" and value != alone:
+            yield Broken(f"launch.{key}", value, "has no effect without launch=torchrun")
 
 
 def each_process_has_its_device(run: RunConfig) -> Iterator[Broken]:

@@ -34,8 +34,9 @@ from speculators.runfolder.run_yaml import Pin, complete, load, training_folder
 from speculators.settings.run_config import RunConfig
 from speculators.train.build import build, on_meta, start_from
 from speculators.train.loop import TrainResult, finished, train
+from speculators.train.sharding import unsharded
 from speculators.utils.device import resolve
-from speculators.utils.process import first_process
+from speculators.utils.process import first_process, under_torchrun
 from speculators.verifier.facts import VerifierFacts
 from speculators.verifier.loader import VerifierLoader
 from speculators.verifier.tensors import VerifierTensors
@@ -197,8 +198,10 @@ def trained(
         decoded = None
         if run.trainer.keep_best == "decoded" and not done:
             decoded = partial(decoded_length, model, verifier, prepared.prompts, run)
-        # Another trial of a sweep may be training the same weights: wait for it, and then load its result.
-        with RunFolder(training).training_lock() if first else nullcontext():
+        # Another trial of a sweep may be training the same weights: wait for it, and then load its result. Of several processes
+        # their parent waits, before it starts them: a process that waits alone would keep the others in a collective operation.
+        with nullcontext() if under_torchrun() else RunFolder(training).training_lock():
             result = train(model, states, prepared, run, training, read, decoded)
+        model = unsharded(model)
     log.info("trained: step %d of %d in %.0f s", result.step, result.steps, result.seconds)
     return model, result

@@ -1,9 +1,10 @@
-"""Runs data-parallel training under torchrun, one process per accelerator."""
+"""Runs a training under torchrun, one process per accelerator, on one machine or several."""
 
 import math
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -13,9 +14,23 @@ from torch.distributed.run import main as torchrun
 from speculators.runfolder.folder import RunFolder, read_object
 from speculators.runfolder.result import EvaluationResult
 from speculators.runfolder.rights import as_typed, claimed
-from speculators.runfolder.run_yaml import read_pin
+from speculators.runfolder.run_yaml import read_pin, training_folder
+from speculators.settings.launch import LaunchSettings
 from speculators.utils.messages import RunFailed
 from speculators.utils.process import STOPPED_BY_SIGNAL, keep_the_path_safe
+
+
+def place(launch: LaunchSettings, folder: Path) -> list[str]:
+    """Arguments of torchrun by which the processes of a run find each other.
+
+    Args:
+        launch: the run's settings.
+        folder: of the run; its name tells the run from others with the same endpoint.
+    """
+    if launch.rdzv_endpoint is None:
+        return ["--standalone"]
+    nodes = [f"--nnodes={launch.num_nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={launch.rdzv_endpoint}"]
+    return [*nodes, f"--rdzv-id={folder.resolve().name}"]
 
 
 def run_in_processes(folder: Path) -> float:
@@ -38,9 +53,14 @@ def run_in_processes(folder: Path) -> float:
         signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     # The rights that this run.yaml needs were given to the parent command, and are passed on.
     allowed = as_typed(claimed(run))
-    command = ["--standalone", f"--nproc-per-node={run.launch.num_processes or 'auto'}", "-m", "speculators", "run"]
+    command = [*place(run.launch, folder), f"--nproc-per-node={run.launch.num_processes or 'auto'}"]
+    command += ["-m", "speculators", "run"]
+    training = training_folder(folder)
+    training.mkdir(parents=True, exist_ok=True)
     try:
-        torchrun([*command, str(folder), *allowed])
+        # On several machines, for the one that holds the run's folder.
+        with RunFolder(training).training_lock() if own.lock().is_locked else nullcontext():
+            torchrun([*command, str(folder), *allowed])
     except SignalException:
         # torchrun has waited for its processes; rank 0 has printed what is saved and how to resume.
         sys.exit(STOPPED_BY_SIGNAL)

@@ -43,8 +43,11 @@ def result_key(run: RunConfig) -> str:
 
 def _hash(run: RunConfig, settings: dict[str, Any]) -> str:
     """12 hexadecimal digits of a hash of settings of a run, and of the contents of its data files."""
-    if run.launch.mode == "torchrun":
-        settings["processes"] = run.launch.num_processes  # the sequences of a step scale with the processes
+    if run.launch.mode == "torchrun" and run.trainer.sequences_per_step is None:
+        # The sequences of a step scale with the processes.
+        settings["processes"] = run.launch.num_processes
+        if run.launch.num_nodes > 1:
+            settings["nodes"] = run.launch.num_nodes
     read: list[tuple[str, Place]] = [("data", source) for source in sources_of(run.data)]
     if "data" in settings.get("evaluation", {}) and run.evaluation.data is not None:
         read.append(("evaluation", run.evaluation.data))

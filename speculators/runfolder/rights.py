@@ -35,6 +35,7 @@ def harmless() -> dict[str, tuple[Any, ...]]:
         "tracker.name": ("none", "tensorboard"),
         "export.hub_repo": (None,),
         "device": ("auto", "cpu"),
+        "launch.rdzv_endpoint": (None,),
         # Of verifier_states=served alone.
         "verifier_states.url": (None,),
         "verifier_states.python": (None,),

@@ -29,7 +29,16 @@ class LaunchSettings(Strict):
     mode: Literal["process", "inline", "torchrun"] = Field(
         description="process: each trial of a sweep in its own process; inline: all in one; torchrun: each run in several"
     )
-    num_processes: Count | None = Field(description="processes of a run with torchrun; null is one per accelerator")
+    num_processes: Count | None = Field(
+        description="processes of a run with torchrun on each machine; null is one per accelerator"
+    )
+    num_nodes: Count = Field(description="machines of a run with torchrun")
+    rdzv_endpoint: str | None = Field(
+        min_length=1, description="HOST:PORT at which torchrun's processes on several machines find each other"
+    )
+    sharding: Literal["ddp", "fsdp2"] = Field(
+        description="ddp: each process holds the whole draft; fsdp2: a part of its parameters, gradients and optimizer states"
+    )
     timeout: float | None = Field(gt=0, description="seconds after which a trial is stopped; null is no limit")
     on_failure: Literal["continue", "stop"] = Field(
         description="whether a sweep continues or stops after a failed trial"

@@ -1,5 +1,6 @@
 """Settings of `optimizer`, `schedule` and `trainer`."""
 
+from math import ceil
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -45,6 +46,9 @@ class TrainerSettings(Strict):
     max_steps: PositiveInt | None = Field(description="most optimizer steps; null is all epochs")
     batch_size: PositiveInt = Field(description="packed sequences of data.max_length tokens per device and pass")
     gradient_accumulation_steps: PositiveInt
+    sequences_per_step: PositiveInt | None = Field(
+        description="packed sequences of an optimizer step over all processes; null is those of each process together"
+    )
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this norm")
     log_every: PositiveInt = Field(description="steps between two lines of metrics")
     eval_every: PositiveInt | None = Field(description="steps between two held-out losses; null is only at the end")
@@ -60,3 +64,9 @@ class TrainerSettings(Strict):
         min_length=1,
         description="folder of a published draft whose weights the training starts from; null is new weights",
     )
+
+    def passes(self) -> int:
+        """Passes in an optimizer step of one process."""
+        if self.sequences_per_step is None:
+            return self.gradient_accumulation_steps
+        return ceil(self.sequences_per_step / self.batch_size)

@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from speculators.runfolder.identity import STATE, check_same
 from speculators.train import random_state
 from speculators.train.metrics import Readings
+from speculators.train.sharding import gathered, part
 from speculators.utils import manifest
 from speculators.utils.strict import read_as
 
@@ -42,7 +43,8 @@ class TrainState:
         best_step: step with the best held-out acceptance so far, estimated or decoded; None before the first.
         best: the held-out readings of that step.
         fresh: fingerprint of the trainable tensors before the first step.
-        processes: number of training processes, which determines the sequences of a step.
+        processes: number of training processes.
+        sequences_per_step: of all processes together; 0 in checkpoints without it.
         identity: of the run, as `speculators.runfolder.identity` has it.
     """
 
@@ -54,6 +56,7 @@ class TrainState:
     best: Readings = field(default_factory=dict)
     fresh: dict[str, list[float]] = field(default_factory=dict)
     processes: int = 1
+    sequences_per_step: int = 0
     identity: dict[str, Any] = field(default_factory=dict)
 
 
@@ -98,6 +101,7 @@ class Checkpoints:
         model: the draft itself, not wrapped.
         optimizers: of all its trainable parameters.
         identity: of the run; a checkpoint of another run is not resumed.
+        sequences_per_step: over all processes; a checkpoint of other steps is not resumed.
         keep_last: newest checkpoints that are kept, >= 1; the best one is kept as well.
         needs_best: whether the best step's checkpoint will be loaded at the end.
     """
@@ -109,13 +113,14 @@ class Checkpoints:
         model: nn.Module,
         optimizers: Sequence[Optimizer],
         identity: dict[str, Any],
+        sequences_per_step: int,
         keep_last: int,
         needs_best: bool,
     ) -> None:
         self.folder = folder
         self._accelerator = accelerator
         self._model, self._optimizers = model, optimizers
-        self._identity = identity
+        self._identity, self._sequences_per_step = identity, sequences_per_step
         self._keep_last, self._needs_best = keep_last, needs_best
         self._passed_over: set[int] = set()
 
@@ -129,7 +134,7 @@ class Checkpoints:
 
     def save(self, state: TrainState) -> None:
         """Write `step_N` atomically, then remove checkpoints that are not to be kept."""
-        whole, partial = self.path(state.step), self.folder / "partial"
+        complete, partial = self.path(state.step), self.folder / "partial"
         first, together = self._accelerator.is_main_process, self._accelerator.wait_for_everyone
         if first:
             shutil.rmtree(partial, ignore_errors=True)
@@ -137,16 +142,23 @@ class Checkpoints:
         together()
         rank = self._accelerator.process_index
         (partial / RANDOM.format(rank)).write_text(json.dumps(random_state.get(self._accelerator.device)))
+        for name, tensors in ((MODEL, self._model.state_dict()), (OPTIMIZER, moments(self._model, self._optimizers))):
+            whole = gathered(tensors, keep=first)
+            if first:
+                save_file({key: tensor.contiguous() for key, tensor in whole.items()}, partial / name)
         together()
         if first:
-            save_model(self._model, str(partial / MODEL))
-            save_file(moments(self._model, self._optimizers), partial / OPTIMIZER)
-            saved = replace(state, processes=self._accelerator.num_processes, identity=self._identity)
+            saved = replace(
+                state,
+                processes=self._accelerator.num_processes,
+                sequences_per_step=self._sequences_per_step,
+                identity=self._identity,
+            )
             (partial / STATE).write_text(json.dumps(asdict(saved), indent=1))
             manifest.write(partial, partial.iterdir())
-            if whole.exists():
-                shutil.rmtree(whole)
-            partial.rename(whole)
+            if complete.exists():
+                shutil.rmtree(complete)
+            partial.rename(complete)
             self._passed_over.discard(state.step)
             good = [step for step in self.steps() if step not in self._passed_over]
             kept = {*good[-self._keep_last :], state.best_step}
@@ -160,7 +172,7 @@ class Checkpoints:
 
         Raises:
             WrongInput: another run wrote it.
-            ValueError: another number of processes wrote it, or all checkpoints are damaged.
+            ValueError: as `load`, or all checkpoints are damaged.
         """
         step = self._newest_good() if self._accelerator.is_main_process else 0
         chosen: Any = self._accelerator.reduce(torch.tensor(step, device=self._accelerator.device), "sum")
@@ -170,19 +182,22 @@ class Checkpoints:
         """Load the checkpoint of one step into model, optimizers and random generators.
 
         Raises:
-            ValueError: another number of processes wrote it.
+            ValueError: another number of processes wrote it, whose steps had another number of sequences.
         """
-        path, state = self.path(step), state_in(self.folder, step)
-        if state.processes != self._accelerator.num_processes:
+        path, state, processes = self.path(step), state_in(self.folder, step), self._accelerator.num_processes
+        if processes != state.processes and self._sequences_per_step != state.sequences_per_step:
             raise ValueError(
-                f"{path}: it was trained by {state.processes} processes, now there are {self._accelerator.num_processes}, "
-                f"which would read other data in each step. Resume with launch.num_processes={state.processes}"
+                f"{path}: it was trained by {state.processes} processes, now there are {processes}, which would read other data "
+                f"in each step. Resume with launch.num_processes={state.processes}; trainer.sequences_per_step makes the steps "
+                "of a new run independent of it"
             )
-        load_model(self._model, path / MODEL)
+        own = self._model.state_dict()
+        self._model.load_state_dict({name: part(t, own[name]) for name, t in load_file(path / MODEL).items()})
         put_moments(self._model, self._optimizers, load_file(path / OPTIMIZER))
-        rank = self._accelerator.process_index
+        rank = self._accelerator.process_index % state.processes
         random_state.put(json.loads((path / RANDOM.format(rank)).read_text()), self._accelerator.device)
-        return state
+        # Each process counts the tokens of its own sequences.
+        return replace(state, tokens=state.tokens * state.processes // processes)
 
     def _newest_good(self) -> int:
         """The step to resume from; 0 if there are no checkpoints."""
@@ -205,7 +220,7 @@ def moments(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tens
     """The state tensors of optimizers, as `PARAMETER/NAME`; their other state follows from the run's settings."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        f"{names[parameter]}/{key}": tensor.contiguous()
+        f"{names[parameter]}/{key}": tensor
         for optimizer in optimizers
         for parameter, state in optimizer.state.items()
         for key, tensor in state.items()
@@ -214,11 +229,14 @@ def moments(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tens
 
 def put_moments(model: nn.Module, optimizers: Sequence[Optimizer], tensors: dict[str, Tensor]) -> None:
     """Load into optimizers the tensors that `moments` took from others of the same parameters."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    parameters = dict(model.named_parameters())
+    names: dict[Tensor, str] = {parameter: name for name, parameter in parameters.items()}
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         parameter, _, key = name.rpartition("/")
-        by_parameter.setdefault(parameter, {})[key] = tensor
+        # A number, such as AdamW's count of steps, is not divided.
+        own = part(tensor, parameters[parameter]) if tensor.ndim else tensor
+        by_parameter.setdefault(parameter, {})[key] = own
     for optimizer in optimizers:
         # By number, in the order of the groups: so torch moves each to the device and dtype that it needs.
         own = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,6 +1,5 @@
 """Handles the signals that ask a run to stop: finish the step, save, and print how to resume."""
 
-import os
 import signal
 import sys
 import threading
@@ -8,7 +7,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from speculators.utils.process import STOPPED_BY_SIGNAL
+from speculators.utils.process import STOPPED_BY_SIGNAL, under_torchrun
 
 # SIGUSR1 is what Slurm sends before the end of a job's time (`--signal=USR1@SECONDS`).
 ASKING = (signal.SIGINT, signal.SIGTERM) if sys.platform == "win32" else (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -49,7 +48,7 @@ class Interrupt:
         self.asked = True
         self._first()
         # torchrun resends the terminal's signal to its processes, and kills those still running after 30 seconds.
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
+        if not under_torchrun():
             self._restore()
 
     def _restore(self) -> None:

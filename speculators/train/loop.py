@@ -29,6 +29,7 @@ from speculators.train.moved import check_gradients, check_moved, fingerprint
 from speculators.train.order import Order, Place
 from speculators.train.progress import TrainProgress, describe
 from speculators.train.schedule import scale, set_learning_rate
+from speculators.train.sharding import reshard, shard
 from speculators.train.step import Student
 from speculators.train.tracking import Tracking
 from speculators.utils.device import memory_gb
@@ -71,7 +72,7 @@ def train(
     read: Mapping[str, str] = {},
     decoded: Callable[[], float] | None = None,
 ) -> TrainResult:
-    """Train `model` in place, from the newest checkpoint in the folder if there is one.
+    """Train `model` in place, sharded if the run's is, from the newest checkpoint in the folder if there is one.
 
     Args:
         model: the draft, on the verifier's device.
@@ -136,6 +137,8 @@ class Loop:
         self.bare, self.data, self.settings, self.folder = model, prepared, run, folder
         self.device = verifier.device
         self.accelerator = start_accelerator(self.device, run, folder)
+        if run.launch.sharding == "fsdp2" and self.accelerator.num_processes > 1:
+            shard(model)
         plan = partial(type(model).plan_rows, run.algorithm)
         self.train, self.heldout = (Batches(s, plan, run.seed) for s in (prepared.train, prepared.heldout))
         self.student = Student(model, verifier, run.algorithm, self.accelerator)
@@ -148,6 +151,7 @@ class Loop:
             model,
             made,
             identity=identity(run, read),
+            sequences_per_step=self.order.per_step,
             keep_last=run.trainer.keep_last,
             needs_best=bool(run.trainer.keep_best),
         )
@@ -279,6 +283,7 @@ class Loop:
             loss, metrics = self.student.loss(batch, self.progress_made)
             meter.add({n: v if n.endswith("_S") else v * weight for n, v in {"loss": loss, **metrics}.items()})
             total += weight
+        reshard(self.bare)
         decoded = None if self.decoded is None else self.decoded()
         self.bare.train()
         if not total:

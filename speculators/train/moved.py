@@ -3,13 +3,16 @@
 import torch
 from torch import nn
 
+from speculators.train.sharding import whole
+
 
 def fingerprint(model: nn.Module) -> dict[str, list[float]]:
     """Two float64 sums of every trainable tensor, by name; they change when the tensor does."""
     found = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            wide = p.detach().double() if p.device.type != "mps" else p.detach().cpu().double()
+            own = whole(p.detach())
+            wide = own.double() if own.device.type != "mps" else own.cpu().double()
             found[name] = torch.stack([wide.sum(), wide.square().sum()])
     return {name: sums.tolist() for name, sums in found.items()}
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from speculators.model import SpeculatorModel
 from speculators.settings.training import AdamW, Muon
+from speculators.train.sharding import part, whole
 
 # Newton-Schulz coefficients of Jordan et al. 2024: steep at 0, so that small singular values rise in five iterations.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -53,7 +54,8 @@ class OrthogonalMomentum(torch.optim.Optimizer):
                     self.state[p]["velocity"] = torch.zeros_like(p)
                 velocity = self.state[p]["velocity"]
                 velocity.mul_(group["momentum"]).add_(p.grad)
-                update = orthogonalise(p.grad.add(velocity, alpha=group["momentum"]))
+                # Whole also where parameters are sharded: one gather, instead of several in each iteration.
+                update = part(orthogonalise(whole(p.grad.add(velocity, alpha=group["momentum"]))), p)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
 

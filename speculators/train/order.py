@@ -24,7 +24,7 @@ class Order:
     Attributes:
         sequences: packed sequences in the training data, >= 1.
         seed: the run's seed.
-        trainer: epochs, max_steps, batch_size and gradient_accumulation_steps.
+        trainer: epochs, max_steps and the settings of a step's size.
         processes: processes that share each step, >= 1.
     """
 
@@ -33,10 +33,18 @@ class Order:
     trainer: TrainerSettings
     processes: int = 1
 
+    def __post_init__(self) -> None:
+        if self.per_step % self.processes:
+            raise ValueError(
+                f"trainer.sequences_per_step={self.per_step}: {self.processes} processes cannot share them evenly; choose a "
+                "multiple of their number"
+            )
+
     @property
     def per_step(self) -> int:
         """Sequences of one optimizer step over all processes."""
-        return self.trainer.batch_size * self.trainer.gradient_accumulation_steps * self.processes
+        each = self.trainer.batch_size * self.trainer.gradient_accumulation_steps
+        return self.trainer.sequences_per_step or each * self.processes
 
     @property
     def steps(self) -> int:
@@ -45,11 +53,13 @@ class Order:
         return min(everything, self.trainer.max_steps or everything)
 
     def of_step(self, step: int, process: int = 0) -> list[list[Place]]:
-        """One process's micro-batches of one step: `gradient_accumulation_steps` of them, in the run's last step as many
-        as are left."""
-        end = min((step + 1) * self.per_step, self.sequences * self.trainer.epochs)
-        # All processes get equally many, else collective operations deadlock: the next epoch fills the rest.
-        end += -end % self.processes
+        """One process's micro-batches of one step; in the run's last step as many as are left."""
+        end = (step + 1) * self.per_step
+        # The next epoch fills the last step up: to its size if that does not depend on the processes, else so far that all
+        # processes get equally many, without which collective operations deadlock.
+        if self.trainer.sequences_per_step is None:
+            end = min(end, self.sequences * self.trainer.epochs)
+            end += -end % self.processes
         start = step * self.per_step
         mine = [Place(self._at(i), i - start) for i in range(start + process, end, self.processes)]
         size = self.trainer.batch_size

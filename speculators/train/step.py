@@ -1,11 +1,12 @@
 """One optimizer step: micro-batches through verifier, draft and losses, gradients, clipping, update."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from speculators.losses.distillation import distill, row_count
@@ -14,13 +15,14 @@ from speculators.protocols.batch import Batch
 from speculators.protocols.hidden_states import HiddenStates
 from speculators.protocols.rows import DraftOutput
 from speculators.settings.algorithm import AlgorithmSettings
+from speculators.train.sharding import whole
 
 
 class Student:
     """The draft in training, with the objects that its loss needs.
 
     Args:
-        model: the draft.
+        model: the draft; sharded already, or data-parallel from here on.
         verifier: its states and its head.
         algorithm: weights of the losses.
         accelerator: autocast, and gradients over processes.
@@ -33,7 +35,7 @@ class Student:
         self._verifier = verifier
         self._algorithm = algorithm
         self._accelerator = accelerator
-        self.model: nn.Module = accelerator.prepare_model(model)
+        self.model: nn.Module = model if isinstance(model, FSDPModule) else accelerator.prepare_model(model)
 
     def weight(self, batch: Batch) -> float:
         """Weight of a batch's loss relative to other batches; for a grid of rows, its number of targets."""
@@ -83,9 +85,9 @@ class Student:
         sums: dict[str, Tensor] = {}
         for i, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             last = i == len(batches) - 1
-            # DDP averages over processes; multiplying by their number makes that a sum.
+            # DDP and FSDP2 average over processes; multiplying by their number makes that a sum.
             share = count * self._accelerator.num_processes / total  # type: ignore[operator] # typed for nests
-            with nullcontext() if last else self._accelerator.no_sync(self.model):
+            with self._reducing(last):
                 loss, metrics = self.loss(batch, progress)
                 self._accelerator.backward(loss * share)
             for name, value in {"loss": loss, **metrics}.items():
@@ -99,4 +101,11 @@ class Student:
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        return norm  # type: ignore[return-value] # a tensor on every backend but DeepSpeed
+        return whole(norm)  # type: ignore[arg-type] # a tensor on every backend but DeepSpeed
+
+    def _reducing(self, last: bool) -> AbstractContextManager[None]:
+        """While entered, a backward pass adds the gradients of all processes only if it is a step's last."""
+        if isinstance(self.model, FSDPModule):
+            self.model.set_requires_gradient_sync(last)
+            return nullcontext()
+        return nullcontext() if last else self._accelerator.no_sync(self.model)

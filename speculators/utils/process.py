@@ -54,6 +54,11 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def under_torchrun() -> bool:
+    """Whether torchrun started this process as one of several of a run."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def keep_the_path_safe() -> None:
     """Have processes that this one starts import nothing from the current folder, as `python -m` and `-c` otherwise do."""
     os.environ["PYTHONSAFEPATH"] = "1"

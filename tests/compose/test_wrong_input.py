@@ -123,6 +123,21 @@ WRONG = [
     ("proposal.accept_tolerance=0.5", ["proposal.accept_tolerance=0.5", "verifier_accept_k=1"]),
     ("proposal.verifier_accept_k=2 evaluation.temperature=1", ["proposal.verifier_accept_k=2", "temperature=0"]),
     ("launch=torchrun device=cuda:1", ["device='cuda:1'", "set device=cuda to give each its own", LINE]),
+    ("launch.sharding=fsdp2", ["launch.sharding='fsdp2'", "has no effect without launch=torchrun"]),
+    ("launch=torchrun launch.num_nodes=2", ["launch.num_nodes=2", "need launch.rdzv_endpoint=HOST:PORT"]),
+    ("launch=torchrun launch.rdzv_endpoint=a:1", ["launch.rdzv_endpoint='a:1'", "no effect with launch.num_nodes=1"]),
+    (
+        "launch=torchrun launch.sharding=fsdp2 trainer.keep_best=decoded trainer.eval_every=1",
+        ["launch.sharding='fsdp2'", "does not decode during the training; set trainer.keep_best=true"],
+    ),
+    (
+        "trainer.sequences_per_step=4 trainer.gradient_accumulation_steps=2",
+        ["trainer.gradient_accumulation_steps=2", "follows from trainer.sequences_per_step=4"],
+    ),
+    (
+        "launch=torchrun launch.num_processes=3 trainer.sequences_per_step=4",
+        ["trainer.sequences_per_step=4", "cannot be shared evenly by 3 processes"],
+    ),
     ("data=mixture", ["data.sources must be given", "conf/data/mixture.yaml:"]),
     ("data=mixture data.sources=[{path:a,name:b}]", ["data.sources.0", "must have either path or name"]),
     (

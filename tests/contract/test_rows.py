@@ -38,7 +38,7 @@ def of_step(case: Case, split: tuple[int, int, int], seed: int, step: int) -> di
     sequences = [[case.texts[i % 4], case.texts[(i + i // 4) % 4]] for i in range(24)]
     size, micro_batches, processes = split
     trainer = TrainerSettings.model_construct(
-        epochs=1, max_steps=None, batch_size=size, gradient_accumulation_steps=micro_batches
+        epochs=1, max_steps=None, batch_size=size, gradient_accumulation_steps=micro_batches, sequences_per_step=None
     )
     order, batches = Order(24, seed, trainer, processes), Batches(sequences, case.plan, seed)
     found: dict[int, tuple[Counter, int]] = {}

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
-from torch.distributed.run import get_args_parser
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -22,7 +21,7 @@ from speculators.composition.compose import composed
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OURS = r"(?:python (?:train\.py|tools/|benchmarks/)|speculators |torchrun |make |pytest\b|pip install )"
+OURS = r"(?:python (?:train\.py|tools/|benchmarks/)|speculators |make |pytest\b|pip install )"
 # Hydra's flags, and overrides of the README's misspelt key and of names that stand for the reader's own.
 LEFT_OUT = {"-m", "--cfg", "job", "algorithm.ttt_step=3", "proposal=NAME", "algorithm=NAME"}
 # Overrides that `speculators evaluate` reads itself.
@@ -139,7 +138,7 @@ FOUND = {shlex.join(words): page.name for page in PAGES for words in commands(pa
 def test_commands_are_found() -> None:
     """In the README and elsewhere, of every program."""
     assert len(FOUND) > 60 and len(set(FOUND.values())) > 10
-    assert {command.split()[0] for command in FOUND} == {"python", "speculators", "torchrun", "make", "pytest", "pip"}
+    assert {command.split()[0] for command in FOUND} == {"python", "speculators", "make", "pytest", "pip"}
     session, other = "```\n$ speculators check 'A B' x=1   # why\nmake it\n```\n", "```json\n{}\n```\n"
     block = session + "`make that`\n" + other + "```\npython train.py \\\n a=1 > file\n```\n"
     expected = [["speculators", "check", "A B", "x=1"], ["python", "train.py", "a=1"], ["make", "that"]]
@@ -156,10 +155,6 @@ def test_a_command_is_taken(command: str, monkeypatch: pytest.MonkeyPatch) -> No
             check_script(words, monkeypatch)
         case ["speculators", *words]:
             check_speculators(words)
-        case ["torchrun", *words]:
-            given = get_args_parser().parse_args(words)
-            assert given.module and given.training_script == "speculators"
-            check_speculators(given.training_script_args)
         case ["make", *words]:
             subprocess.run(["make", "-n", *words], cwd=ROOT, check=True, capture_output=True)
         case ["pytest", *words]:
@@ -172,7 +167,7 @@ def test_a_command_is_taken(command: str, monkeypatch: pytest.MonkeyPatch) -> No
     "command",
     ["python train.py algorithm.nope=1", "python benchmarks/plan.py --nope", "python tools/settings_page.py more",
      "speculators report", "speculators run RUN --nope", "speculators data FILE verifier=nope", "make nope",
-     "torchrun --nope -m speculators run RUN", "pytest tests/nope.py", "pytest tests/run/test_run.py -k no_such_test",
+     "pytest tests/nope.py", "pytest tests/run/test_run.py -k no_such_test",
      "pip install -c constraints.txt '.[nope]'"],
 )  # fmt: skip
 def test_a_wrong_command_is_found(command: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,7 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "max_steps": None,
                     "batch_size": 4,
                     "gradient_accumulation_steps": 2,
+                    "sequences_per_step": None,
                     "max_grad_norm": 1.0,
                     "log_every": 10,
                     "eval_every": None,
@@ -174,6 +175,9 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "timeout": None,
                     "on_failure": "continue",
                     "num_processes": None,
+                    "num_nodes": 1,
+                    "rdzv_endpoint": None,
+                    "sharding": "ddp",
                     "num_threads": None,
                 },
                 "speculator": {

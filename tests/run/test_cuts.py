@@ -70,17 +70,17 @@ def test_cut_runs_end_bit_equal(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_preempted_nodes_go_on_from_their_last_step(tmp_path: Path) -> None:
-    """Two agents of torchrun, one of which is told to stop: both save the same step, and the same commands end the run."""
-    folder = made(tmp_path / "run", "launch=torchrun", "launch.num_processes=2", "trainer.epochs=20", "trainer.max_steps=60",
-                  "trainer.save_every=null", "algorithm=medusa", "device=cpu")  # fmt: skip
+    """Two nodes of a run, one of which is told to stop: both save the same step, and the same commands end the run."""
+    folder = made(tmp_path / "run", "launch=torchrun", "launch.num_processes=1", "launch.num_nodes=2", "trainer.max_steps=60",
+                  "launch.rdzv_endpoint=127.0.0.1:1", "trainer.epochs=20", "trainer.save_every=null", "algorithm=medusa",
+                  "device=cpu")  # fmt: skip
 
     def nodes() -> list[subprocess.Popen[str]]:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
-        shared = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
-        command = [sys.executable, "-m", "torch.distributed.run", *shared, "-m", "speculators", "run", str(folder)]
-        command.append(f"cache.dir={folder / 'cache'}")
+        rights = [f"cache.dir={folder / 'cache'}", f"launch.rdzv_endpoint=127.0.0.1:{port}"]
+        command = [sys.executable, "-m", "speculators", "run", str(folder), *rights]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         options: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment}
         return [subprocess.Popen(command, cwd=tmp_path, **options) for _ in range(2)]

@@ -100,15 +100,24 @@ def test_a_lossy_proposal_is_named_wherever_its_result_is(tmp_path: Path, caplog
 
 @pytest.mark.slow
 def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> None:
-    """Under torchrun the losses are those of one process; only the first evaluates and publishes."""
+    """Under torchrun and sharded the losses are those of one process, and so is the draft that only the first one publishes."""
     same = ["trainer.max_steps=3", "data.max_conversations=120", "evaluation.num_prompts=1", "trainer.log_every=1"]
-    losses = []
-    for name, launch_options, size in (("one", [], 2), ("two", ["launch=torchrun", "launch.num_processes=2"], 1)):
+    losses, drafts = [], []
+    two = ["launch=torchrun", "launch.num_processes=2", "launch.sharding=fsdp2"]
+    for name, launch_options, size in (("one", [], 2), ("two", two, 1)):
         folder = started(tmp_path / name, *same, *launch_options, f"trainer.batch_size={size}")
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines])
-        assert (folder / "DONE").exists() and (folder / "checkpoint" / "model.safetensors").exists()
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+        assert (folder / "DONE").exists()
+        drafts.append(load_file(folder / "checkpoint" / "model.safetensors"))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    one, both = drafts
+    assert {name: (t.shape, t.dtype) for name, t in one.items()} == {
+        name: (t.shape, t.dtype) for name, t in both.items()
+    }
+    furthest = max((one[name].double() - both[name].double()).abs().max().item() for name in one)
+    print(f"losses: {losses}; largest difference of a published weight: {furthest:.1e}")
+    assert furthest < 1e-4
     # Both processes wrote to this file; one of them speaks.
     assert (folder / "train.log").read_text().count(" - trained: step 3 of 3") == 1
 

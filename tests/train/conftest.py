@@ -28,6 +28,10 @@ LOSS = dict.fromkeys(LossWeights.model_fields, 0.0) | {"kl": 1.0}
 
 @pytest.fixture(scope="session")
 def llama() -> LlamaForCausalLM:
+    return tiny_llama()
+
+
+def tiny_llama() -> LlamaForCausalLM:
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -42,21 +46,26 @@ def verifier(llama: LlamaForCausalLM) -> Verifier:
     return Verifier(llama)
 
 
-def documents(count: int, seed: int) -> list[list[Document]]:
-    """Sequences of two documents each, of uneven numbers of supervised tokens."""
+def documents(count: int, seed: int, unsupervised: int = 0) -> list[list[Document]]:
+    """Sequences of two documents each, of uneven numbers of supervised tokens; the first `unsupervised` sequences have none."""
     generator = torch.Generator().manual_seed(seed)
 
-    def document() -> Document:
+    def document(supervised: bool) -> Document:
         length, prompt = torch.randint(6, 14, (1,), generator=generator).item(), 3
         tokens = torch.randint(1, VOCAB, (int(length),), generator=generator).tolist()
-        return Document(tokens, [i >= prompt for i in range(len(tokens))])
+        return Document(tokens, [supervised and i >= prompt for i in range(len(tokens))])
 
-    return [[document(), document()] for _ in range(count)]
+    return [[document(number >= unsupervised) for _ in range(2)] for number in range(count)]
 
 
 @pytest.fixture(scope="session")
 def prepared() -> Prepared:
-    train, heldout = documents(11, 1), documents(3, 2)
+    return prepared_data()
+
+
+def prepared_data(unsupervised: int = 0) -> Prepared:
+    """Eleven sequences to train on, and three held-out ones."""
+    train, heldout = documents(11, 1, unsupervised), documents(3, 2)
     supervised = [t for s in train for d in s for t, m in zip(d.tokens, d.supervised, strict=True) if m]
     report = DataReport(14, {}, 0, 11, 3, sum(len(d.tokens) for s in train for d in s), len(supervised), 2)
     counts = torch.bincount(torch.tensor(supervised), minlength=VOCAB)
@@ -98,7 +107,7 @@ def composed(**groups: Any) -> RunConfig:
         "trainer": {
             "epochs": 1, "max_steps": None, "batch_size": 2, "gradient_accumulation_steps": 1, "max_grad_norm": 1.0,
             "log_every": 2, "eval_every": None, "save_every": None, "keep_last": 1, "keep_best": False, "keep_best_prompts": 2,
-            "init_from": None,
+            "init_from": None, "sequences_per_step": None,
         },
         "evaluation": {
             "objective": "acceptance_length", "data": None, "cost_ratio": 0.05,
@@ -113,7 +122,10 @@ def composed(**groups: Any) -> RunConfig:
         },
         "cache": {"dir": None, "limit_gb": None},
         "tracker": {"name": "none", "project": "test"},
-        "launch": {"mode": "inline", "timeout": None, "on_failure": "continue", "num_processes": None, "num_threads": None},
+        "launch": {
+            "mode": "inline", "timeout": None, "on_failure": "continue", "num_processes": None,
+            "num_nodes": 1, "rdzv_endpoint": None, "sharding": "ddp", "num_threads": None,
+        },
         "speculator": {"speculators_model_type": "eagle3", "speculators_config": {}},
     }  # fmt: skip
     for group, value in groups.items():
@@ -123,22 +135,23 @@ def composed(**groups: Any) -> RunConfig:
 
 
 @pytest.fixture
-def fresh(verifier: Verifier, llama: LlamaForCausalLM, prepared: Prepared):
+def fresh(verifier: Verifier, prepared: Prepared):
     """Builds the fresh draft of a run, always the same."""
+    return lambda run: drafted(run, verifier, prepared)
 
-    def make(run: RunConfig) -> SpeculatorModel:
-        torch.manual_seed(run.seed)
-        verifier_config = json.loads(llama.config.to_json_string(use_diff=False))
-        facts = VerifierFacts.from_dict("tiny", verifier_config | {"architectures": ["LlamaForCausalLM"]})
-        proposals = {"proposal_methods": [run.proposal.model_dump()], "default_proposal_method": "greedy"}
-        own = {"algorithm": run.algorithm.name, "verifier": {"name_or_path": "tiny", "architectures": []}}
-        config = SpeculatorModelConfig.from_dict(
-            {"speculators_model_type": run.algorithm.name, "speculators_config": own | proposals}
-            | run.algorithm.published(facts)
-        )
-        return build(config, Initialisation(verifier.head, prepared.token_count_V), torch.device("cpu"))
 
-    return make
+def drafted(run: RunConfig, verifier: Verifier, prepared: Prepared) -> SpeculatorModel:
+    """The fresh draft of a run."""
+    torch.manual_seed(run.seed)
+    verifier_config = json.loads(verifier.model.config.to_json_string(use_diff=False))
+    facts = VerifierFacts.from_dict("tiny", verifier_config | {"architectures": ["LlamaForCausalLM"]})
+    proposals = {"proposal_methods": [run.proposal.model_dump()], "default_proposal_method": "greedy"}
+    own = {"algorithm": run.algorithm.name, "verifier": {"name_or_path": "tiny", "architectures": []}}
+    config = SpeculatorModelConfig.from_dict(
+        {"speculators_model_type": run.algorithm.name, "speculators_config": own | proposals}
+        | run.algorithm.published(facts)
+    )
+    return build(config, Initialisation(verifier.head, prepared.token_count_V), torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,16 @@ from speculators.utils.messages import WrongInput
 OWN = {"seed": 0, "optimizer.lr": 0.1, "optimizer.betas": [0.9, 0.95], "read.data": "ab" * 32}
 
 
-def parts(folder, keep_last=2, identity=OWN, needs_best=False):
+def parts(folder, keep_last=2, identity=OWN, needs_best=False, per_step=4):
     torch.manual_seed(0)
     accelerator = Accelerator(cpu=True)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    return model, optimizer, Checkpoints(folder, accelerator, model, [optimizer], identity, keep_last, needs_best)
+    return (
+        model,
+        optimizer,
+        Checkpoints(folder, accelerator, model, [optimizer], identity, per_step, keep_last, needs_best),
+    )
 
 
 def learn(model, optimizer):
@@ -90,16 +94,20 @@ def test_the_optimizers_state_is_torch_s_own(tmp_path):
     torch.testing.assert_close(other.state_dict(), expected, rtol=0, atol=0)
 
 
-def test_another_number_of_processes_does_not_go_on(tmp_path, monkeypatch):
-    model, _, checkpoints = parts(tmp_path)
+def test_another_number_of_processes_goes_on_if_a_step_has_as_many_sequences(tmp_path, monkeypatch):
+    """Its tokens are those of one process of several."""
     with monkeypatch.context() as patch:
         patch.setattr(Accelerator, "num_processes", 4)
-        checkpoints.save(TrainState(step=1))
+        parts(tmp_path, per_step=16)[2].save(TrainState(step=1, tokens=5))
+    model, _, checkpoints = parts(tmp_path, per_step=4)
     with torch.no_grad():
         model.weight.zero_()
     with pytest.raises(ValueError, match=r"4 processes, now there are 1, .*launch.num_processes=4"):
         checkpoints.resume()
     assert not model.weight.any()
+    model, _, checkpoints = parts(tmp_path, per_step=16)
+    state = checkpoints.resume()
+    assert state is not None and state.tokens == 20
 
 
 def flipped(file: Path) -> None:

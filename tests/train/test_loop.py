@@ -16,6 +16,7 @@ from speculators.train.loop import Loop, NotFinite, train
 from speculators.train.step import Student
 from speculators.verifier.in_process import Verifier
 from speculators.verifier.loader import VerifierLoader
+from tests.train.conftest import prepared_data
 
 
 def weights(model):
@@ -160,6 +161,16 @@ def test_nan_stops_and_the_last_good_checkpoint_stays(make_run, fresh, verifier,
     with pytest.raises(NotFinite, match=r"step 4: .*not finite \(step 2 is the last checkpoint before it\)"):
         train(fresh(run), verifier, prepared, run, tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_2"]
+
+
+def test_a_step_without_any_target_gives_no_nan(make_run, lines, fresh, verifier, tmp_path):
+    """Its loss is zero. Each of eleven sequences is a step, and six have no target."""
+    run = make_run(trainer={"batch_size": 1, "log_every": 1})
+    model = fresh(run)
+    train(model, verifier, prepared_data(unsupervised=6), run, tmp_path)
+    losses = [line["loss"] for line in lines(tmp_path, "train")]
+    assert losses.count(0.0) == 6 and len([loss for loss in losses if loss > 0]) == 5
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 def test_a_dead_tensor_is_found_at_the_first_step(make_run, fresh, verifier, prepared, tmp_path):

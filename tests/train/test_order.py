@@ -6,11 +6,11 @@ from speculators.settings.training import TrainerSettings
 from speculators.train.order import Order
 
 
-def trainer(epochs=1, max_steps=None, batch_size=2, accumulation=1) -> TrainerSettings:
+def trainer(epochs=1, max_steps=None, batch_size=2, accumulation=1, per_step=None) -> TrainerSettings:
     return TrainerSettings(
         epochs=epochs, max_steps=max_steps, batch_size=batch_size, gradient_accumulation_steps=accumulation,
         max_grad_norm=1.0, log_every=1, eval_every=None, save_every=None, keep_last=1, keep_best=False, keep_best_prompts=2,
-        init_from=None,
+        init_from=None, sequences_per_step=per_step,
     )  # fmt: skip
 
 
@@ -48,3 +48,20 @@ def test_processes_share_a_step_evenly():
         assert len({len(order.of_step(step, p)) for p in range(3)}) == 1
     together = Counter(i for p in range(3) for i in seen(order, p))
     assert all(together[i] >= 2 for i in range(7)) and together.total() == 15
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 6])
+def test_steps_of_a_given_size_are_the_same_for_any_number_of_processes(processes):
+    """The last one too, which the next epoch fills up; a process reads batch_size sequences a pass."""
+    alone = Order(7, 0, trainer(epochs=2, batch_size=12, per_step=6))
+    order = Order(7, 0, trainer(epochs=2, batch_size=2, per_step=6), processes)
+    assert alone.steps == order.steps == 3
+    for step in range(3):
+        passes = [order.of_step(step, p) for p in range(processes)]
+        assert sorted(sum((sum(own, []) for own in passes), [])) == sorted(alone.of_step(step)[0])
+        assert {tuple(map(len, own)) for own in passes} == {{1: (2, 2, 2), 2: (2, 1), 3: (2,), 6: (1,)}[processes]}
+
+
+def test_a_step_that_processes_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="trainer.sequences_per_step=6: 4 processes cannot share them evenly"):
+        Order(7, 0, trainer(per_step=6), 4)
