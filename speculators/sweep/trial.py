@@ -107,6 +107,11 @@ def start(folder: Path, timeout: float | None, own_device: bool, work: Work) -> 
         # Ctrl-C in a terminal also reaches the trial's process, which saves.
         process.join(GRACE_SECONDS)
         raise
+    except BaseException:
+        # In a job that is preempted or out of time, submitit raises one here; the trial's process saves.
+        process.terminate()
+        process.join(GRACE_SECONDS)
+        raise
     own = RunFolder(folder)
     reason = _reason(own, process.exitcode)
     if process.exitcode is None:

@@ -208,17 +208,36 @@ def test_a_sweep_killed_again_and_again_ends_as_if_undisturbed(sweep: Sweep, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "launcher",
-    [["joblib", "hydra.launcher.n_jobs=2"], ["submitit_local", "hydra.launcher.timeout_min=9"]],
-    ids=["joblib", "submitit"],
-)
-def test_trials_side_by_side(launcher: list[str], sweep: Sweep, tmp_path: Path) -> None:
-    """Other launchers run several trials at once, and their rows are in the table."""
-    name, *options = launcher
-    done = sweep("algorithm=medusa", "seed=0,1", f"hydra/launcher={name}", *options)
+def test_trials_side_by_side(sweep: Sweep, tmp_path: Path) -> None:
+    """Another launcher runs several trials at once, and their rows are in the table."""
+    done = sweep("algorithm=medusa", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [row["status"] for row in rows(tmp_path)] == ["done", "done"]
+
+
+@pytest.mark.slow
+def test_preempted_jobs_save_and_go_on_when_they_are_requeued(tmp_path: Path) -> None:
+    """submitit's jobs get the signal that it has Slurm send before their time ends; its local executor requeues them."""
+    long = ["trainer.max_steps=25", "trainer.epochs=20", "trainer.batch_size=1", "trainer.log_every=1"]
+    jobs = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=9"]
+    process = subprocess.Popen(
+        command("algorithm=medusa", "seed=0,1", *long, *jobs),
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while len([*tmp_path.glob("sweep/trainings/*/metrics.jsonl")]) < 2 and process.poll() is None:
+        time.sleep(0.1)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if "submitit.core._submit" in child.cmdline():
+            child.send_signal(signal.SIGUSR2)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert [row["status"] for row in rows(tmp_path)] == ["done", "done"]
+    logs = [path.read_text() for path in tmp_path.glob("sweep/*/train.log")]
+    assert len(logs) == 2 and all("the state is saved" in log and "resuming after step" in log for log in logs), logs
 
 
 @pytest.mark.slow
