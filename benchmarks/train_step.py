@@ -2,6 +2,10 @@
 
     python benchmarks/train_step.py --upstream-python UPSTREAM_ENV/bin/python --write benchmarks/results/train_step.md
 
+and, for the same figures of an older checkout, whose own script is run in an environment with its package,
+
+    python benchmarks/train_step.py --old CHECKOUT --old-python OLD_ENV/bin/python
+
 Each measurement is a process of its own, with one CPU thread; here and upstream take turns. Both train the same shapes from
 random weights on the same random verifier states. UPSTREAM_ENV is an environment with `speculators==0.9.0`, which must not be
 this one: both packages have one import name. Linux alone has the counters that this reads.
@@ -12,6 +16,7 @@ import ctypes
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -23,7 +28,6 @@ from typing import Any
 
 H, HEADS, KV_HEADS, INTERMEDIATE = 576, 9, 3, 1536
 LAYER_IDS = [2, 15, 27]
-WARM_TOKENS = 512
 # Of a packed conversation: tokens, and those of its prompt.
 CONVERSATION, PROMPT = 256, 64
 # Has the C library return freed memory at once, so that what is resident is in use; it costs time. Steps that are timed have the
@@ -31,6 +35,7 @@ CONVERSATION, PROMPT = 256, 64
 NO_CACHE = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = (-3, 32 * 2**20), (-1, 64 * 2**20)
 ATTENTION_TOKENS, ATTENTION_SLOTS = 8192, 3
+TURNS = 5
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class Cell:
     """What is measured: tokens, steps of training-time test, dtype of products, vocabulary.
 
     `chat`: packed conversations, of which the answers are supervised, instead of one document. `upstream`: there as well.
-    `timed`: steps that are timed after the one whose memory is measured; with none, that one is.
+    `timed`: steps that are timed after the one whose memory is measured; with none, that one is. `warm`: tokens of the step
+    before all these.
     """
 
     tokens: int
@@ -48,6 +54,7 @@ class Cell:
     chat: bool = False
     upstream: bool = False
     timed: int = 1
+    warm: int = 512
 
 
 CELLS = [
@@ -225,7 +232,7 @@ def measure(subject: str, cell: Cell) -> dict[str, float]:
 
     # The CPU's flash attention is not among what is counted.
     with FlopCounterMode(display=False) as counter:
-        step(WARM_TOKENS)
+        step(cell.warm)
     libc, seconds = ctypes.CDLL("libc.so.6"), []
     libc.malloc_trim(0)
     resting = status_mb("VmRSS")
@@ -239,7 +246,7 @@ def measure(subject: str, cell: Cell) -> dict[str, float]:
         with cpu_seconds(seconds):
             step(cell.tokens)
     length = CONVERSATION if cell.chat else cell.tokens
-    flop = counter.get_total_flops() * cell.tokens / WARM_TOKENS
+    flop = counter.get_total_flops() * cell.tokens / cell.warm
     # Seven products of half the scores: two forward, five backward.
     flop += 7 * cell.slots * cell.tokens * length * H
     return {
@@ -303,8 +310,14 @@ def attention() -> dict[str, float]:
 
 def alone(python: str, subject: str, cell: Cell | None = None) -> dict[str, float]:
     """What a subject measures in a process of its own."""
-    command = [python, str(Path(__file__).resolve()), "--subject", subject]
-    command += ["--cell", json.dumps(asdict(cell))] if cell else []
+    return printed(
+        [python, str(Path(__file__).resolve()), "--subject", subject]
+        + (["--cell", json.dumps(asdict(cell))] if cell else [])
+    )
+
+
+def printed(command: list[str]) -> dict[str, float]:
+    """The JSON that a command prints last."""
     environment = os.environ | NO_CACHE | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path.home(), env=environment)
     return json.loads(done.stdout.splitlines()[-1])
@@ -331,6 +344,27 @@ def row(cell: Cell, upstream_python: str | None) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def beside_older(checkout: Path, python: str) -> str:
+    """A step here and in an older checkout, in turns: ratios of neighbours with their range."""
+    # As the older script measures: after a step of the same size.
+    cell = Cell(2048, 3, vocab=49152, timed=0, warm=2048)
+    older = [python, str(checkout.resolve() / "benchmarks" / "train_step.py"), "--subject", "ours", "--threads", "1"]
+    ways = [lambda: alone(sys.executable, "ours", cell), lambda: printed(older)]
+    memory, speed = [], []
+    for turn in range(TURNS):
+        # What goes second finds warm caches: they take turns at that too.
+        first = turn % 2
+        taken = {first: ways[first](), 1 - first: ways[1 - first]()}
+        memory.append(taken[0]["memory"] / taken[1]["memory_mb"])
+        speed.append(taken[0]["tokens_per_second"] / taken[1]["tokens_per_cpu_second"])
+        print(taken, flush=True)
+    ratios = [f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})" for values in (memory, speed)]
+    return (
+        f"{cell.tokens:,} tokens, {cell.slots} steps, vocabulary {cell.vocab:,}, {cell.dtype}, beside {checkout}, {TURNS} "
+        f"processes of each in turns: memory of a step {ratios[0]} of the older one's, tokens per CPU second {ratios[1]}."
+    )
+
+
 def main() -> None:
     """Measure every cell, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -339,8 +373,13 @@ def main() -> None:
     )
     parser.add_argument("--cell", type=lambda text: Cell(**json.loads(text)), help="what `--subject` measures, as JSON")
     parser.add_argument("--upstream-python", help="python of an environment with upstream speculators 0.9.0")
+    parser.add_argument("--old", type=Path, help="an older checkout: compare with it, and stop")
+    parser.add_argument("--old-python", default=sys.executable, help="python that has the older checkout's package")
     parser.add_argument("--write", type=Path, help="write the table there as well")
     args = parser.parse_args()
+    if args.old:
+        print(beside_older(args.old, args.old_python))
+        return
     if args.subject:
         print(json.dumps(attention() if args.subject == "attention" else measure(args.subject, args.cell)))
         return
