@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
 from speculators.nn.attention import Attend, Attention, Seen
 from speculators.nn.norm import RMSNorm
+from speculators.nn.recomputed import recomputed
 from speculators.nn.rotary import Rotation
 
 
@@ -23,9 +23,7 @@ class GatedMLP(nn.Module):
         self.act = F.silu if config.hidden_act == "silu" else ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return self._products(x)
-        return checkpoint(self._products, x, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
+        return recomputed(self._products, x)
 
     def _products(self, x: Tensor) -> Tensor:
         return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))

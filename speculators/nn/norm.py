@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from speculators.nn.recomputed import recomputed
+
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight; the mean square is taken in float32, as Llama and vLLM take it.
+    """x / rms(x) * weight; the mean square is taken in float32, as Llama and vLLM take it. The backward pass recomputes it.
 
     Args:
         size: width of the last dimension.
@@ -18,6 +20,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        return recomputed(self._normalised, x)
+
+    def _normalised(self, x: Tensor) -> Tensor:
         wide = x.float()
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(x.dtype)
