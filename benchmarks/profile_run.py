@@ -2,10 +2,11 @@
 
     python benchmarks/profile_run.py algorithm=eagle proposal=greedy trainer.max_steps=20
 
-Arguments are those of train.py. The time of an operator is without that of the operators that it calls; Python between operators
+Overrides are those of train.py. The time of an operator is without that of the operators that it calls; Python between operators
 is an entry of its own. Prints every entry above a percent of its stage.
 """
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -43,10 +44,13 @@ def ranges(event: Any) -> set[str]:
 
 def main() -> None:
     """Run, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="as for train.py")
+    overrides = parser.parse_args().overrides
     run.train = named("training", run.train)
     run.evaluate_both = named("decoding", run.evaluate_both)
     Verifier.states = named("verifier", Verifier.states)
-    sys.argv += ["launch.mode=inline", "tracker=none", "launch.num_threads=1"]
+    sys.argv[1:] = [*overrides, "launch.mode=inline", "tracker=none", "launch.num_threads=1"]
     with profile(activities=[ProfilerActivity.CPU]) as taken:
         train()
     spent = {stage: Counter[str]() for stage in STAGES}
