@@ -8,7 +8,7 @@ from speculators.execution.input_hashes import hashes
 from speculators.execution.rules import broken
 from speculators.runfolder.folder import RUN_YAML, RunFolder, run_yaml_of
 from speculators.runfolder.identity import check_same, identity, trained
-from speculators.runfolder.keys import WEIGHTS, weights_key
+from speculators.runfolder.keys import WEIGHTS, processes, weights_key
 from speculators.runfolder.rights import allow, command, elsewhere
 from speculators.runfolder.run_yaml import Pin, load, read
 from speculators.settings.run_config import RunConfig
@@ -39,6 +39,7 @@ def _check_settings(run: RunConfig, there: RunConfig, folder: Path) -> None:
     if weights_key(there) != weights_key(run):
         now, then = (flat(r.model_dump(mode="json", include=set(WEIGHTS))) for r in (run, there))
         differing = [key for key in now if now[key] != then.get(key, ...)]
+        differing += ["number of processes"] if processes(run) != processes(there) else []
         raise WrongInput(
             [
                 f"hydra.run.dir={folder}: it holds another run, with another {', '.join(differing) or 'data file'}; "

@@ -41,13 +41,17 @@ def result_key(run: RunConfig) -> str:
     return _hash(run, run.model_dump(mode="json", include=set(RESULT), exclude=WITHOUT_EFFECT))
 
 
+def processes(run: RunConfig) -> dict[str, Any]:
+    """What `launch` says of the number of processes, if the sequences of a step scale with it."""
+    if run.launch.mode != "torchrun" or run.trainer.sequences_per_step is not None:
+        return {}
+    nodes = {"nodes": run.launch.num_nodes} if run.launch.num_nodes > 1 else {}
+    return {"processes": run.launch.num_processes, **nodes}
+
+
 def _hash(run: RunConfig, settings: dict[str, Any]) -> str:
     """12 hexadecimal digits of a hash of settings of a run, and of the contents of its data files."""
-    if run.launch.mode == "torchrun" and run.trainer.sequences_per_step is None:
-        # The sequences of a step scale with the processes.
-        settings["processes"] = run.launch.num_processes
-        if run.launch.num_nodes > 1:
-            settings["nodes"] = run.launch.num_nodes
+    settings |= processes(run)
     read: list[tuple[str, Place]] = [("data", source) for source in sources_of(run.data)]
     if "data" in settings.get("evaluation", {}) and run.evaluation.data is not None:
         read.append(("evaluation", run.evaluation.data))

@@ -86,6 +86,12 @@ def test_other_data_does_not_go_on(folder: Path) -> None:
     assert (folder / "run" / WEIGHTS).read_bytes() == before
 
 
+def test_another_number_of_processes_is_named(folder: Path) -> None:
+    """Its steps would have another number of sequences."""
+    with pytest.raises(WrongInput, match="another run, with another number of processes;"):
+        check_free(compose([*overrides(folder), "launch=torchrun", "launch.num_processes=2"]), folder / "run")
+
+
 @pytest.mark.parametrize(
     ("line", "changed", "key"),
     [
