@@ -219,7 +219,7 @@ def serving_options_have_effect(run: RunConfig) -> Iterator[Broken]:
         reason = f"{engine} does it for drafts that say how confident they are, and {run.algorithm.name} drafts do not"
         yield Broken("export.enable_adaptive_verification", True, f"{reason}; leave it at false")
     if run.export.stitched_verifier and not Layout.named(run.algorithm.name).in_verifier:
-        reason = f"no tensor of a {run.algorithm.name} draft is the verifier's; leave it at false"
+        reason = f"{run.algorithm.name} drafts have no tensors of the verifier's; leave it at false"
         yield Broken("export.stitched_verifier", True, reason)
     ranges = run.export.num_speculative_tokens_per_batch_size or []
     if (most := max((tokens for *_, tokens in ranges), default=0)) > run.proposal.nodes:
