@@ -33,8 +33,8 @@ def write_conversations(file: Path, tokens: int) -> None:
     """Conversations with about so many tokens, all different."""
     from importlib.resources import files
 
-    text = files("speculators.assets").joinpath("prompts.jsonl").read_text(encoding="utf-8")
-    words = [word for line in text.splitlines() for word in json.loads(line)["messages"][0]["content"].split()]
+    prompts = files("speculators.assets").joinpath("prompts.jsonl").read_text(encoding="utf-8")
+    words = [word for line in prompts.splitlines() for word in json.loads(line)["messages"][0]["content"].split()]
     rng = random.Random(0)
     with file.open("w", encoding="utf-8") as lines:
         for number in range(tokens // TOKENS):
@@ -71,10 +71,7 @@ def one(data: Path, folder: Path, steps: bool) -> dict[str, Any]:
     from speculators.verifier.loader import VerifierLoader
 
     run = compose([*OVERRIDES, f"data.path={data}", f"cache.dir={folder}"])
-    store, loader = (
-        Store.of(run.cache),
-        VerifierLoader(run.verifier, resolve(run.device)),
-    )
+    store, loader = Store.of(run.cache), VerifierLoader(run.verifier, resolve(run.device))
     facts = VerifierFacts.read(run.verifier.name_or_path, run.verifier.revision)
     peaks, stop = [anonymous()], threading.Event()
 
@@ -89,19 +86,13 @@ def one(data: Path, folder: Path, steps: bool) -> dict[str, Any]:
     if steps:
         verifier = loader.whole()
         config = SpeculatorModelConfig.from_dict(speculator_dict(run, facts))
-        model = build(
-            config,
-            Initialisation(verifier.head, prepared.token_count_V),
-            verifier.device,
-        )
+        model = build(config, Initialisation(verifier.head, prepared.token_count_V), verifier.device)
         with tempfile.TemporaryDirectory() as scratch:
             train(model, verifier, prepared, run, Path(scratch))
     stop.set()
     size = sum(entry.size for entry in store.entries())
-    return {
-        "tokens": prepared.tokens, "wall": wall, "cpu": cpu, "bytes": size, "held": max(peaks) - before, "peak": max(peaks),
-        "conversations": prepared.report.conversations,
-    }  # fmt: skip
+    held = max(peaks) - before
+    return {"tokens": prepared.tokens, "wall": wall, "cpu": cpu, "bytes": size, "held": held, "peak": max(peaks)}
 
 
 def cpu_seconds() -> float:
@@ -112,26 +103,15 @@ def cpu_seconds() -> float:
 
 def measured(python: str, checkout: Path, data: Path, folder: Path, steps: bool) -> dict[str, Any]:
     """`one` in a process of its own, of a checkout."""
-    command = [
-        python,
-        str(Path(__file__).resolve()),
-        "--data",
-        str(data),
-        "--cache",
-        str(folder),
-    ]
+    command = [python, str(Path(__file__).resolve()), "--data", str(data), "--cache", str(folder)]
+    command += ["--steps"] if steps else []
     environment = os.environ | {"PYTHONPATH": str(checkout)}
-    done = subprocess.run(
-        [*command, *(["--steps"] if steps else [])],
-        env=environment,
-        cwd=checkout,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
+    done = subprocess.run(command, env=environment, cwd=checkout, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
+    """Measure each number of tokens, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", nargs="+", type=float, default=[1e6, 1e7, 5e7])
     parser.add_argument("--old", type=Path, help="an older checkout to compare with")
