@@ -104,7 +104,8 @@ def test_trials_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_pa
     assert (folder / "best").resolve() in best
     assert (folder / "best" / "model.safetensors").is_file() and "vllm serve" in done.stdout
 
-    for row in table:
+    # Some of them, with both algorithms and both batch sizes.
+    for row in table[::5]:
         overrides = [
             f"algorithm={row['algorithm']}",
             f"proposal.speculative_tokens={row['proposal.speculative_tokens']}",
