@@ -7,7 +7,8 @@ pass of the verifier over a text, and one of the draft for each drafted token, g
 Texts count whole, and their rounds begin as in decoding: each at the token after the last round's. An answer that another
 precision decoded may differ from the verifier's choice at a tie; there a draft is right if it drafts that choice.
 
-Intervals are 95 % bootstrap intervals over texts. That of the ratio to the first run resamples both on the same texts.
+`in vocabulary` is the share of the answers' tokens that the draft has; it can have no other accepted. Intervals are 95 %
+bootstrap intervals over texts. That of the ratio to the first run resamples both on the same texts.
 """
 
 import argparse
@@ -83,6 +84,13 @@ def rounds(right_KT: Tensor, first: int) -> list[int]:
     return found
 
 
+def covered(model: SpeculatorModel, texts: Texts) -> float:
+    """Share of the answers' tokens, all but the first of each, that are in the draft's vocabulary."""
+    kept_D = getattr(model, "kept_D", None)
+    answers = [torch.tensor(own.tokens)[torch.tensor(own.supervised)][1:] for own in texts.documents]
+    return 1.0 if kept_D is None else torch.isin(torch.cat(answers), kept_D.cpu()).double().mean().item()
+
+
 def main() -> None:
     """A row for each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,9 +110,8 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn_RP = torch.randint(len(texts.documents), (RESAMPLES, len(texts.documents)), generator=generator)
     ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    print(
-        f"| run | accepted tokens a draft ({LEVEL:.0%}) | by position | of the first run's ({LEVEL:.0%}) |\n|---|---|---|---|"
-    )
+    titles = "run", "in vocabulary", f"accepted tokens a draft ({LEVEL:.0%})", "by position", "of the first run's"
+    print(f"| {' | '.join(titles)} |\n|---|--:|---|---|---|")
     first_R: Tensor | None = None
     for folder, run, model in zip(args.runs, pins, models, strict=True):
         own = []
@@ -116,11 +123,14 @@ def main() -> None:
         first_R = drawn_R if first_R is None else first_R
         (low, high), (least, most) = drawn_R.quantile(ends).tolist(), (drawn_R / first_R).quantile(ends).tolist()
         by_position = [sum(n > k for one in own for n in one) / drafts_P.sum().item() for k in range(args.tokens)]
-        print(
-            f"| {folder.name} | {accepted_P.sum() / drafts_P.sum():.3f} ({low:.3f} to {high:.3f}) | "
-            f"{', '.join(f'{share:.3f}' for share in by_position)} | {least:.2f} to {most:.2f} |",
-            flush=True,
-        )
+        cells = [
+            folder.name,
+            f"{covered(model, texts):.1%}",
+            f"{accepted_P.sum() / drafts_P.sum():.3f} ({low:.3f} to {high:.3f})",
+            ", ".join(f"{share:.3f}" for share in by_position),
+            f"{least:.2f} to {most:.2f}",
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
