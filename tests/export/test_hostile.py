@@ -51,7 +51,7 @@ def measured(folder: Path, target: str) -> str:
         text, peak = verdict(folder, target), tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert seconds < 1 and peak < 100e6, (seconds, peak)
+    assert seconds < 5 and peak < 100e6, (seconds, peak)
     assert text.isprintable() or text.replace("\n", "").isprintable(), text
     return text
 

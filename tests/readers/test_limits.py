@@ -46,7 +46,7 @@ def refusal(read: Callable[[], Any]) -> str:
         seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert seconds < 1 and peak < 100e6, (seconds, peak)
+    assert seconds < 5 and peak < 100e6, (seconds, peak)
     message = str(caught.value)
     assert len(message) < 1000, message[:2000]
     return message
