@@ -87,8 +87,10 @@ def rounds(right_KT: Tensor, first: int) -> list[int]:
 def covered(model: SpeculatorModel, texts: Texts) -> float:
     """Share of the answers' tokens, all but the first of each, that are in the draft's vocabulary."""
     kept_D = getattr(model, "kept_D", None)
+    if kept_D is None:
+        return 1.0
     answers = [torch.tensor(own.tokens)[torch.tensor(own.supervised)][1:] for own in texts.documents]
-    return 1.0 if kept_D is None else torch.isin(torch.cat(answers), kept_D.cpu()).double().mean().item()
+    return torch.isin(torch.cat(answers), kept_D.cpu()).double().mean().item()
 
 
 def main() -> None:
