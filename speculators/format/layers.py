@@ -12,15 +12,15 @@ from speculators.utils.untrusted import MOST, MOST_SIZE
 TRANSFORMERS_KEYS = frozenset({
     "architectures", "auto_map", "chunk_size_feed_forward", "dtype", "id2label", "is_encoder_decoder", "label2id",
     "name_or_path", "_name_or_path", "num_labels", "output_attentions", "output_hidden_states", "problem_type",
-    "quantization_config", "return_dict", "torch_dtype", "transformers_version",
+    "quantization_config", "return_dict", "tie_word_embeddings", "torch_dtype", "transformers_version",
 })
 # Keys of llama's and qwen3's layers, in both of transformers' spellings of rotary embeddings.
 LAYER_KEYS = TRANSFORMERS_KEYS | {
     "model_type", "attention_bias", "attention_dropout", "bos_token_id", "eos_token_id", "head_dim", "hidden_act",
     "hidden_size", "initializer_range", "intermediate_size", "layer_types", "max_position_embeddings",
     "max_window_layers", "mlp_bias", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "pad_token_id",
-    "pretraining_tp", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "sliding_window",
-    "tie_word_embeddings", "use_cache", "use_sliding_window", "vocab_size",
+    "pretraining_tp", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "sliding_window", "use_cache",
+    "use_sliding_window", "vocab_size",
 }
 # fmt: on
 # Kinds of rotary embedding in transformers, and the required keys of each.

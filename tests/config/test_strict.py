@@ -264,6 +264,11 @@ def test_what_upstream_writes_is_all_known(name: str) -> None:
     assert unknown == (["note"] if name == "foreign keys" else [])
 
 
+def test_a_key_that_upstreams_models_add_to_their_config_is_known() -> None:
+    """Its drafts' save_pretrained writes it beside the config's own keys."""
+    assert problems(GOOD) == problems(changed("tie_word_embeddings", False)) == []
+
+
 @pytest.mark.parametrize("layer", [LlamaConfig, Qwen3Config])
 def test_the_layers_keys_are_those_of_transformers(layer: type[PretrainedConfig]) -> None:
     assert {f.name for f in dataclasses.fields(layer)} <= LAYER_KEYS
