@@ -47,7 +47,8 @@ class Texts:
     def __init__(self, verifier: Verifier, run: RunConfig, file: Path, count: int, layer_ids: Sequence[int]) -> None:
         settings = {"path": str(file), "max_conversations": count, "heldout_fraction": 0.0, "regenerate": False}
         data = run.data.model_copy(update=settings)
-        found = prepare(data, ChatTemplate.of(run.verifier, run.data), 2**31, run.seed)
+        template, vocab_size = ChatTemplate.of(run.verifier, run.data), len(verifier.head.embed_VH)
+        found = prepare(data, template, vocab_size, run.seed)
         self.verifier, self.layer_ids = verifier, list(layer_ids)
         self.documents = [document for sequence in found.sequences for document in sequence]
         with torch.inference_mode():
@@ -97,13 +98,19 @@ def main() -> None:
     """A row for each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "runs", nargs="+", type=Path, help="folders of finished runs of recurrent drafts, such as eagle3's"
+        "runs",
+        nargs="+",
+        type=Path,
+        help="folders of finished runs of recurrent drafts, such as eagle3's; after the first, also folders with a "
+        "checkpoint of the same algorithm from another trainer",
     )
     parser.add_argument("--data", required=True, type=Path, help="conversations with the verifier's greedy answers")
     parser.add_argument("--prompts", type=int, default=110, help="how many of them")
     parser.add_argument("--tokens", type=int, default=3, help="drafted tokens")
     args = parser.parse_args()
-    pins = [load(folder).run for folder in args.runs]
+    first = load(args.runs[0]).run
+    # Another trainer's draft has a checkpoint alone.
+    pins = [load(folder).run if (folder / "run.yaml").exists() else first for folder in args.runs]
     torch.set_num_threads(pins[0].launch.num_threads or torch.get_num_threads())
     verifier = Verifier.load(pins[0].verifier, resolve(pins[0].device))
     models = [load_draft(folder / "checkpoint", verifier).eval() for folder in args.runs]
