@@ -59,7 +59,6 @@ def prepare(path: Path, allow: Sequence[str] = (), output: Path | None = None) -
         speculators.utils.messages.WrongInput: with every problem.
     """
     from speculators.composition.moved import moved
-    from speculators.execution import input_hashes
     from speculators.execution.again import load_again, place
     from speculators.runfolder.folder import RunFolder, run_yaml_of
     from speculators.runfolder.identity import check_same, identity, trained
@@ -71,6 +70,9 @@ def prepare(path: Path, allow: Sequence[str] = (), output: Path | None = None) -
         check_same(identity(pin.run, pin.read), trained(checkpoints), checkpoints)
         return path, []
     pin, notes = load_again(path, allow)
+    # Imports torch, for seconds, so it comes after what is refused without.
+    from speculators.execution import input_hashes
+
     input_hashes.check(pin, path)
     check_start(pin.run, output or path, used=bool(pin.read))
     folder = place(path, output)

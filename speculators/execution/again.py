@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from speculators.execution.input_hashes import hashes
 from speculators.execution.rules import broken
 from speculators.runfolder.folder import RUN_YAML, RunFolder, run_yaml_of
 from speculators.runfolder.identity import check_same, identity, trained
@@ -28,6 +27,9 @@ def check_free(run: RunConfig, folder: Path) -> None:
     if own.run_yaml.is_file() and (in_the_making or any(own.checkpoints.glob("*"))):
         _check_settings(run, load(folder).run, folder)
     if theirs := trained(own.checkpoints):
+        # Imports torch, for seconds: a refusal, or a run in an empty folder, does not wait for it here.
+        from speculators.execution.input_hashes import hashes
+
         try:
             read = hashes(run)
         except (OSError, ValueError) as error:

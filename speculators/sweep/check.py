@@ -46,27 +46,34 @@ def check(config: DictConfig) -> None:
     # Hydra's own overrides apply to every trial; hydra.searchpath sets where config options are looked up.
     own: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
     searched = [f"hydra.searchpath={json.dumps(Blame(config.hydra).searchpath)}"]
-    messages, runs, read = [], [], set[str]()
-    for i, (trial, differing) in enumerate(zip(trials, varying(trials), strict=True)):
+    names = [f"trial {i} ({' '.join(differing)})" for i, differing in enumerate(varying(trials))]
+    messages, composed, runs, read = [], [], [], set[str]()
+    for name, trial in zip(names, trials, strict=True):
         try:
             if found := beyond_hydra(trial):
                 raise WrongInput(found)
-            composed = loader.load_configuration(NAME, [*own, *trial], RunMode.RUN)
-            run = validate(composed)
+            composed.append(loader.load_configuration(NAME, [*own, *trial], RunMode.RUN))
+            runs.append(validate(composed[-1]))
+        except WrongInput as error:
+            messages += [f"{name}: {m}" for m in error.messages]
+        except COMPOSING as error:
+            messages.append(f"{name}: {explain(error, [*searched, *trial])}")
+    if messages := messages or alike(runs, trials) or pushed_to_one(runs):
+        stop(messages)
+    # As in a single run, data are read once the settings are right: what reads them takes seconds to import.
+    for name, own_config, run in zip(names, composed, runs, strict=True):
+        try:
             # The data is read once for all trials that use the same data; the machine is checked once for each training.
             if (data := run.model_dump_json(include={"data", "verifier"})) not in read:
                 read.add(data)
-                check_data(composed, run)
+                check_data(own_config, run)
             machine = run.model_dump_json(include=OF_THE_MACHINE)
             if config.hydra.launcher._target_ == HERE and machine not in read:
                 read.add(machine)
-                check_machine(composed, run, Path(config.hydra.sweep.dir))
-            runs.append(run)
+                check_machine(own_config, run, Path(config.hydra.sweep.dir))
         except WrongInput as error:
-            messages += [f"trial {i} ({' '.join(differing)}): {m}" for m in error.messages]
-        except COMPOSING as error:
-            messages.append(f"trial {i} ({' '.join(differing)}): {explain(error, [*searched, *trial])}")
-    if messages := messages or alike(runs, trials) or pushed_to_one(runs):
+            messages += [f"{name}: {m}" for m in error.messages]
+    if messages:
         stop(messages)
     if more:
         print(f"more than {CAP} trials: only the first {CAP} were checked", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -158,11 +159,17 @@ def test_a_strangers_overrides_are_harmless(
 
 
 def test_sources_cost_little(tmp_path: Path) -> None:
-    """Writing the pin of a run with all sources takes no more than 0.3 s of this process."""
-    start = time.process_time()
-    compose(["recipe=quick"])
-    middle = time.process_time()
-    pinned(["recipe=quick"], tmp_path)
-    end = time.process_time()
-    assert (end - middle) - (middle - start) < 0.3
+    """Writing the pin of a run with all sources takes at most as long again as composing it."""
+
+    def least(work: Callable[[], object]) -> float:
+        """Processor time of the shortest of five: what else this process, or the machine, does in between lengthens some."""
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            work()
+            times.append(time.process_time() - start)
+        return min(times)
+
+    composing = least(lambda: compose(["recipe=quick"]))
+    assert least(lambda: pinned(["recipe=quick"], tmp_path)) < 2 * composing
     assert len(yaml.safe_load((tmp_path / "run.yaml").read_text())["sources"]) > 70

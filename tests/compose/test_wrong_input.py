@@ -295,6 +295,17 @@ def test_a_wrong_pin_is_refused(text: str | None, parts: list[str], tmp_path: Pa
     assert all(part in done.stderr for part in parts) and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("typed", [["train", "optimizer.lr=30"], ["train", "-m", "seed=0,-1"], ["run", "nothing"]])
+def test_a_refusal_does_not_wait_for_torch(typed: list[str], tmp_path: Path) -> None:
+    """Importing it takes seconds."""
+    code = (
+        "import sys\nfrom speculators.cli.main import main\n"
+        f"sys.argv[1:] = {typed}\n"
+        "try:\n    main()\nexcept SystemExit as stopped:\n    sys.exit(stopped.code + 10 * ('torch' in sys.modules))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=120).returncode == 2
+
+
 def test_nothing_that_needs_no_weights_imports_torch(tmp_path: Path) -> None:
     """Refusing, checking and dry runs work from config.json files alone."""
     code = (

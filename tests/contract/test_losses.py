@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ class Row(NamedTuple):
     @property
     def accepted(self) -> Tensor:
         """The chance that a sampled token is accepted."""
-        return torch.stack([min(a, b) for a, b in zip(self.whole, self.q, strict=True)]).sum()
+        return torch.minimum(self.whole, self.q).sum()
 
 
 def kl(row: Row) -> Tensor:
@@ -130,14 +130,13 @@ def twin(case: Case, model: SpeculatorModel, kind: str) -> Callable[[Row], Tenso
 
 
 @torch.no_grad()
-def naive(case: Case, model: SpeculatorModel, kind: str, batch: Batch) -> float:
-    """The weighted mean over all planned rows; what cannot be judged counts as zero."""
+def naive(case: Case, model: SpeculatorModel, kinds: Iterable[str], batch: Batch) -> dict[str, float]:
+    """For each kind the weighted mean over all planned rows; what cannot be judged counts as zero."""
     rows, plan = case.rows(model, batch), batch.rows
     last_PH = case.verifier(batch, ()).last_BTH.flatten(0, 1)
-    decay = 1.0 if kind in UNWEIGHTED else case.run.algorithm.slot_decay
     kept = list(range(VOCAB)) if rows.kept_D is None else rows.kept_D.tolist()
     logits_RV = case.logits(rows, batch)
-    weights, losses = [], []
+    judged: list[tuple[Row, bool]] = []
     prob_SG, overlap_SG = torch.zeros(2, plan.slots, plan.layout.groups)
     known_SG = torch.zeros(plan.slots, plan.layout.groups, dtype=torch.bool)
     at = list(zip((plan.slot_R - 1).tolist(), plan.group_R.tolist(), strict=True))
@@ -149,14 +148,20 @@ def naive(case: Case, model: SpeculatorModel, kind: str, batch: Batch) -> float:
         known = bool(plan.valid_R[r]) and int(whole_V.argmax()) in kept
         if known:
             known_SG[at[r]], prob_SG[at[r]], overlap_SG[at[r]] = True, q[p.argmax()], row.accepted
-        weights.append(decay ** at[r][0])
-        counts = known if kind in DIVERGENCES else bool(plan.valid_R[r])
-        losses.append(twin(case, model, kind)(row).item() if counts else 0.0)
-    own_SG = torch.ones_like(prob_SG)
-    if rows.row_weights is not None and kind in DIVERGENCES:
-        own_SG = rows.row_weights(GroupFacts(prob_SG, overlap_SG, known_SG))
-    total = sum(w * float(own_SG[cell]) * loss for w, cell, loss in zip(weights, at, losses, strict=True))
-    return total / sum(weights)
+        judged.append((row, known))
+    means = {}
+    for kind in kinds:
+        decay = 1.0 if kind in UNWEIGHTED else case.run.algorithm.slot_decay
+        own_SG = torch.ones_like(prob_SG)
+        if rows.row_weights is not None and kind in DIVERGENCES:
+            own_SG = rows.row_weights(GroupFacts(prob_SG, overlap_SG, known_SG))
+        loss, total, weights = twin(case, model, kind), 0.0, 0.0
+        for (row, known), cell, valid in zip(judged, at, plan.valid_R.tolist(), strict=True):
+            weights += decay ** cell[0]
+            if known if kind in DIVERGENCES else valid:
+                total += decay ** cell[0] * float(own_SG[cell]) * loss(row).item()
+        means[kind] = total / weights
+    return means
 
 
 def test_every_kind_equals_the_naive_one(either: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,12 +169,13 @@ def test_every_kind_equals_the_naive_one(either: Case, monkeypatch: pytest.Monke
     monkeypatch.setattr(chunked, "CPU_CHUNK_ELEMENTS", 7 * 2 * VOCAB)
     model, algorithm = either.shaken(), either.run.algorithm
     batch = either.batch(either.texts[:2], either.texts[2:])
-    for kind in type(algorithm.loss).model_fields:
-        weights = {name: float(name == kind) for name in type(algorithm.loss).model_fields}
+    expected = naive(either, model, type(algorithm.loss).model_fields, batch)
+    for kind in expected:
+        weights = {name: float(name == kind) for name in expected}
         alone = algorithm.model_copy(update={"loss": type(algorithm.loss)(**weights)})
         case = Case(either.run.model_copy(update={"algorithm": alone}), either.facts, either.verifier)
         loss, _ = student(case, model).loss(batch, 0.5)
-        assert loss.item() == pytest.approx(naive(either, model, kind, batch), rel=1e-4), kind
+        assert loss.item() == pytest.approx(expected[kind], rel=1e-4), kind
 
 
 def test_weights_add_up(either: Case) -> None:

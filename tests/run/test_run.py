@@ -28,6 +28,7 @@ from tests.verifiers import drafted_for as drafted_for
 
 SHORT = [
     "trainer.max_steps=3",
+    "trainer.batch_size=1",
     "data.max_conversations=120",
     "evaluation.num_prompts=3",
     "evaluation.max_new_tokens=16",
@@ -194,7 +195,7 @@ def test_a_copied_pin_is_run_again_from_the_command_line(tmp_path: Path) -> None
     data.write_text("".join(rows))
     first = started(
         tmp_path / "first", f"hydra.searchpath=[file://{tmp_path / 'mine'}]", "algorithm=mine", "data=jsonl",
-        f"data.path={data}",
+        f"data.path={data}", "data.max_length=320",
     )  # fmt: skip
     pin = load(first)
     assert pin.threads == 1 and pin.read.keys() == {"data", "verifier", "tokenizer", "chat_template", "vocabulary_map"}

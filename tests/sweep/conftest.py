@@ -13,6 +13,7 @@ import pytest
 
 SHORT = [
     "trainer.max_steps=2",
+    "trainer.batch_size=1",
     "data.max_conversations=60",
     "evaluation.num_prompts=2",
     "evaluation.max_new_tokens=8",
