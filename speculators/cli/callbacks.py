@@ -30,8 +30,6 @@ class Check(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate the run and check the machine; on a dry run print the plan and exit."""
-        from speculators.execution.again import check_free
-
         try:
             # Hydra turns exceptions of callbacks into warnings and continues; only SystemExit stops it.
             run = validate(config)
@@ -41,6 +39,9 @@ class Check(Callback):
                 _plan(config, run, folder)
                 sys.exit(0)
             check_machine(config, run, folder)
+            # Imports torch, for seconds, so it comes after what is refused without.
+            from speculators.execution.free import check_free
+
             check_free(run, folder)
         except WrongInput as error:
             stop(error.messages)

@@ -74,7 +74,7 @@ def _entry(config: DictConfig) -> float:
         from speculators.sweep.trial import run_trial
 
         return run_trial(run, folder, came_from, hydra_config.job.num, launch, work)
-    from speculators.execution.again import check_free
+    from speculators.execution.free import check_free
     from speculators.runfolder.folder import RunFolder
     from speculators.runfolder.run_yaml import write_pin
 

@@ -26,7 +26,7 @@ def run(folder: str | PathLike[str], config: "RunConfig | None" = None, allow: S
         speculators.utils.messages.WrongInput: with every problem; nothing was started.
         speculators.utils.messages.RunFailed: the run failed; the traceback is in FAILED in the folder.
     """
-    from speculators.execution.again import check_free
+    from speculators.execution.free import check_free
     from speculators.runfolder.folder import RunFolder
     from speculators.runfolder.run_yaml import write_pin
     from speculators.utils.process import logging_to

@@ -1,4 +1,4 @@
-"""Checks the folder of a new run, and loads a run.yaml to resume or repeat its run. Torch-free."""
+"""Loads a run.yaml to resume or repeat its run. Torch-free."""
 
 import shutil
 from collections.abc import Sequence
@@ -6,48 +6,9 @@ from pathlib import Path
 
 from speculators.execution.rules import broken
 from speculators.runfolder.folder import RUN_YAML, RunFolder, run_yaml_of
-from speculators.runfolder.identity import check_same, identity, trained
-from speculators.runfolder.keys import WEIGHTS, processes, weights_key
-from speculators.runfolder.rights import allow, command, elsewhere
-from speculators.runfolder.run_yaml import Pin, load, read
-from speculators.settings.run_config import RunConfig
-from speculators.utils.dotted import flat
+from speculators.runfolder.rights import allow, elsewhere
+from speculators.runfolder.run_yaml import Pin, read
 from speculators.utils.messages import WrongInput, key_of, set_by
-
-
-def check_free(run: RunConfig, folder: Path) -> None:
-    """Check that a run can start or resume in a folder: no other run has trained, or is training, weights there.
-
-    Raises:
-        WrongInput: another run has, or the folder contains symbolic links.
-    """
-    own = RunFolder(folder)
-    own.check_links()
-    in_the_making = own.is_running() and not own.lock().is_locked
-    if own.run_yaml.is_file() and (in_the_making or any(own.checkpoints.glob("*"))):
-        _check_settings(run, load(folder).run, folder)
-    if theirs := trained(own.checkpoints):
-        # Imports torch, for seconds: a refusal, or a run in an empty folder, does not wait for it here.
-        from speculators.execution.input_hashes import hashes
-
-        try:
-            read = hashes(run)
-        except (OSError, ValueError) as error:
-            raise WrongInput([str(error)]) from error
-        check_same(identity(run, read), theirs, own.checkpoints)
-
-
-def _check_settings(run: RunConfig, there: RunConfig, folder: Path) -> None:
-    if weights_key(there) != weights_key(run):
-        now, then = (flat(r.model_dump(mode="json", include=set(WEIGHTS))) for r in (run, there))
-        differing = [key for key in now if now[key] != then.get(key, ...)]
-        differing += ["number of processes"] if processes(run) != processes(there) else []
-        raise WrongInput(
-            [
-                f"hydra.run.dir={folder}: it holds another run, with another {', '.join(differing) or 'data file'}; "
-                f"choose another folder, or resume that run: {command(folder, there)}"
-            ]
-        )
 
 
 def place(path: Path, output: Path | None = None) -> Path:

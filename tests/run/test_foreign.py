@@ -14,7 +14,8 @@ from vllm_verdicts import read_golden, write_folder
 
 from speculators.cli.main import app
 from speculators.composition.compose import compose, pinned
-from speculators.execution.again import check_free, load_again
+from speculators.execution.again import load_again
+from speculators.execution.free import check_free
 from speculators.runfolder.rights import as_typed, claimed, command
 from speculators.runfolder.run_yaml import training_folder, write_pin
 from speculators.utils.messages import WrongInput

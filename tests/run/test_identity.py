@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from speculators.cli.launch import launch
 from speculators.cli.main import app
 from speculators.composition.compose import compose, pinned
-from speculators.execution.again import check_free
+from speculators.execution.free import check_free
 from speculators.runfolder.folder import RunFolder
 from speculators.utils.messages import WrongInput
 
