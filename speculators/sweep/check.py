@@ -35,6 +35,8 @@ HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 def check(config: DictConfig) -> None:
     """Raise an error that lists every problem of every trial; on a dry run print the trials and exit.
 
+    Data and machine are checked once the settings of all trials are right.
+
     Args:
         config: composed for a multirun, with its `hydra` node.
     """
