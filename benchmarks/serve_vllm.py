@@ -31,8 +31,10 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,8 @@ WORKER = Path(__file__).with_name("serve_vllm_worker.py")
 # vLLM counts as we do; what is left are drafts that different float kernels rank differently.
 TOLERANCE = 0.03
 MARGIN = 64  # positions above the longest prompt and answer, for drafted tokens
+# vLLM's answers to jobs, by job.
+Ask = Callable[[list[str]], dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -99,17 +103,17 @@ def serve_arguments(checkpoint: Path, verifier: str) -> tuple[str, dict[str, Any
     return verifier, speculative | {"model": str(folder / speculative["model"])}
 
 
-def ask_vllm(python: Path, job: dict[str, Any]) -> dict[str, Any]:
+def ask_vllm(python: Path, job: str) -> dict[str, Any]:
     """Run one job in vLLM's environment.
 
     Args:
         python: its interpreter.
-        job: as `serve_vllm_worker.generate` takes it.
+        job: JSON, as `serve_vllm_worker.generate` takes it.
     """
     offline = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "job.json"), Path(folder, "answer.json")
-        asked.write_text(json.dumps(job))
+        asked.write_text(job)
         done = subprocess.run(
             [str(python), str(WORKER), str(asked), str(answered)],
             env=offline | os.environ,
@@ -118,56 +122,87 @@ def ask_vllm(python: Path, job: dict[str, Any]) -> dict[str, Any]:
             text=True,
         )
         if done.returncode != 0:
-            raise SystemExit(f"{done.stdout[-4000:]}\nvLLM could not serve {job['model']}")
+            raise SystemExit(f"{done.stdout[-4000:]}\nvLLM could not serve {json.loads(job)['model']}")
         return json.loads(answered.read_text())
 
 
-def compare(
-    checkpoint: Path, evaluation: Path, python: Path, dtype: str, one_by_one: bool, stitched: Path | None
-) -> Comparison:
-    """Serve a draft's verifier without and with it, on the prompts of an evaluation.
+def ask_all(python: Path, at_once: int, jobs: list[str]) -> dict[str, dict[str, Any]]:
+    """The answer to each job; equal ones, as those of one verifier without a draft, are run once.
+
+    Args:
+        python: interpreter of vLLM's environment.
+        at_once: number of engines that run side by side.
+        jobs: as `ask_vllm` takes them.
+    """
+    different = list(dict.fromkeys(jobs))
+    with ThreadPoolExecutor(at_once) as pool:
+        return dict(zip(different, pool.map(partial(ask_vllm, python), different), strict=True))
+
+
+class Draft:
+    """A published draft, and an evaluation to compare its serving with.
 
     Args:
         checkpoint: published folder.
         evaluation: folder with result.json and generations.jsonl.
-        python: interpreter of vLLM's environment.
-        dtype: float32 or bfloat16.
-        one_by_one: serve one prompt after another with the draft, and compute the interval.
-        stitched: the verifier that has the draft's tensors, to be served instead of verifier and draft.
+        options: the command line's; of them `dtype` and `stitched` say what is served.
     """
-    result = json.loads((evaluation / "result.json").read_text())
-    ours = [json.loads(line) for line in (evaluation / "generations.jsonl").read_text().splitlines()]
-    config = json.loads((checkpoint / "config.json").read_text())
-    verifier = config["speculators_config"]["verifier"]["name_or_path"]
-    model, speculative = serve_arguments(checkpoint, verifier)
-    if stitched is not None:
-        model, speculative = str(stitched), {k: v for k, v in (speculative or {}).items() if k != "model"}
-    drafted_tokens = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
-    if result["speculative_tokens"] != drafted_tokens:
-        raise SystemExit(
-            f"{evaluation} drafted {result['speculative_tokens']} tokens, {checkpoint} says {drafted_tokens}"
-        )
-    limit = result["max_new_tokens"]
-    job = {
-        "model": verifier,
-        "speculative": None,
-        "dtype": dtype,
-        "prompts": [one["prompt"] for one in ours],
-        "max_new_tokens": limit,
-        "max_model_len": max(len(one["prompt"]) for one in ours) + limit + MARGIN,
-        "temperature": 0.0,
-        "one_by_one": False,
-    }
-    plain = ask_vllm(python, job)
-    drafted = ask_vllm(python, job | {"model": model, "speculative": speculative, "one_by_one": one_by_one})
+
+    def __init__(self, checkpoint: Path, evaluation: Path, options: argparse.Namespace) -> None:
+        self.result = json.loads((evaluation / "result.json").read_text())
+        self.generations = [json.loads(line) for line in (evaluation / "generations.jsonl").read_text().splitlines()]
+        config = json.loads((checkpoint / "config.json").read_text())
+        self.name, self.dtype, published = config["speculators_model_type"], options.dtype, config["speculators_config"]
+        self.verifier = published["verifier"]["name_or_path"]
+        self.model, self.speculative = serve_arguments(checkpoint, self.verifier)
+        if options.stitched is not None:
+            self.name += ", stitched"
+            self.model = str(options.stitched)
+            self.speculative = {k: v for k, v in (self.speculative or {}).items() if k != "model"}
+        drafted, evaluated = published["proposal_methods"][0]["speculative_tokens"], self.result["speculative_tokens"]
+        if evaluated != drafted and not options.temperature:
+            raise SystemExit(f"{evaluation} drafted {evaluated} tokens, {checkpoint} says {drafted}")
+
+    def job(self, model: str, speculative: dict[str, Any] | None, temperature: float, one_by_one: bool) -> str:
+        """What vLLM is asked to do with the prompts of the evaluation; JSON, as `serve_vllm_worker.generate` takes it."""
+        prompts, limit = [one["prompt"] for one in self.generations], self.result["max_new_tokens"]
+        job = {
+            "model": model,
+            "speculative": speculative,
+            "dtype": self.dtype,
+            "prompts": prompts,
+            "max_new_tokens": limit,
+            "max_model_len": max(map(len, prompts)) + limit + MARGIN,
+            "temperature": temperature,
+            "one_by_one": one_by_one,
+        }
+        return json.dumps(job)
+
+
+def compare(drafts: list[Draft], ask: Ask, one_by_one: bool) -> list[Comparison]:
+    """Serve each draft's verifier without and with it, on the prompts of its evaluation.
+
+    Args:
+        drafts: evaluated at temperature 0.
+        ask: gives vLLM's answers to jobs.
+        one_by_one: serve one prompt after another with the draft, and compute the interval.
+    """
+    plain = [draft.job(draft.verifier, None, 0.0, False) for draft in drafts]
+    drafted = [draft.job(draft.model, draft.speculative, 0.0, one_by_one) for draft in drafts]
+    answers = ask([*plain, *drafted])
+    return [compared(d, answers[p], answers[s], one_by_one) for d, p, s in zip(drafts, plain, drafted, strict=True)]
+
+
+def compared(draft: Draft, plain: dict[str, Any], drafted: dict[str, Any], one_by_one: bool) -> Comparison:
+    """What the answers without and with a draft say, beside its evaluation."""
     counter = {name.removeprefix("vllm:spec_decode_num_"): value for name, value in drafted["metrics"].items()}
-    tokens = sum(map(len, drafted["tokens"]))
+    tokens, ours = sum(map(len, drafted["tokens"])), [one["tokens"] for one in draft.generations]
     return Comparison(
-        name=config["speculators_model_type"] + (", stitched" if stitched else ""),
-        dtype=dtype,
-        result=result,
+        name=draft.name,
+        dtype=draft.dtype,
+        result=draft.result,
         same_as_plain=sum(a == b for a, b in zip(plain["tokens"], drafted["tokens"], strict=True)),
-        same_as_ours=sum(a == one["tokens"] for a, one in zip(drafted["tokens"], ours, strict=True)),
+        same_as_ours=sum(a == b for a, b in zip(drafted["tokens"], ours, strict=True)),
         acceptance_length=1 + counter["accepted_tokens"] / counter["drafts"],
         interval=acceptance_interval(rounds_of(drafted["counts"])) if one_by_one else None,
         per_position=[accepted / counter["drafts"] for accepted in counter["accepted_tokens_per_pos"]],
@@ -215,36 +250,26 @@ class Sampled:
         ]
 
 
-def compare_sampled(checkpoint: Path, evaluation: Path, python: Path, dtype: str, temperature: float) -> Sampled:
-    """Serve a draft that is sampled from, on the prompts of an evaluation that sampled it.
+def compare_sampled(drafts: list[Draft], ask: Ask, temperature: float) -> list[Sampled]:
+    """Serve drafts that are sampled from, on the prompts of evaluations that sampled them.
 
     Args:
-        checkpoint: published folder.
-        evaluation: folder with result.json and generations.jsonl.
-        python: interpreter of vLLM's environment.
-        dtype: float32 or bfloat16.
-        temperature: of the evaluation, above 0.
+        drafts: evaluated at this temperature.
+        ask: gives vLLM's answers to jobs.
+        temperature: above 0.
     """
-    result = json.loads((evaluation / "result.json").read_text())
-    ours = [json.loads(line) for line in (evaluation / "generations.jsonl").read_text().splitlines()]
-    config = json.loads((checkpoint / "config.json").read_text())
-    model, speculative = serve_arguments(checkpoint, config["speculators_config"]["verifier"]["name_or_path"])
-    sampled = {"draft_sample_method": "probabilistic", "num_speculative_tokens": result["speculative_tokens"]}
-    answer = ask_vllm(
-        python,
-        {
-            "model": model,
-            "speculative": (speculative or {}) | sampled,
-            "dtype": dtype,
-            "prompts": [one["prompt"] for one in ours],
-            "max_new_tokens": result["max_new_tokens"],
-            "max_model_len": max(len(one["prompt"]) for one in ours) + result["max_new_tokens"] + MARGIN,
-            "temperature": temperature,
-            "one_by_one": True,
-        },
-    )
-    theirs = rounds_of(answer["counts"])
-    return Sampled(config["speculators_model_type"], temperature, [one["accepted"] for one in ours], theirs)
+    jobs = []
+    for draft in drafts:
+        tokens = draft.result["speculative_tokens"]
+        sampled = {"draft_sample_method": "probabilistic", "num_speculative_tokens": tokens}
+        jobs.append(draft.job(draft.model, (draft.speculative or {}) | sampled, temperature, True))
+    answers = ask(jobs)
+    return [
+        Sampled(
+            draft.name, temperature, [one["accepted"] for one in draft.generations], rounds_of(answers[job]["counts"])
+        )
+        for draft, job in zip(drafts, jobs, strict=True)
+    ]
 
 
 def rounds_of(counts: list[list[float]]) -> list[list[int]]:
@@ -315,24 +340,25 @@ def main() -> None:
     )
     parser.add_argument("--stitched", type=Path, help="a verifier that has the tensors of the one draft given")
     parser.add_argument("--temperature", type=float, help="compare sampled drafts; that of the evaluations")
+    parser.add_argument(
+        "--at-once", type=int, default=1, help="engines that run side by side; more than one and speeds say nothing"
+    )
     parser.add_argument("--write", type=Path, help="write the table there as well")
     options = parser.parse_args()
     if (options.evaluation or options.stitched) and len(options.checkpoints) > 1:
         parser.error("--evaluation and --stitched go with one checkpoint")
-    jobs = [
-        (folder, options.evaluation or folder.resolve().parent, options.vllm_python, options.dtype)
-        for folder in options.checkpoints
-    ]
+    drafts = [Draft(folder, options.evaluation or folder.resolve().parent, options) for folder in options.checkpoints]
+    ask = partial(ask_all, options.vllm_python, options.at_once)
     heading = "# Published drafts in vLLM 0.32.0 on the CPU, against `speculators evaluate`"
     comparisons: Sequence[Comparison | Sampled]
     if options.temperature:
         heading += ", sampled"
-        comparisons = [compare_sampled(*job, options.temperature) for job in jobs]
-        text = sampled_table(comparisons)
+        comparisons = sampled = compare_sampled(drafts, ask, options.temperature)
+        text = sampled_table(sampled)
     else:
         heading += ", one prompt after another; in brackets 95 % intervals over prompts" if options.interval else ""
-        comparisons = [compare(*job, options.interval, options.stitched) for job in jobs]
-        text = table(comparisons)
+        comparisons = greedy = compare(drafts, ask, options.interval)
+        text = table(greedy)
     print(text)
     if options.write:
         options.write.parent.mkdir(exist_ok=True)
