@@ -23,13 +23,14 @@ SERVED := $(filter-out $(UNSERVED),$(ALGORITHMS))
 
 TRAINED := $(addprefix train-,$(FULL) $(SHORT) $(FORMS))
 
-.PHONY: check quick env lint types docs browser slow fuzz train $(TRAINED) served serve env-vllm bench cuts clean
+.PHONY: check quick env lint types docs browser slow long fuzz train $(TRAINED) served serve env-vllm bench cuts clean
 
-# `quick` first: its environment has no more than the README says. What uses one core runs two at a time.
+# `quick` first: its environment has no more than the README says. What uses one core runs two at a time, and the tests of
+# vLLM, whose start is mostly waiting, beside two trainings.
 check: quick
-	$(MAKE) -j 2 --output-sync=target lint types docs browser env-vllm
+	$(MAKE) -j 2 --output-sync=target lint types docs browser
 	$(MAKE) slow
-	$(MAKE) -j 2 --output-sync=target serve
+	$(MAKE) -j 3 --output-sync=target serve
 
 # torch first: a range that also admits a newer release could pull a build with several GB of CUDA libraries.
 $(BIN)/pytest: pyproject.toml constraints.txt
@@ -66,6 +67,11 @@ browser:
 
 slow: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow
+
+# The longest tests, of what others try in parts: the tutorial as it is printed, and the plan's memory for a second run.
+# No part of `check`.
+long: env
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long
 
 # 10,000 broken files of each reader of files that others may have written; the quick tests try 300. No part of `check`.
 fuzz: env

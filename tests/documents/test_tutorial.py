@@ -20,7 +20,7 @@ PAGE = (ROOT / "docs" / "first-8b-draft.md").read_text(encoding="utf-8")
 VLLM = os.environ.get("SPECULATORS_VLLM_PYTHON")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_command_runs_as_printed(tmp_path: Path) -> None:
     """From the package index to a draft that was measured on other prompts; a machine without the index is left out."""
     for name in ("train.py", "tools"):

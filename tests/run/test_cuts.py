@@ -16,7 +16,7 @@ import pytest
 
 from tests.run.children import WEIGHTS, begin, ended, made
 
-CUTS = int(os.environ.get("SPECULATORS_CUTS", "8"))
+CUTS = int(os.environ.get("SPECULATORS_CUTS", "5"))
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 KINDS = {
     "plain": [],

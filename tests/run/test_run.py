@@ -75,10 +75,9 @@ def test_a_run_publishes_what_it_measured_and_repeats_to_the_bit(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert (first / "checkpoint/config.json").read_text() == (again / "checkpoint/config.json").read_text()
 
-    command = [sys.executable, "-m", "speculators", "evaluate", str(first / "checkpoint")]
-    command += ["evaluation.num_prompts=3", "evaluation.max_new_tokens=16", f"output={tmp_path / 'evaluation'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    command = ["evaluate", str(first / "checkpoint"), f"output={tmp_path / 'evaluation'}"]
+    done = CliRunner().invoke(app, [*command, "evaluation.num_prompts=3", "evaluation.max_new_tokens=16"])
+    assert done.exit_code == 0, done.output
     second = json.loads((tmp_path / "evaluation" / "result.json").read_text())
     assert second["acceptance_length"] == result["acceptance_length"]
     assert second["acceptance_per_position"] == result["acceptance_per_position"]
