@@ -16,7 +16,8 @@ import pytest
 
 from tests.run.children import WEIGHTS, begin, ended, made
 
-CUTS = int(os.environ.get("SPECULATORS_CUTS", "5"))
+# Seven are enough for each signal and each aim.
+CUTS = int(os.environ.get("SPECULATORS_CUTS", "7"))
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 KINDS = {
     "plain": [],
