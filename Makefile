@@ -68,8 +68,8 @@ browser:
 slow: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow
 
-# The longest tests, of what others try in parts: the tutorial as it is printed, and the plan's memory for a second run.
-# No part of `check`.
+# The tests that take longest: the tutorial's commands as printed, and the plan's memory beside a second real run. Quick and
+# slow tests cover their parts, so they are no part of `check`.
 long: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long
 

@@ -145,7 +145,7 @@ class Draft:
     Args:
         checkpoint: published folder.
         evaluation: folder with result.json and generations.jsonl.
-        options: the command line's; of them `dtype` and `stitched` say what is served.
+        options: the command line's; `dtype`, `stitched` and `temperature` are read.
     """
 
     def __init__(self, checkpoint: Path, evaluation: Path, options: argparse.Namespace) -> None:
