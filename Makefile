@@ -66,16 +66,17 @@ browser:
 	command -v chromium && command -v chromedriver || (apt-get update && apt-get install -y chromium chromium-driver)
 
 slow: env
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'slow and not long'
 
-# The tests that take longest: the tutorial's commands as printed, and the plan's memory beside a second real run. Quick and
-# slow tests cover their parts, so they are no part of `check`.
+# The tests that take longest, for a release: the tutorial's commands as printed, the plan's memory beside real runs, a sweep
+# killed six times, two nodes. Quick and slow tests cover their parts, so they are no part of `check`.
 long: env
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m long
 
 # 10,000 broken files of each reader of files that others may have written; the quick tests try 300. No part of `check`.
 fuzz: env
 	SPECULATORS_FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/readers/test_fuzz.py
+
 # Longer than what CI runs (docs/robustness.md): 60 runs cut off at random moments, other ones with SPECULATORS_SEED.
 cuts: env
 	SPECULATORS_CUTS=60 OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -s tests/run/test_cuts.py -k bit_equal

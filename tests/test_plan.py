@@ -172,13 +172,8 @@ def test_dry_run_prints_the_dict_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what the C library keeps is glibc's")
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        pytest.param(["algorithm=eagle3"], marks=pytest.mark.slow),
-        pytest.param(["algorithm=medusa", "data.max_length=256"], marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("overrides", [["algorithm=eagle3"], ["algorithm=medusa", "data.max_length=256"]])
 def test_peak_memory_of_real_runs(overrides: list[str]) -> None:
     """Within 15 % of what the process had."""
     benchmark = runpy.run_path(str(BENCHMARK))

@@ -48,8 +48,6 @@ EXTRACTION = "extraction"
 WORKING = (VERIFIER_PASS, DRAFT_PASS, LOSS, UPDATE, DECODING)
 # glibc returns blocks of this size and more to the system when they are freed (DEFAULT_MMAP_THRESHOLD_MAX).
 LARGE = 32 * 2**20
-# Training steps that are simulated: from the second on, there is optimizer state.
-STEPS = 2
 # FLOP of an operation by the shapes of its arguments; torch has them for an accelerator's attention, not for a CPU's.
 FLOP = flop_registry | {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
@@ -226,8 +224,8 @@ def simulated(
 def _training_flop(run: RunConfig, batch: Batch, ledger: Ledger) -> float:
     """FLOP for each token of a whole step, of which more than the simulated micro-batches share an update."""
     parts = Counter({part: flop for (phase, part), flop in ledger.flop.items() if phase == "training"})
-    update, steps = parts.pop(UPDATE, 0) / STEPS, STEPS * _micro_batches(run)
-    return (parts.total() / steps + update / run.trainer.passes()) / batch.token_BT.numel()
+    update = parts.pop(UPDATE, 0)
+    return (parts.total() / _micro_batches(run) + update / run.trainer.passes()) / batch.token_BT.numel()
 
 
 def _states_flop(batch: Batch, ledger: Ledger) -> float:
@@ -236,7 +234,7 @@ def _states_flop(batch: Batch, ledger: Ledger) -> float:
 
 
 def _micro_batches(run: RunConfig) -> int:
-    """Micro-batches of a simulated step; from the second on, gradients are accumulated."""
+    """Micro-batches of the simulated step; from the second on, gradients are accumulated."""
     return min(run.trainer.passes(), 2)
 
 
@@ -303,7 +301,7 @@ def _training(
     accelerator: Accelerator,
     ledger: Ledger,
 ) -> None:
-    """Run the training steps, and then the check that every parameter has changed."""
+    """Run a training step, and then the check that every parameter has changed."""
 
     trainable = [p for p in draft.parameters() if p.requires_grad]
     for parameter in trainable:
@@ -311,19 +309,22 @@ def _training(
     draft.train()
     student = Student(draft, verifier, run.algorithm, accelerator)
     optimizers = optimizer.build(draft, run.optimizer)
-    for _ in range(STEPS):
-        with (
-            ledger.during("training", VERIFIER_PASS),
-            _booked(verifier.decoder, ledger, VERIFIER_PASS, DRAFT_PASS)
-            if isinstance(verifier, Verifier)
-            else nullcontext(),
-            _booked(draft, ledger, DRAFT_PASS, LOSS),
-        ):
-            student.learn([batch] * _micro_batches(run), progress=0.0)
-            ledger.part = UPDATE
-            student.update(optimizers, run.trainer.max_grad_norm)
-        for state in (s for o in optimizers for p in o.state.values() for s in p.values() if isinstance(s, Tensor)):
-            ledger.rebook(state, STATE)
+    # A first update allocates the optimizers' state, so that the step that follows is the run's largest.
+    for parameter in trainable:
+        parameter.grad = torch.zeros_like(parameter)
+    student.update(optimizers, run.trainer.max_grad_norm)
+    for state in (s for o in optimizers for p in o.state.values() for s in p.values() if isinstance(s, Tensor)):
+        ledger.rebook(state, STATE)
+    with (
+        ledger.during("training", VERIFIER_PASS),
+        _booked(verifier.decoder, ledger, VERIFIER_PASS, DRAFT_PASS)
+        if isinstance(verifier, Verifier)
+        else nullcontext(),
+        _booked(draft, ledger, DRAFT_PASS, LOSS),
+    ):
+        student.learn([batch] * _micro_batches(run), progress=0.0)
+        ledger.part = UPDATE
+        student.update(optimizers, run.trainer.max_grad_norm)
     with ledger.during("checking", COPY):
         # As in train/moved.py: a tensor and its squares in float64.
         largest = max(trainable, key=Tensor.numel)

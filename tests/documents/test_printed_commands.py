@@ -117,7 +117,7 @@ def check_pytest(words: list[str]) -> None:
     parser.add_argument("-s", action="store_true")
     parser.add_argument("files", nargs="*", type=Path)
     given = parser.parse_args(words)
-    assert set(given.m.split()) <= {"slow", "or", "not"}
+    assert set(given.m.split()) <= {"slow", "long", "or", "not"}
     sources = [(ROOT / file).read_text(encoding="utf-8") for file in given.files]
     for word in set(given.k.split()) - {"and", "or", "not", "NAME"}:
         assert any(word in source for source in sources), word

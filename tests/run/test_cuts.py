@@ -69,7 +69,7 @@ def test_cut_runs_end_bit_equal(tmp_path: Path) -> None:
     print(f"{CUTS} runs, cut by {', '.join(f'{count} {number.name}' for number, count in counts.items())}")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_preempted_nodes_go_on_from_their_last_step(tmp_path: Path) -> None:
     """Two nodes of a run, one of which is told to stop: both save the same step, and the same commands end the run."""
     folder = made(tmp_path / "run", "launch=torchrun", "launch.num_processes=1", "launch.num_nodes=2", "trainer.max_steps=60",

@@ -38,7 +38,7 @@ def used(folder: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("states", ["in_process", "cached"])
+@pytest.mark.parametrize("states", [pytest.param("in_process", marks=pytest.mark.long), "cached"])
 def test_a_disk_that_is_full_at_any_write(states: str, disk: Path, tmp_path: Path) -> None:
     """At five sizes between what is there before and what a run needs: the message says it, and the same call ends the run."""
     said = tmp_path / "said"

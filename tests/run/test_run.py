@@ -33,6 +33,8 @@ SHORT = [
     "evaluation.num_prompts=3",
     "evaluation.max_new_tokens=16",
 ]
+# An algorithm of each kind of draft: recurrent, a block, a language model, a verifier's own layer.
+KINDS = ("eagle3", "dflash", "independent", "mtp")
 KEYS = {
     "acceptance_length",
     "acceptance_length_interval",
@@ -54,7 +56,10 @@ def started(folder: Path, *overrides: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", AlgorithmSettings.names())
+@pytest.mark.parametrize(
+    "algorithm",
+    [pytest.param(name, marks=() if name in KINDS else pytest.mark.long) for name in AlgorithmSettings.names()],
+)
 def test_a_run_publishes_what_it_measured_and_repeats_to_the_bit(
     algorithm: str, drafted_for: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
@@ -123,7 +128,9 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", ["all", "torchrun", "one"])
+@pytest.mark.parametrize(
+    "told", [pytest.param("all", marks=pytest.mark.long), "torchrun", pytest.param("one", marks=pytest.mark.long)]
+)
 def test_processes_that_train_together_stop_together(told: str, tmp_path: Path) -> None:
     """A signal to the terminal's group, to torchrun, or to one process: all stop after the same step, saved."""
     long = ["trainer.epochs=50", "trainer.batch_size=1", "data.max_conversations=100", "trainer.log_every=1"]
