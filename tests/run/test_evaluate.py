@@ -146,7 +146,13 @@ def test_a_comparison_that_cannot_be_is_refused(words: list[str], said: str, tmp
 @pytest.mark.slow
 def test_the_checkpoints_own_settings_count(data: Path, tmp_path: Path) -> None:
     """More heads than the YAML has, a seed, data of its own: all without being said again; what is said wins."""
-    own = ["algorithm=medusa", "algorithm.num_heads=7", "proposal.speculative_tokens=7", "seed=5"]
+    own = [
+        "algorithm=medusa",
+        "algorithm.num_heads=7",
+        "proposal.speculative_tokens=7",
+        "seed=5",
+        "trainer.max_steps=4",
+    ]
     own += [
         "data=jsonl",
         f"data.path={data}",

@@ -60,7 +60,7 @@ def test_a_folder_without_a_result_is_named(tmp_path: Path) -> None:
         speculators.load_result(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/python.md, block by block; then what the run left."""
     monkeypatch.chdir(tmp_path)

@@ -103,7 +103,7 @@ def test_a_lossy_proposal_is_named_wherever_its_result_is(tmp_path: Path, caplog
         assert re.search("lossy.*verifier_accept_k=3 with accept_tolerance=2.0", text.replace("\\", "")), text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> None:
     """Under torchrun and sharded the losses are those of one process, and so is the draft that only the first one publishes."""
     same = ["trainer.max_steps=3", "data.max_conversations=120", "evaluation.num_prompts=1", "trainer.log_every=1"]

@@ -51,6 +51,7 @@ def test_states_are_the_verifiers() -> None:
         assert (found_NH - right_NH).abs().max() < 1e-4 * right_NH.abs().max()
 
 
+@pytest.mark.long
 def test_a_killed_server_costs_nothing_but_time(tmp_path: Path) -> None:
     """It is started again, and after ten steps the weights are those of a run with the verifier in process."""
     own = ["tracker=none", "trainer.max_steps=10", "trainer.log_every=1", "evaluation.num_prompts=0", "device=cpu"]
@@ -81,6 +82,7 @@ def test_a_killed_server_costs_nothing_but_time(tmp_path: Path) -> None:
     assert max((served[name] - right[name]).abs().max().item() for name in right) < 1e-4
 
 
+@pytest.mark.long
 def test_answers_are_the_verifiers(tmp_path: Path) -> None:
     """To 200 prompts, token for token those of the verifier in process."""
     prompts = "data.path=pkg://speculators.assets/prompts.jsonl"

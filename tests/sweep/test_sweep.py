@@ -128,7 +128,7 @@ def test_trials_share_their_training_and_are_not_done_twice(sweep: Sweep, tmp_pa
     assert again.stdout.count("is already done") == 8
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trial_that_fails_changes_no_other(sweep: Sweep, tmp_path: Path) -> None:
     """Its traceback is in its folder, the exit code is 1, the others are done; mended, it is tried again."""
     whole, empty = verifier(tmp_path / "whole", weights=True), verifier(tmp_path / "empty", weights=False)
