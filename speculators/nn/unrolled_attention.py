@@ -1,10 +1,10 @@
 """Attention of an unrolled draft without a dense mask: its memory is linear in tokens.
 
 At slot s a query sees the first slot's keys, causal inside its document, and one key of each later slot, its own. So
-that a slot is a causal attention over each document, and s - 1 scores a query, merged by their log-sum-exp.
+that a slot is a causal attention over each document, and s - 1 scores a query, merged by their log-sum-exp. A window moves
+with the query, so that it has s - 1 of the first slot's keys fewer at slot s.
 """
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -13,32 +13,42 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from speculators.nn.attention import Attend, Seen, additive_mask, masked
-from speculators.protocols.batch import Batch, Span
-
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+from speculators.nn.document_attention import DocumentAttention, document_attention
+from speculators.protocols.batch import Batch
 
 
 def unrolled(batch: Batch, slots: int, dtype: torch.dtype) -> Attend:
     """Attention of all slots of an unrolled draft; `dtype` is that of products.
 
-    On an accelerator, and in layers with a window, it is attention with a dense mask: the kernels that return the
-    log-sum-exp are the CPU's here, and know no window.
+    Where no kernel returns the sums it is `dense`: on accelerators other than CUDA's, with a window on the CPU, and with a
+    window of fewer positions than slots.
     """
+    documents, with_mask = document_attention(batch), dense(batch, slots, dtype)
+
+    def attend(query_BHTd: Tensor, seen: Seen, window: int | None = None) -> Tensor:
+        if documents is None or (window is not None and (window < slots or not documents.windows)):
+            return with_mask(query_BHTd, seen, window)
+        both = [part.to(dtype) for own in seen for part in own]
+        first = None if window is None else window - len(seen) + 1
+        return _Merged.apply(documents, first, query_BHTd.to(dtype), *both)  # type: ignore[return-value]
+
+    return attend
+
+
+def dense(batch: Batch, slots: int, dtype: torch.dtype) -> Attend:
+    """The same attention with a mask of all slots' keys, which is made when it is first needed."""
 
     @cache
     def of_slot(slot: int) -> Attend:
         position_BT = batch.position_BT
         key_BL = torch.cat([position_BT + later for later in range(slot)], dim=1)
-        return masked(dense()[..., : key_BL.shape[1]], position_BT + slot - 1, key_BL)
+        return masked(mask()[..., : key_BL.shape[1]], position_BT + slot - 1, key_BL)
 
     @cache
-    def dense() -> Tensor:
+    def mask() -> Tensor:
         return dense_mask(batch, slots, dtype)
 
     def attend(query_BHTd: Tensor, seen: Seen, window: int | None = None) -> Tensor:
-        if window is None and batch.token_BT.device.type == "cpu":
-            return _merged(batch.spans, query_BHTd.to(dtype), seen)
         return of_slot(len(seen))(query_BHTd, seen, window)
 
     return attend
@@ -53,33 +63,22 @@ def dense_mask(batch: Batch, slots: int, dtype: torch.dtype) -> Tensor:
     return additive_mask(sees_BTL, dtype)
 
 
-def _merged(spans: Sequence[Span], query_BHTd: Tensor, seen: Seen) -> Tensor:
-    both = [part.to(query_BHTd.dtype) for own in seen for part in own]
-    return _Merged.apply(spans, query_BHTd, *both)  # type: ignore[return-value]
-
-
 class _Merged(torch.autograd.Function):
     """One slot; inputs are its queries [B, H, T, d], then keys and values [B, K, T, d] of each slot up to it.
 
-    The backward pass of a flash kernel recomputes probabilities as exp(score - log-sum-exp). Given the merged output and
-    the merged log-sum-exp, it returns the first slot's part of the gradients of the whole.
+    `window` is of the first slot's keys. The backward pass gives the kernel the merged output and the merged log-sum-exp.
     """
 
     @staticmethod
-    def forward(ctx: Any, spans: Sequence[Span], query: Tensor, *both: Tensor) -> Tensor:
-        output, scale = torch.empty_like(query), query.shape[-1] ** -0.5
-        # The kernels return sums in float32 for half precision.
-        lse_BHT = torch.empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
-        for span in spans:
-            part, sums = _flash(*_of_document(span, query, *both[:2]), 0.0, True, scale=scale)
-            span.of(output).copy_(part)
-            span.of(lse_BHT).copy_(sums)
+    def forward(ctx: Any, documents: DocumentAttention, window: int | None, query: Tensor, *both: Tensor) -> Tensor:
+        scale = query.shape[-1] ** -0.5
+        output, lse_BHT = documents.forward((query, *both[:2]), scale, window)
         if scores := [_dot(query, key).to(lse_BHT.dtype) * scale for key in both[2::2]]:
             first_BHT, lse_BHT = lse_BHT, torch.logsumexp(torch.stack((lse_BHT, *scores)), dim=0)
             output *= (first_BHT - lse_BHT).exp_().unsqueeze(-1)
             for score_BHT, value in zip(scores, both[3::2], strict=True):
                 _add_product(output, (score_BHT - lse_BHT).exp_(), value)
-        ctx.spans, ctx.scale = spans, scale
+        ctx.documents, ctx.window, ctx.scale = documents, window, scale
         ctx.save_for_backward(query, output, lse_BHT, *both)
         return output
 
@@ -87,13 +86,8 @@ class _Merged(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's is untyped
         query, output, lse_BHT, *both = ctx.saved_tensors
-        grad_query, *grads = (torch.empty_like(x) for x in (query, *both[:2]))
-        for span in ctx.spans:
-            cut = _of_document(span, query, *both[:2])
-            parts = _flash_backward(span.of(grad), *cut, span.of(output), span.of(lse_BHT), 0.0, True, scale=ctx.scale)
-            span.of(grad_query).copy_(parts[0])
-            for whole, part in zip(grads, parts[1:], strict=True):
-                span.of(whole).copy_(_by_key_head(part, whole).sum(2))
+        first = grad, (query, *both[:2]), output, lse_BHT
+        grad_query, *grads = ctx.documents.backward(*first, ctx.scale, ctx.window)
         # d loss / d score = probability * (grad . value - grad . output), of the softmax over all that a query sees.
         delta_BHT = (grad * output).sum(-1)
         for key, value in zip(both[2::2], both[3::2], strict=True):
@@ -101,13 +95,7 @@ class _Merged(torch.autograd.Function):
             slope_BHT = weight_BHT * (_dot(grad, value) - delta_BHT) * ctx.scale
             _add_product(grad_query, slope_BHT, key)
             grads += [_dot_heads(slope_BHT, query, key), _dot_heads(weight_BHT, grad, value)]
-        return None, grad_query, *grads
-
-
-def _of_document(span: Span, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-    """Queries, keys and values of one document, with a key head for each query head."""
-    groups = query.shape[1] // key.shape[1]
-    return [span.of(query), *(span.of(x).repeat_interleave(groups, dim=1) for x in (key, value))]
+        return None, None, grad_query, *grads
 
 
 def _by_key_head(x_BHT: Tensor, own_BKTd: Tensor) -> Tensor:

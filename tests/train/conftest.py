@@ -151,7 +151,7 @@ def drafted(run: RunConfig, verifier: Verifier, prepared: Prepared) -> Speculato
         {"speculators_model_type": run.algorithm.name, "speculators_config": own | proposals}
         | run.algorithm.published(facts)
     )
-    return build(config, Initialisation(verifier.head, prepared.token_count_V), torch.device("cpu"))
+    return build(config, Initialisation(verifier.head, prepared.token_count_V), verifier.device)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from speculators.protocols.batch import Batch
 from speculators.train.batches import made_ahead
 from speculators.train.loop import Loop
+from speculators.verifier.in_process import Verifier
+from tests.train.conftest import drafted, tiny_llama
 
 aten = torch.ops.aten
 # Operations that give a value to the host, or whose result has a size that depends on values.
@@ -33,8 +36,10 @@ class Reads(TorchDispatchMode):
         if func in READS:
             frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_stack()]
             # The optimizers of torch count their steps in tensors on the host.
-            if not any("/torch/optim/" in frame for frame in frames):
-                self.places.append(next(f for f in reversed(frames) if "/torch/" not in f and __file__ not in f))
+            if not any("/site-packages/torch/optim/" in frame for frame in frames):
+                self.places.append(
+                    next(f for f in reversed(frames) if "/site-packages/torch/" not in f and __file__ not in f)
+                )
         return func(*args, **(kwargs or {}))
 
 
@@ -57,6 +62,27 @@ def test_a_step_reads_no_value(make_run, fresh, verifier, prepared, tmp_path: Pa
     run = make_run(trainer={"epochs": 4, "batch_size": 2, "gradient_accumulation_steps": 2}, optimizer=optimizer)
     model = fresh(run)
     places = reads_of_steps(Loop(model, verifier, prepared, run, tmp_path), 2)
+    assert len(places) == 4 and all("masking_utils" in place for place in places), places
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("optimizer", [{}, MUON], ids=["adamw", "muon"])
+def test_a_step_does_not_wait_for_cuda(make_run, prepared, tmp_path: Path, optimizer: dict[str, Any]) -> None:
+    """The same of what CUDA itself counts as waiting."""
+    run = make_run(device="cuda", trainer={"epochs": 4, "gradient_accumulation_steps": 2}, optimizer=optimizer)
+    verifier = Verifier(tiny_llama().cuda())
+    loop = Loop(drafted(run, verifier, prepared), verifier, prepared, run, tmp_path)
+    loop.bare.train()
+    loop.step(check=True)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        for _ in range(2):
+            loop.step(check=False)
+        torch.cuda.set_sync_debug_mode("default")
+    places = [
+        f"{warning.filename}:{warning.lineno}" for warning in found if "called a synchronizing" in str(warning.message)
+    ]
     assert len(places) == 4 and all("masking_utils" in place for place in places), places
 
 
