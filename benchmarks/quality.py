@@ -67,11 +67,11 @@ class Texts:
 def right(model: SpeculatorModel, run: RunConfig, texts: Texts, i: int, tokens: int) -> Tensor:
     """[K, T] bool: drafting from the state of position t, whether drafted token k is the verifier's choice for t + 1 + k."""
     algorithm = run.algorithm.model_copy(update={"ttt_steps": tokens})
-    batch = collate([[texts.documents[i]]], partial(type(model).plan_rows, algorithm))
+    batch = collate([[texts.documents[i]]], partial(type(model).plan_rows, algorithm)).to(texts.verifier.device)
     states, head = texts.of(i, model.layer_ids), texts.verifier.head
     output = model(batch, states, head, TrainingContext(algorithm, 1.0))
     correct_R = distill(next(iter(output.rows.values())), batch, states, head, {"kl": 1.0}, 1.0).results.correct_R
-    plan, right_KT = batch.rows, torch.zeros(tokens, batch.token_BT.shape[1], dtype=torch.bool)
+    plan, right_KT = batch.rows, torch.zeros(tokens, batch.token_BT.shape[1], dtype=torch.bool, device=correct_R.device)
     right_KT[plan.slot_R[correct_R] - 1, plan.anchor_R[correct_R]] = True
     return right_KT
 
