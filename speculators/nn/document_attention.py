@@ -5,7 +5,7 @@ exp(score - log-sum-exp), so that with the output and the sums of more keys than
 gradients of the whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -19,18 +19,15 @@ _cuda = torch.ops.aten._efficient_attention_forward
 _cuda_backward = torch.ops.aten._efficient_attention_backward
 # Of the CUDA kernel: its mask that starts at the upper left, and what its rows of sums are padded to.
 CAUSAL, ALIGNED = 1, 32
+# Of the CPU's kernel: queries of a part, unless the window is longer.
+AT_LEAST = 128
 
 
 class DocumentAttention(Protocol):
     """Queries are [B, H, T, d], keys and values [B, K, T, d].
 
     `window` is the number of positions that a query sees, its own included; None is all before it.
-
-    Attributes:
-        windows: whether it has any.
     """
-
-    windows: bool
 
     def forward(self, inputs: Sequence[Tensor], scale: float, window: int | None) -> tuple[Tensor, Tensor]:
         """The output [B, H, T, d] of query, key and value, and the log-sum-exp [B, H, T], in float32 for half precision."""
@@ -52,9 +49,7 @@ def document_attention(batch: Batch) -> DocumentAttention | None:
 
 
 class OneByOne:
-    """The CPU's flash kernel, once for each document."""
-
-    windows = False
+    """The CPU's flash kernel, once for each document; with a window, for parts of its queries, with a mask of each."""
 
     def __init__(self, spans: Sequence[Span]) -> None:
         self.spans = spans
@@ -62,27 +57,43 @@ class OneByOne:
     def forward(self, inputs: Sequence[Tensor], scale: float, window: int | None) -> tuple[Tensor, Tensor]:
         output = torch.empty_like(inputs[0])
         lse_BHT = torch.empty(output.shape[:3], dtype=torch.promote_types(output.dtype, torch.float32))
-        for span in self.spans:
-            part, sums = _cpu(*_for_heads(*map(span.of, inputs)), 0.0, True, scale=scale)
-            span.of(output).copy_(part)
-            span.of(lse_BHT).copy_(sums)
+        for queries, keys, mask in self._parts(window, output.dtype):
+            given = _for_heads(queries.of(inputs[0]), *map(keys.of, inputs[1:]))
+            part, sums = _cpu(*given, 0.0, mask is None, attn_mask=mask, scale=scale)
+            queries.of(output).copy_(part)
+            queries.of(lse_BHT).copy_(sums)
         return output, lse_BHT
 
     def backward(
         self, grad: Tensor, inputs: Sequence[Tensor], output: Tensor, lse_BHT: Tensor, scale: float, window: int | None
     ) -> Sequence[Tensor]:
-        grads = [torch.empty_like(x) for x in inputs]
-        for span in self.spans:
-            given = span.of(grad), *_for_heads(*map(span.of, inputs)), span.of(output), span.of(lse_BHT)
-            for whole, part in zip(grads, _cpu_backward(*given, 0.0, True, scale=scale), strict=True):
-                span.of(whole).copy_(_by_key_head(part, whole))
+        grads = [torch.zeros_like(x) for x in inputs]
+        for queries, keys, mask in self._parts(window, output.dtype):
+            given = _for_heads(queries.of(inputs[0]), *map(keys.of, inputs[1:]))
+            made = map(queries.of, (output, lse_BHT))
+            parts = _cpu_backward(queries.of(grad), *given, *made, 0.0, mask is None, attn_mask=mask, scale=scale)
+            for whole, span, part in zip(grads, (queries, keys, keys), parts, strict=True):
+                span.of(whole).add_(_by_key_head(part, whole))
         return grads
+
+    def _parts(self, window: int | None, dtype: torch.dtype) -> Iterator[tuple[Span, Span, Tensor | None]]:
+        """Queries, the keys that some of them see, and what is added to their scores; None is causal."""
+        for b, first, end in self.spans:
+            reach = window or end - first
+            size = max(reach, AT_LEAST)
+            for start in range(first, end, size):
+                queries = Span(b, start, min(start + size, end))
+                keys = Span(b, max(first, start - reach + 1), queries.end)
+                count, before = queries.end - start, start - keys.start
+                if before == 0 and count <= reach:
+                    yield queries, keys, None
+                else:
+                    sees_QK = torch.ones(count, before + count, dtype=torch.bool).tril(before).triu(before - reach + 1)
+                    yield queries, keys, torch.zeros(sees_QK.shape, dtype=dtype).masked_fill_(~sees_QK, -torch.inf)
 
 
 class Together:
     """CUDA's memory-efficient kernel over all documents at once, which have different lengths."""
-
-    windows = True
 
     def __init__(self, spans: Sequence[Span], device: torch.device) -> None:
         length_S = torch.tensor([span.end - span.start for span in spans], dtype=torch.int32)

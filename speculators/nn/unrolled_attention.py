@@ -20,13 +20,13 @@ from speculators.protocols.batch import Batch
 def unrolled(batch: Batch, slots: int, dtype: torch.dtype) -> Attend:
     """Attention of all slots of an unrolled draft; `dtype` is that of products.
 
-    Where no kernel returns the sums it is `dense`: on accelerators other than CUDA's, with a window on the CPU, and with a
-    window of fewer positions than slots.
+    It is `dense` on accelerators other than CUDA's, of which no kernel returns the sums, and with a window of fewer positions
+    than slots.
     """
     documents, with_mask = document_attention(batch), dense(batch, slots, dtype)
 
     def attend(query_BHTd: Tensor, seen: Seen, window: int | None = None) -> Tensor:
-        if documents is None or (window is not None and (window < slots or not documents.windows)):
+        if documents is None or (window is not None and window < slots):
             return with_mask(query_BHTd, seen, window)
         both = [part.to(dtype) for own in seen for part in own]
         first = None if window is None else window - len(seen) + 1
