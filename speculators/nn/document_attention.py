@@ -73,7 +73,7 @@ class OneByOne:
             made = map(queries.of, (output, lse_BHT))
             parts = _cpu_backward(queries.of(grad), *given, *made, 0.0, mask is None, attn_mask=mask, scale=scale)
             for whole, span, part in zip(grads, (queries, keys, keys), parts, strict=True):
-                span.of(whole).add_(_by_key_head(part, whole))
+                span.of(whole).add_(_sum_by_key_head(part, whole))
         return grads
 
     def _parts(self, window: int | None, dtype: torch.dtype) -> Iterator[tuple[Span, Span, Tensor | None]]:
@@ -128,7 +128,7 @@ class Together:
             scale=scale,
             window_size=window,
         )
-        return [_by_key_head(_as(x, part), x) for x, part in zip(inputs, grads, strict=True)]
+        return [_sum_by_key_head(_as(x, part), x) for x, part in zip(inputs, grads, strict=True)]
 
 
 def _for_heads(query: Tensor, *both: Tensor) -> list[Tensor]:
@@ -136,7 +136,7 @@ def _for_heads(query: Tensor, *both: Tensor) -> list[Tensor]:
     return [query, *(x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in both)]
 
 
-def _by_key_head(grad_BHTd: Tensor, own_BKTd: Tensor) -> Tensor:
+def _sum_by_key_head(grad_BHTd: Tensor, own_BKTd: Tensor) -> Tensor:
     """The sum over the query heads that share a head of the tensor."""
     return grad_BHTd.unflatten(1, (own_BKTd.shape[1], -1)).sum(2)
 
