@@ -229,8 +229,8 @@ def _training_flop(run: RunConfig, batch: Batch, ledger: Ledger) -> float:
 
 
 def _states_flop(batch: Batch, ledger: Ledger) -> float:
-    """FLOP for each token of a shard."""
-    return ledger.flop[EXTRACTION, VERIFIER_PASS] / (SHARD * batch.token_BT.shape[1])
+    """FLOP for each token of a shard, of which two sequences are simulated."""
+    return ledger.flop[EXTRACTION, VERIFIER_PASS] / (2 * batch.token_BT.shape[1])
 
 
 def _micro_batches(run: RunConfig) -> int:
@@ -277,12 +277,19 @@ class StatesOfSizes:
 
 
 def _extract(verifier: Verifier, layer_ids: Sequence[int], batch: Batch, ledger: Ledger) -> None:
-    """Compute the states of one shard."""
+    """Compute the states of the first and the last sequence of a shard; those between them only take up memory."""
     token_1T, position_1T = batch.token_BT[:1], batch.position_BT[:1]
     with ledger.during(EXTRACTION, VERIFIER_PASS):
-        states = [verifier.states(token_1T, position_1T, layer_ids) for _ in range(SHARD)]
+        first = verifier.states(token_1T, position_1T, layer_ids)
+        states = [first, *(_like(first) for _ in range(SHARD - 2)), verifier.states(token_1T, position_1T, layer_ids)]
         # The bytes of one file of the shard.
         torch.stack([found.last_BTH for found in states])
+
+
+def _like(states: VerifierStates) -> VerifierStates:
+    """States of the same size."""
+    aux_BTA = states.aux_BTA
+    return VerifierStates(torch.empty_like(states.last_BTH), None if aux_BTA is None else torch.empty_like(aux_BTA))
 
 
 def _alone(verifier: Verifier, ledger: Ledger) -> StatesOfSizes:
