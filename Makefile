@@ -68,7 +68,8 @@ slow: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'slow and not long'
 
 # The tests that take longest, for a release: the tutorial's commands as printed, the plan's memory beside real runs, killed
-# sweeps and servers, two nodes, a package of others' algorithms. Quick and slow tests cover their parts: no part of `check`.
+# sweeps and servers, trials side by side, two nodes, a package of others' algorithms. Quick and slow tests cover their parts:
+# no part of `check`.
 long: env env-vllm
 	SPECULATORS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m long
 

@@ -1,6 +1,7 @@
 """Every algorithm composes from its YAML and refuses what it does not know."""
 
 import ast
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,9 +37,12 @@ def test_composes(case: Case) -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_an_unknown_key_is_refused_with_the_nearest(name: str) -> None:
     """A slip in any key of the algorithm names the right one."""
-    for key in AlgorithmSettings.named(name).model_fields:
-        with pytest.raises(WrongInput, match=rf"algorithm\.{key}x .*did you mean algorithm\.{key}\?"):
-            compose([f"algorithm={name}", f"+algorithm.{key}x=1"])
+    keys = AlgorithmSettings.named(name).model_fields
+    with pytest.raises(WrongInput) as refused:
+        compose([f"algorithm={name}", *(f"+algorithm.{key}x=1" for key in keys)])
+    assert len(refused.value.messages) == len(keys)
+    for key in keys:
+        assert re.search(rf"algorithm\.{key}x .*did you mean algorithm\.{key}\?", str(refused.value)), key
 
 
 def test_changed_settings_differ_and_are_valid(case: Case, either: Case) -> None:

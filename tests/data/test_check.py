@@ -115,10 +115,10 @@ def test_a_pinned_run_stops(broken: Path, tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.slow
 def test_the_commands_leave_nothing_behind(broken: Path, tmp_path: Path) -> None:
-    """A run, a dry run and a sweep: exit code 2."""
+    """A run and a sweep: exit code 2."""
     folder = tmp_path / "run"
     given = ["data=jsonl", f"data.path={broken}", f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
-    for more in ([], ["dry_run=true"], ["-m", "seed=1,2"]):
+    for more in ([], ["-m", "seed=1,2"]):
         command = [sys.executable, str(ROOT / "train.py"), *more, *given]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 2, done.stderr

@@ -27,6 +27,7 @@ def test_it_is_what_one_process_makes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert digest(made) == digest(expected) and made.report == expected.report
     assert made.report.cut and len(made.report.skipped) > 1 and made.report.left_out
 
+    monkeypatch.setattr(module, "processes_for", lambda conversations: 2)
     broken = run.verifier.model_copy(update={"name_or_path": str(tmp_path)})
     with pytest.raises(RuntimeError, match="(?s)ended with exit code 1:.*cannot be loaded"):
         prepare(run.data, template, 4096, run.seed, verifier=broken)

@@ -49,6 +49,7 @@ def overrides(folder: Path) -> list[str]:
     return [
         "data=jsonl",
         f"data.path={folder / 'train.jsonl'}",
+        "data.max_length=320",
         f"evaluation.data={{path: {folder / 'prompts.jsonl'}}}",
     ]
 
@@ -138,5 +139,5 @@ def test_a_dry_run_refuses_what_cannot_be_read(value: str, said: str, tmp_path: 
 
 def test_settings_that_do_not_decode_it_are_the_same_weights(folder: Path) -> None:
     """Prompts to decode decide the result of a trial, not its weights."""
-    with_prompts, without = compose(overrides(folder)), compose(overrides(folder)[:2])
+    with_prompts, without = compose(overrides(folder)), compose(overrides(folder)[:3])
     assert weights_key(with_prompts) == weights_key(without) and result_key(with_prompts) != result_key(without)

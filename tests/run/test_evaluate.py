@@ -29,7 +29,7 @@ FEW = ["evaluation.num_prompts=2", "evaluation.max_new_tokens=12", "launch.num_t
 
 def published(folder: Path, *overrides: str) -> Path:
     """The checkpoint of a run of a few steps."""
-    pinned([*FEW, "trainer.max_steps=15", *overrides], folder)
+    pinned([*FEW, "trainer.max_steps=15", "trainer.batch_size=1", *overrides], folder)
     launch(folder)
     return folder / "checkpoint"
 
@@ -156,6 +156,7 @@ def test_the_checkpoints_own_settings_count(data: Path, tmp_path: Path) -> None:
     own += [
         "data=jsonl",
         f"data.path={data}",
+        "data.max_length=320",
         "verifier.dtype=float32",
         "data.chat_template_kwargs={a: [x, {b: true}]}",
     ]

@@ -40,16 +40,16 @@ def used(folder: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("states", [pytest.param("in_process", marks=pytest.mark.long), "cached"])
 def test_a_disk_that_is_full_at_any_write(states: str, disk: Path, tmp_path: Path) -> None:
-    """At five sizes between what is there before and what a run needs: the message says it, and the same call ends the run."""
+    """At three sizes between what is there before and what a run needs: the message says it, and the same call ends the run."""
     said = tmp_path / "said"
     reference = made(disk / "whole", f"verifier_states={states}")
     before = used(disk)
     assert ended(reference, said) == 0
     need, weights = used(disk) - before, (reference / WEIGHTS).read_bytes()
     failed = 0
-    for part in range(5):
+    for part in range(3):
         folder = made(disk / f"part_{part}", f"verifier_states={states}")
-        remount(disk, f"size={used(disk) + need * part // 5 + 4096}")
+        remount(disk, f"size={used(disk) + need * part // 3 + 4096}")
         said.write_text("")
         code = ended(folder, said)
         remount(disk, "size=1g")
@@ -59,7 +59,7 @@ def test_a_disk_that_is_full_at_any_write(states: str, disk: Path, tmp_path: Pat
             assert code == 1 and "disk" in text, text
         assert ended(folder, said) == 0, said.read_text()
         assert (folder / WEIGHTS).read_bytes() == weights
-    assert failed >= 3
+    assert failed >= 2
 
 
 @pytest.mark.slow
