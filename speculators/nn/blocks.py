@@ -21,7 +21,6 @@ from speculators.protocols.batch import Batch
 from speculators.protocols.drafter import Context
 from speculators.protocols.head import VerifierHead
 from speculators.protocols.hidden_states import VerifierStates
-from speculators.protocols.rows import RowLayout
 
 # Queries computed together in training. A chunk's blocks see nothing of each other, so its mask wastes as many keys;
 # with fewer queries the products are too small.
@@ -122,7 +121,7 @@ def fill_blocks(draft: BlockDraft, batch: Batch, states: VerifierStates, verifie
     inputs = slots + draft.first_input
     place_M = torch.arange(inputs, device=token_P.device)
     outputs = [features_1PH.new_zeros(0, slots, features_1PH.shape[-1]) + features_1PH[0, :0].unsqueeze(1)]
-    for chunk in chunks(batch.rows.layout, batch.token_BT.shape[1], inputs):
+    for chunk in chunks(batch, inputs):
         anchor_C = anchor_A[chunk.anchors]
         token_CM = torch.where(place_M == 0, token_P[anchor_C + 1].unsqueeze(1), draft.mask_token_id)
         position_CM = position_P[anchor_C].unsqueeze(1) + 1 + place_M
@@ -143,20 +142,20 @@ def fill_blocks(draft: BlockDraft, batch: Batch, states: VerifierStates, verifie
     return torch.cat(outputs).transpose(0, 1).flatten(0, 1)
 
 
-def chunks(layout: RowLayout, width: int, inputs: int) -> Iterator[Chunk]:
+def chunks(batch: Batch, inputs: int) -> Iterator[Chunk]:
     """Consecutive blocks of one sequence each, so that they share keys.
 
     Args:
-        layout: of rows that are blocks.
-        width: tokens of a sequence with its padding, T.
+        batch: its rows are blocks.
         inputs: of a block, M.
     """
+    layout, width = batch.rows.layout, batch.token_BT.shape[1]
     anchor_A = layout.anchor_R[layout.spans[0]]
     size, start = max(1, CHUNK_QUERIES // inputs), 0
     while start < len(anchor_A):
-        first = int(anchor_A[start]) // width * width
-        stop = min(start + size, int(anchor_A.searchsorted(first + width)))
-        yield Chunk(slice(start, stop), slice(first, int(anchor_A[stop - 1]) + 1))
+        first = int(anchor_A[start])
+        stop = min(start + size, int(anchor_A.searchsorted((first // width + 1) * width)))
+        yield Chunk(slice(start, stop), slice(batch.document_start(first), int(anchor_A[stop - 1]) + 1))
         start = stop
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from speculators.nn.attention import KeyValue, additive_mask
-from speculators.protocols.batch import Batch
+from speculators.protocols.batch import Batch, Span
 
 # Rows of one pass. More make a larger mask, fewer repeat the text's keys more often.
 CHUNK_ROWS = 1024
@@ -23,22 +23,20 @@ class MaskedPlaces(NamedTuple):
     """The C masked places of one pass: whole chains of one sequence.
 
     Attributes:
-        sequence: its number in the batch.
-        length: L', how many places of the sequence's text they may see, from its first.
+        seen: the L' places of the sequence's text that some of them see lie in it.
         position_1C: int64 position of each masked place in its document.
         key_1L: int64 positions of all that is seen: L' places of the text, then the C masked ones.
         mask_11CL: what is added to scores: 0 where a masked place sees a key, else minus infinity.
     """
 
-    sequence: int
-    length: int
+    seen: Span
     position_1C: Tensor
     key_1L: Tensor
     mask_11CL: Tensor
 
     def text(self, key: Tensor, value: Tensor) -> KeyValue:
         """The keys and values of a layer that these places may see, of those of the batch [B, heads, T, d]."""
-        return KeyValue(*(x[self.sequence : self.sequence + 1, :, : self.length] for x in (key, value)))
+        return KeyValue(self.seen.of(key), self.seen.of(value))
 
 
 def masked_chains(
@@ -67,14 +65,16 @@ def masked_chains(
     document_R = batch.document_BT.flatten()[place_R]
     outputs = [empty_0H]
     for b, chunk in chunks(anchor_on_host, T):
-        length = max(int(anchor_on_host[chunk.stop - 1]) - b * T, 0) + 1 + ahead
-        reached_CT = torch.arange(b * T, b * T + length, device=place_R.device) <= place_R[chunk, None] + ahead
-        text_CT = reached_CT & (batch.document_BT[b, :length] == document_R[chunk, None])
+        first, last = anchor_on_host[[chunk.start, chunk.stop - 1]].clip(min=0).tolist()
+        seen = Span(b, batch.document_start(first) - b * T, last - b * T + 1 + ahead)
+        text = b, slice(seen.start, seen.end)
+        place_T = torch.arange(b * T + seen.start, b * T + seen.end, device=place_R.device)
+        text_CT = (place_T <= place_R[chunk, None] + ahead) & (batch.document_BT[text] == document_R[chunk, None])
         own_CC = (anchor_R[chunk, None] == anchor_R[chunk]) & (slot_R[chunk, None] >= slot_R[chunk])
         position_1C = position_R[None, chunk]
-        key_1L = torch.cat((batch.position_BT[b : b + 1, :length], position_1C), dim=1)
+        key_1L = torch.cat((batch.position_BT[text].unsqueeze(0), position_1C), dim=1)
         mask_11CL = additive_mask(torch.cat((text_CT, own_CC), dim=1).unsqueeze(0), dtype)
-        outputs.append(compute(MaskedPlaces(b, length, position_1C, key_1L, mask_11CL)))
+        outputs.append(compute(MaskedPlaces(seen, position_1C, key_1L, mask_11CL)))
     return torch.cat(outputs)[order_R.argsort()]
 
 

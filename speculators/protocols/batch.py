@@ -4,6 +4,7 @@ Shape legend, used everywhere: B batch, T tokens, H hidden, V vocabulary, D draf
 S slots, R rows, K speculative tokens. A tensor's name ends in its shape: `hidden_RH`.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -53,6 +54,12 @@ class Batch:
     document_BT: Tensor
     rows: RowPlan
     spans: tuple[Span, ...]
+
+    def document_start(self, position: int) -> int:
+        """The flat position at which the document of a flat position begins."""
+        b, place = divmod(position, self.token_BT.shape[1])
+        span = self.spans[bisect_right(self.spans, (b, place), key=lambda span: (span.b, span.start)) - 1]
+        return position - place + span.start
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """The same batch with every tensor replaced by `function` of it."""

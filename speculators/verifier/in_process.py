@@ -130,11 +130,19 @@ class Verifier:
 
     @cached_property
     def packs(self) -> bool:
+        """Whether a packed row is computed as it is; otherwise each document gets a row of its own.
+
+        On a CPU the mask of a packed row costs more than the padding of documents in rows of their own.
+        """
+        return self.device.type != "cpu" and self.isolates
+
+    @cached_property
+    def isolates(self) -> bool:
         """Whether restarting positions isolates the documents of a packed row in this model.
 
         Layers other than full and sliding attention carry state across documents, or count chunks from the start of
         the row. For these two it is measured, on a document packed with two others, because some classes of
-        transformers ignore the positions in their masks. If it fails, each document gets a row of its own.
+        transformers ignore the positions in their masks.
         """
         if self.other_layers:
             return False

@@ -6,6 +6,7 @@ from speculators.data.collate import collate
 from speculators.data.row_plan import conditional_drop_token
 from speculators.data.template import Document
 from speculators.nn.masked_chains import MaskedPlaces, masked_chains
+from speculators.protocols.batch import Span
 from speculators.protocols.rows import PackedTargets, SequenceRows
 
 
@@ -29,23 +30,23 @@ def test_by_hand() -> None:
         # Chains lie side by side, (anchor, slot): (0, 2) (0, 3) (1, 2) (1, 3) (2, 2). The plan is sorted by slot.
         assert output_R1.flatten().tolist() == [0, 2, 4, 1, 3]
         assert (places.position_1C[0] - ahead).tolist() == [1, 2, 2, 3, 3]
-        # The text up to the last anchor, 2, in the second document, and what its place stands for.
-        assert places.length == 3 + 2 + 1 + ahead
-        assert places.key_1L[0].tolist() == [0, 1, 2, 0, 1, 2, 3][: places.length] + places.position_1C[0].tolist()
+        # The text of the second document up to the last anchor, 2, and what its place stands for.
+        assert places.seen == Span(0, 3, 3 + 2 + 1 + ahead)
+        assert places.key_1L[0].tolist() == [0, 1, 2, 3][: 3 + ahead] + places.position_1C[0].tolist()
         sees = [
-            "000 100  10000",
-            "000 100  11000",
-            "000 110  00100",
-            "000 110  00110",
-            "000 111  00001",
+            "100  10000",
+            "100  11000",
+            "110  00100",
+            "110  00110",
+            "111  00001",
         ]
         if ahead:
             sees = [
-                "000 1100 10000",
-                "000 1100 11000",
-                "000 1110 00100",
-                "000 1110 00110",
-                "000 1111 00001",
+                "1100 10000",
+                "1100 11000",
+                "1110 00100",
+                "1110 00110",
+                "1111 00001",
             ]
         found_CL = (places.mask_11CL[0, 0] == 0).int()
         assert ["".join(map(str, row)) for row in found_CL.tolist()] == [row.replace(" ", "") for row in sees]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaForCausalLM
 
 from speculators.protocols.batch import Batch
 from speculators.train.batches import made_ahead
@@ -23,6 +24,14 @@ READS = {
     aten.masked_select.default, aten._unique2.default, aten.bincount.default, aten.repeat_interleave.Tensor,
     aten.unique_consecutive.default, aten.unique_dim.default,
 }  # fmt: skip
+
+
+@pytest.fixture
+def packing(llama: LlamaForCausalLM) -> Verifier:
+    """A verifier that computes packed rows as they are, as on an accelerator."""
+    verifier = Verifier(llama)
+    verifier.packs = True
+    return verifier
 
 
 class Reads(TorchDispatchMode):
@@ -57,11 +66,11 @@ MUON = {"name": "muon", "lr": 0.02, "momentum": 0.95, "weight_decay": 0.1, "adam
 
 
 @pytest.mark.parametrize("optimizer", [{}, MUON], ids=["adamw", "muon"])
-def test_a_step_reads_no_value(make_run, fresh, verifier, prepared, tmp_path: Path, optimizer: dict[str, Any]) -> None:
+def test_a_step_reads_no_value(make_run, fresh, packing, prepared, tmp_path: Path, optimizer: dict[str, Any]) -> None:
     """Only transformers does, once in each pass of a verifier in the training process: whether documents are packed."""
     run = make_run(trainer={"epochs": 4, "batch_size": 2, "gradient_accumulation_steps": 2}, optimizer=optimizer)
     model = fresh(run)
-    places = reads_of_steps(Loop(model, verifier, prepared, run, tmp_path), 2)
+    places = reads_of_steps(Loop(model, packing, prepared, run, tmp_path), 2)
     assert len(places) == 4 and all("masking_utils" in place for place in places), places
 
 
@@ -86,7 +95,7 @@ def test_a_step_does_not_wait_for_cuda(make_run, prepared, tmp_path: Path, optim
     assert len(places) == 4 and all("masking_utils" in place for place in places), places
 
 
-def test_a_read_is_found(make_run, fresh, verifier, prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_is_found(make_run, fresh, packing, prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the losses, say."""
     run, learn = make_run(trainer={"epochs": 4}), Loop.step
 
@@ -95,7 +104,7 @@ def test_a_read_is_found(make_run, fresh, verifier, prepared, tmp_path: Path, mo
         float(loop.broken)
 
     monkeypatch.setattr(Loop, "step", step)
-    places = reads_of_steps(Loop(fresh(run), verifier, prepared, run, tmp_path), 1)
+    places = reads_of_steps(Loop(fresh(run), packing, prepared, run, tmp_path), 1)
     assert sum("masking_utils" not in place for place in places) == 1
 
 

@@ -49,9 +49,12 @@ def distance(found: Tensor, right: Tensor) -> float:
     return ((found - right).abs().max() / right.abs().max()).item()
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_states_are_each_documents_own(family: str) -> None:
-    """Documents longer than a window, side by side and beside padding."""
+def test_packed_states_are_each_documents_own(family: str, on_cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents longer than a window, side by side and beside padding, computed as on a CPU and as on an accelerator."""
+    if not on_cpu:
+        monkeypatch.setattr(verifier(family), "packs", verifier(family).isolates)
     documents = [document(n, seed=n) for n in (20, 13, 30, 5)]
     packed = verifier(family)(collate([documents[:2], documents[2:3], documents[3:]], 1), LAYERS)
     places = [(0, 0), (0, 20), (1, 0), (2, 0)]

@@ -38,5 +38,5 @@ def test_a_row_is_what_the_model_shows(family: str, tmp_path: Path) -> None:
         served = "served"
     except CannotServe:
         served = "refused"
-    packed, trees = "packed" if verifier.packs else "a row each", "no" if verifier.other_layers else "yes"
+    packed, trees = "packed" if verifier.isolates else "a row each", "no" if verifier.other_layers else "yes"
     assert ROWS[family] == (packed, trees, served)
