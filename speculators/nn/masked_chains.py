@@ -23,7 +23,7 @@ class MaskedPlaces(NamedTuple):
     """The C masked places of one pass: whole chains of one sequence.
 
     Attributes:
-        seen: the L' places of the sequence's text that some of them see lie in it.
+        seen: where the L' places of the text lie that they may see.
         position_1C: int64 position of each masked place in its document.
         key_1L: int64 positions of all that is seen: L' places of the text, then the C masked ones.
         mask_11CL: what is added to scores: 0 where a masked place sees a key, else minus infinity.
