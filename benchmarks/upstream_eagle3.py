@@ -3,7 +3,8 @@
     UPSTREAM_ENV/bin/python benchmarks/upstream_eagle3.py VERIFIER --data answers.jsonl --output upstream_draft
 
 Runs in an environment of its own, with upstream speculators 0.9.0. Settings are the defaults of its training command (whole
-vocabulary, three steps of training-time test, Muon, bfloat16 autocast), but for epochs and tokens a step. Draft, packing,
+vocabulary, three steps of training-time test, Muon, bfloat16 autocast), but for epochs and tokens a step; and float32 is for CPUs
+without bfloat16 products. Draft, packing,
 optimizers, schedule, clipping and published form are its own; its loop asks for an accelerator and its data preparation for a
 vLLM server, so that the loop, the rendering and the verifier's states stand here.
 
@@ -44,10 +45,12 @@ def rendered(tokenizer: Any, messages: list[dict[str, str]], limit: int) -> tupl
 
 
 @torch.inference_mode()
-def samples(verifier_path: str, file: Path, layer_ids: list[int], limit: int) -> Iterator[dict[str, torch.Tensor]]:
-    """What upstream's data set has of each conversation, with states in bfloat16."""
+def samples(
+    verifier_path: str, file: Path, layer_ids: list[int], limit: int, dtype: torch.dtype
+) -> Iterator[dict[str, torch.Tensor]]:
+    """What upstream's data set has of each conversation, with states in `dtype`."""
     tokenizer = AutoTokenizer.from_pretrained(verifier_path)
-    verifier = AutoModelForCausalLM.from_pretrained(verifier_path, dtype=torch.bfloat16).eval().base_model
+    verifier = AutoModelForCausalLM.from_pretrained(verifier_path, dtype=dtype).eval().base_model
     last: list[torch.Tensor] = []
     # The last entry of hidden_states has the final norm; upstream's draft applies it itself.
     verifier.layers[-1].register_forward_hook(lambda _module, _given, made: last.append(made))
@@ -73,8 +76,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="5 in the example scripts of its repository")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens a step; 8,192 by default there")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of verifier and training")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    dtype: torch.dtype = getattr(torch, options.dtype)
     flags = {
         "verifier_name_or_path": options.verifier,
         "draft_attn_impl": "sdpa",  # its default attention and loss need an accelerator
@@ -88,7 +93,7 @@ def main() -> None:
     draft_class = SpeculatorModel.registry["eagle3"]
     draft: Any = build_draft_model(settings, draft_class, None, None, verifier_config["vocab_size"])
     start = time.process_time()
-    data = list(samples(options.verifier, options.data, draft.target_layer_ids, options.tokens))
+    data = list(samples(options.verifier, options.data, draft.target_layer_ids, options.tokens, dtype))
     lengths = [len(one["input_ids"]) for one in data]
     print(f"states of {sum(lengths)} tokens: {time.process_time() - start:.0f} CPU s", flush=True)
     packing = MultipackDistributedBatchSamplerV2(options.tokens, lengths, num_replicas=1, rank=0, seed=settings.seed)
@@ -107,7 +112,7 @@ def main() -> None:
         for chosen in packing:
             # shift_batch makes new tensors of each sample; the samples stay as they are.
             batch = {k: v for k, v in collate([data[i] for i in chosen]).items() if isinstance(v, torch.Tensor)}
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
                 _, loss, _ = draft(**batch, **given)
             for one in optimizers:
                 one.zero_grad()

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import version
 from itertools import count
 from typing import Any
@@ -22,7 +23,6 @@ from speculators.decoding.generate import greedy, plain
 from speculators.decoding.text_sampler import TextSampler
 from speculators.proposals.sampler import Sampler
 from speculators.settings.answers import ServedAnswers
-from speculators.settings.data import DataSettings
 from speculators.settings.run_config import RunConfig
 from speculators.verifier import identity
 from speculators.verifier.loader import VerifierLoader
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 # Answers of a shard. In process, the prompts between two writes: the most that an interrupted run loses.
 SHARD = 256
 Answers = dict[Prompt, list[int]]
-# Generates answers to prompts, and calls a function with each as it is there.
-Answerer = Callable[[Sequence[Prompt], Callable[[Prompt, list[int]], None]], None]
+# Generates answers to prompts with a seed, and calls a function with each as it is there.
+Answerer = Callable[[Sequence[Prompt], int, Callable[[Prompt, list[int]], None]], None]
 _LINE = TypeAdapter(tuple[list[int], list[int]])
 
 
@@ -49,16 +49,16 @@ def kept_answers(run: RunConfig, store: Store, verifier: VerifierLoader, templat
     opened: list[Answerer] = []
     with ExitStack() as stack:
 
-        def generate(prompts: list[list[int]]) -> list[list[int] | None]:
-            about = f"of {run.verifier.name_or_path}"
-            with store.use("answers", _made_of(run, verifier), about) as entry, entry.writing():
+        def generate(prompts: list[list[int]], sample: int) -> list[list[int] | None]:
+            about, seed = f"of {run.verifier.name_or_path}", run.data.regenerate_seed + sample
+            with store.use("answers", _made_of(run, verifier, seed), about) as entry, entry.writing():
                 known, pending = _read(entry)
                 # In a fixed order, so that an interrupted run resumes with the same batches as an uninterrupted one.
                 new = sorted({tuple(p) for p in prompts} - known.keys(), key=lambda p: (len(p), p))
                 if new:
                     opened[:] = opened or [stack.enter_context(_answerer(run, verifier, template))]
                     kept = _Kept(entry, store, pending, len(new))
-                    opened[0](new, kept.keep)
+                    opened[0](new, seed, kept.keep)
                     kept.write()
                     known |= kept.answers
             return [known.get(tuple(p)) for p in prompts]
@@ -74,7 +74,7 @@ def decisive(run: RunConfig) -> dict[str, Any]:
     return {"transformers": version("transformers")}
 
 
-def _made_of(run: RunConfig, verifier: VerifierLoader) -> dict[str, Any]:
+def _made_of(run: RunConfig, verifier: VerifierLoader, seed: int) -> dict[str, Any]:
     """All settings that determine an answer."""
     data, budget = run.data, run.data.regenerate_max_new_tokens
     found: dict[str, Any] = {
@@ -88,7 +88,7 @@ def _made_of(run: RunConfig, verifier: VerifierLoader) -> dict[str, Any]:
     if budget is None or isinstance(run.verifier_answers, ServedAnswers):
         found["max_length"] = data.max_length
     if data.regenerate_temperature:
-        found |= {"temperature": data.regenerate_temperature, "seed": data.regenerate_seed}
+        found |= {"temperature": data.regenerate_temperature, "seed": seed}
     return found
 
 
@@ -99,17 +99,21 @@ def _answerer(run: RunConfig, verifier: VerifierLoader, template: ChatTemplate) 
         with served_answers(run.verifier_answers, run.data, verifier, template) as served:
             yield served
     else:
-        yield lambda prompts, keep: _in_process(run, verifier, prompts, keep)
+        yield partial(_in_process, run, verifier)
 
 
 def _in_process(
-    run: RunConfig, verifier: VerifierLoader, prompts: Sequence[Prompt], keep: Callable[[Prompt, list[int]], None]
+    run: RunConfig,
+    verifier: VerifierLoader,
+    prompts: Sequence[Prompt],
+    seed: int,
+    keep: Callable[[Prompt, list[int]], None],
 ) -> None:
     for start in range(0, len(prompts), SHARD):
         chunk = prompts[start : start + SHARD]
         # The shortest prompt comes first; tokens beyond data.max_length are cut later.
         budget = run.data.regenerate_max_new_tokens or run.data.max_length - len(chunk[0])
-        sampler = _sampler(run.data, verifier.device, budget)
+        sampler = _sampler(run.data.regenerate_temperature, seed, verifier.device, budget)
         for prompt, answer in zip(
             chunk, plain(verifier.whole(), chunk, budget, run.evaluation.batch_size, sampler), strict=True
         ):
@@ -165,11 +169,13 @@ class _Kept:
             log.info("data: the regenerated answers are not cached for later runs: %s", error)
 
 
-def _sampler(data: DataSettings, device: torch.device, length: int) -> Callable[[Sequence[Sequence[int]]], Sampler]:
+def _sampler(
+    temperature: float, seed: int, device: torch.device, length: int
+) -> Callable[[Sequence[Sequence[int]]], Sampler]:
     """A function that makes the sampler for given prompts."""
-    if not data.regenerate_temperature:
+    if not temperature:
         return greedy
-    return lambda some: TextSampler(data.regenerate_temperature, data.regenerate_seed, some, length, device)
+    return lambda some: TextSampler(temperature, seed, some, length, device)
 
 
 def _read(entry: Entry) -> tuple[Answers, Answers]:

@@ -19,7 +19,7 @@ from speculators.data.rendering import limited, rendered
 from speculators.data.rendering_processes import processes_for, rendering_processes
 from speculators.data.sequences import Columns, Sequences, in_columns, packed
 from speculators.data.spool import Spool, hash_of, prompt_key, spooled
-from speculators.data.template import ChatTemplate, TemplateRefused
+from speculators.data.template import ChatTemplate, Document, TemplateRefused
 from speculators.data.unused import Unused
 from speculators.settings.data import DataSettings
 from speculators.verifier.settings import VerifierSettings
@@ -141,7 +141,15 @@ def prepare(
     with chosen(data, seed, unused) as sides:
         if data.regenerate:
             assert generate is not None, "data.regenerate=true: no verifier was given to generate the answers"
-            found = (regenerated(side, template, generate, data, unused, unfinished) for side in sides)
+            author = generate
+
+            def answered(side: Side, samples: int) -> Iterator[Document]:
+                for sample in range(samples):
+                    # Conversations that are left out are counted once.
+                    left = Unused() if sample else unused
+                    yield from regenerated(side, template, author, sample, data, left, unfinished)
+
+            found = answered(sides[0], data.regenerate_samples), answered(sides[1], 1)
             documents, ends = in_columns((limited(d, data.max_length, cut) for d in side) for side in found)
         elif verifier is not None and (processes := processes_for(sum(map(len, sides)))) > 1:
             numbers = [side.numbers for side in sides]

@@ -8,8 +8,8 @@ from speculators.data.template import ChatTemplate, Document, TemplateRefused
 from speculators.data.unused import Unused
 from speculators.settings.data import DataSettings
 
-# The verifier's own answers to prompts, both as token ids; None where a server refuses the prompt.
-Generate = Callable[[list[list[int]]], Sequence[list[int] | None]]
+# The verifier's own answers to prompts, both as token ids, of the n-th sample; None where a server refuses the prompt.
+Generate = Callable[[list[list[int]], int], Sequence[list[int] | None]]
 NO_ROOM = "without an answer inside data.max_length"
 REFUSED = "whose prompt the server of the answers refuses"
 UNFINISHED = "whose answer did not end within data.regenerate_max_new_tokens"
@@ -61,6 +61,7 @@ def regenerated(
     conversations: Iterable[Conversation],
     template: ChatTemplate,
     generate: Generate,
+    sample: int,
     data: DataSettings,
     unused: Unused,
     unfinished: Unused,
@@ -71,6 +72,7 @@ def regenerated(
         conversations: their answers are not read, but for calls of tools whose results follow.
         template: the verifier's.
         generate: generates the answers.
+        sample: which of several answers to a prompt.
         data: max_length and the handling of an answer that did not end.
         unused: counts conversations without any document.
         unfinished: counts answers that did not end.
@@ -80,7 +82,7 @@ def regenerated(
     while active := [talk for talk in active if talk.ask()]:
         prompts = {id(talk): prompt for talk in active if (prompt := _prompt(talk, template, data, unused))}
         distinct = list(dict.fromkeys(map(tuple, prompts.values())))
-        answers = dict(zip(distinct, generate([list(p) for p in distinct]), strict=True)) if distinct else {}
+        answers = dict(zip(distinct, generate([list(p) for p in distinct], sample), strict=True)) if distinct else {}
         going_on = []
         for talk in (t for t in active if id(t) in prompts):
             prompt = prompts[id(talk)]

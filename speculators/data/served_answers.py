@@ -71,7 +71,7 @@ class Request:
     end_ids: Sequence[int]
     thinking_token_budget: int | None
 
-    def of(self, prompt: Prompt) -> dict[str, Any]:
+    def of(self, prompt: Prompt, seed: int) -> dict[str, Any]:
         """The body of the request for one prompt; it sets what servers may have other defaults for."""
         room = self.data.max_length - len(prompt)
         body: dict[str, Any] = {
@@ -80,7 +80,7 @@ class Request:
             "stop_token_ids": list(self.end_ids), "return_token_ids": True,
         }  # fmt: skip
         if self.data.regenerate_temperature:
-            body["seed"] = text_seed(self.data.regenerate_seed, prompt)
+            body["seed"] = text_seed(seed, prompt)
         if self.thinking_token_budget is not None:
             body["thinking_token_budget"] = self.thinking_token_budget
         return body
@@ -104,29 +104,30 @@ class AnswersClient:
         self._request, self._settings, self._command, self._server = request, settings, command, server
         self._said = -SAY
 
-    def __call__(self, prompts: Sequence[Prompt], keep: Callable[[Prompt, list[int]], None]) -> None:
+    def __call__(self, prompts: Sequence[Prompt], seed: int, keep: Callable[[Prompt, list[int]], None]) -> None:
         """Ask for answers.
 
         Args:
             prompts: token ids, each shorter than data.max_length.
+            seed: of sampled answers.
             keep: gets each answer as it arrives; prompts that the server refuses are counted in the log.
 
         Raises:
             ServerUnavailable: the server does not answer, serves something else, or refuses every prompt.
         """
         try:
-            asyncio.run(self._ask_all(prompts, keep))
+            asyncio.run(self._ask_all(prompts, seed, keep))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors  # of the first request that failed; the others were cancelled
 
-    async def _ask_all(self, prompts: Sequence[Prompt], keep: Callable[[Prompt, list[int]], None]) -> None:
+    async def _ask_all(self, prompts: Sequence[Prompt], seed: int, keep: Callable[[Prompt, list[int]], None]) -> None:
         left, answered, refused = iter(prompts), 0, list[str]()
 
         async def work(http: httpx2.AsyncClient) -> None:
             nonlocal answered
             for prompt in left:
                 try:
-                    answer = await self._persistently(partial(self._answer, http, prompt))
+                    answer = await self._persistently(partial(self._answer, http, prompt, seed))
                 except Refused as error:
                     refused.append(str(error))
                     if not answered and len(refused) == min(MOST_REFUSED, len(prompts)):
@@ -175,9 +176,9 @@ class AnswersClient:
                     self._server.answered()
                 return found
 
-    async def _answer(self, http: httpx2.AsyncClient, prompt: Prompt) -> list[int]:
+    async def _answer(self, http: httpx2.AsyncClient, prompt: Prompt, seed: int) -> list[int]:
         """Token ids of one answer."""
-        got = await self._read(http.post(f"{self.url}/v1/completions", json=self._request.of(prompt)))
+        got = await self._read(http.post(f"{self.url}/v1/completions", json=self._request.of(prompt, seed)))
         answer, read = find(got, "choices.0.token_ids"), find(got, "choices.0.prompt_token_ids")
         if not isinstance(answer, list) or not answer or not all(type(token) is int for token in answer):
             raise self._wrong("does not return the token ids of its answers")
@@ -230,21 +231,25 @@ class AnswersClient:
 
 
 def arguments(
-    settings: Settings, data: DataSettings, verifier: VerifierSettings, dtype: str, template: ChatTemplate
+    settings: Settings, data: DataSettings, verifier: VerifierSettings, dtype: str, template: ChatTemplate, on_cpu: bool
 ) -> list[str]:
     """Arguments of vLLM's server that generates a verifier's answers.
 
     Args:
         settings: the server's.
-        data: max_length is read.
+        data: max_length and the temperature are read.
         verifier: which model.
         dtype: in which it runs.
         template: the verifier's, which has the marks of its reasoning.
+        on_cpu: whether it is vLLM's CPU build.
 
     Raises:
         ValueError: the reasoning has a budget, and the template has no reasoning.
     """
     given = model_arguments(verifier, settings.model or verifier.name_or_path, dtype, data.max_length)
+    if on_cpu and data.regenerate_temperature:
+        # vLLM 0.32's CPU build ends where the prompt of a request with a seed is read in several steps.
+        given.append("--no-enable-chunked-prefill")
     if settings.thinking_token_budget is None:
         return given
     _, opening, middle, _ = template.marks
@@ -272,7 +277,8 @@ def served_answers(
     Raises:
         ValueError: as `arguments`.
     """
-    given = arguments(settings, data, verifier.settings, verifier.dtype, template)
+    on_cpu = verifier.device.type == "cpu"
+    given = arguments(settings, data, verifier.settings, verifier.dtype, template, on_cpu)
     model = settings.model or verifier.settings.name_or_path
     request = Request(model, data, sorted(template.end_ids), settings.thinking_token_budget)
     if settings.url is not None:
@@ -282,7 +288,6 @@ def served_answers(
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="speculators-answers-"))
         python, more = settings.python or sys.executable, shlex.split(settings.args or "")
-        on_cpu = verifier.device.type == "cpu"
         server = VllmServer(python, [*given, *more], Path(folder) / "vllm.log", on_cpu, "verifier_answers")
         stack.callback(server.stop)
         yield AnswersClient(server.url, request, settings, command(given), server)

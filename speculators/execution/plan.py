@@ -170,7 +170,7 @@ def read_data(run: RunConfig, facts: VerifierFacts) -> tuple[Prepared | None, Ev
         template = ChatTemplate.of(run.verifier, run.data)
         end, budget = min(template.end_ids, default=0), run.data.regenerate_max_new_tokens
 
-        def longest(prompts: list[list[int]]) -> list[list[int]]:
+        def longest(prompts: list[list[int]], _sample: int) -> list[list[int]]:
             return [[0] * ((budget or run.data.max_length - len(p)) - 1) + [end] for p in prompts]
 
         prepared = prepare(run.data, template, facts.vocab_size, run.seed, longest, run.verifier)
@@ -244,7 +244,8 @@ def served_lines(
 def answers_command(run: RunConfig, answers: ServedAnswers, facts: VerifierFacts) -> str:
     """The command of the server that generates answers."""
     template = ChatTemplate.of(run.verifier, run.data)
-    given = served_answers.arguments(answers, run.data, run.verifier, running_dtype(run, facts), template)
+    dtype, on_cpu = running_dtype(run, facts), device_kind(run) == "cpu"
+    given = served_answers.arguments(answers, run.data, run.verifier, dtype, template, on_cpu)
     return " ".join([command(given), *([answers.args] if answers.args else [])])
 
 

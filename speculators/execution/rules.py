@@ -60,6 +60,7 @@ def broken(run: RunConfig) -> list[Broken]:
         *several_processes_need_torchrun(run),
         *each_process_has_its_device(run),
         *processes_share_a_server(run),
+        *samples_differ(run),
         *answers_are_served(run),
         *secrets_stay_out(run),
         *follows_the_groups(run),
@@ -194,6 +195,15 @@ def processes_share_a_server(run: RunConfig) -> Iterator[Broken]:
             "the processes of launch=torchrun would start a server each; start one, and give its address and folder"
         )
         yield Broken("verifier_states.url", None, reason)
+
+
+def samples_differ(run: RunConfig) -> Iterator[Broken]:
+    """Several answers to a prompt are sampled: greedy ones would all be the same."""
+    if run.data.regenerate_samples > 1 and not (run.data.regenerate and run.data.regenerate_temperature):
+        reason = (
+            "needs data.regenerate=true and a data.regenerate_temperature above 0; greedy answers would be the same"
+        )
+        yield Broken("data.regenerate_samples", run.data.regenerate_samples, reason)
 
 
 def answers_are_served(run: RunConfig) -> Iterator[Broken]:

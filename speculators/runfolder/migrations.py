@@ -78,6 +78,7 @@ STEPS = {
             "run.data.chat_template_date": Added(None),
             "run.data.regenerate_temperature": Added(0.0),
             "run.data.regenerate_seed": Added(0),
+            "run.data.regenerate_samples": Added(1),
             "run.data.regenerate_unfinished": Added("keep"),
             "run.trainer.init_from": Added(None),
             "run.trainer.sequences_per_step": Added(None),

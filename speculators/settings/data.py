@@ -49,6 +49,9 @@ class DataSettings(Strict):
     )
     regenerate_temperature: float = Field(ge=0, description="sampling temperature of regenerated answers; 0 is greedy")
     regenerate_seed: int = Field(ge=0, lt=2**32, description="seed of regenerated answers with a temperature above 0")
+    regenerate_samples: PositiveInt = Field(
+        description="different sampled answers to each prompt that is trained on; held-out prompts get one"
+    )
     regenerate_unfinished: Literal["keep", "drop"] = Field(
         description="keep or drop a regenerated answer that reached its most tokens before it ended"
     )

@@ -25,7 +25,7 @@ class Author:
     def __init__(self, template: ChatTemplate, answers: dict[str, str]) -> None:
         self.template, self.answers, self.asked = template, answers, list[str]()
 
-    def __call__(self, prompts: list[list[int]]) -> list[list[int]]:
+    def __call__(self, prompts: list[list[int]], sample: int) -> list[list[int]]:
         texts = [str(self.template.tokenizer.decode(prompt)) for prompt in prompts]
         self.asked += texts
         # The question that is asked last.
@@ -80,6 +80,25 @@ def test_a_prompt_is_asked_once(data: Settings, template: ChatTemplate) -> None:
     made = prepare(data(*rows, regenerate=True), template, VOCAB, 0, author)
     assert len(author.asked) == len(set(author.asked)) == 3
     assert [runs for _, runs in spoken(made, template)].count(["Green.<|im_end|>"]) == 1
+
+
+def test_each_sample_has_a_history_of_its_own(data: Settings, template: ChatTemplate) -> None:
+    """A held-out prompt gets one answer, and a conversation that is left out is counted once."""
+    asked: list[tuple[int, str]] = []
+
+    def generate(prompts: list[list[int]], sample: int) -> list[list[int]]:
+        asked.extend((sample, str(template.tokenizer.decode(prompt))) for prompt in prompts)
+        return [template.tokenizer(f"Sample {sample}.<|im_end|>", add_special_tokens=False)["input_ids"]] * len(prompts)
+
+    rows = [talk("Colour?", "Blue.", "Sure?", "Yes."), talk("Shape?", "Round.", "Sure?", "No."), talk("Long? " * 99)]
+    changes = {"regenerate_temperature": 1.0, "regenerate_samples": 3, "max_length": 128, "heldout_fraction": 0.01}
+    made = prepare(data(*rows, regenerate=True, **changes), template, VOCAB, 4, generate)
+    *train, heldout = [runs for _, runs in spoken(made, template)]
+    assert len(made.heldout) == 1 and heldout == ["Sample 0.<|im_end|>"] * 2
+    assert sorted(train) == [[f"Sample {n}.<|im_end|>"] * 2 for n in range(3)]
+    histories = [(n, text) for n, text in asked if "Sure?" in text]
+    assert len(histories) == 4 and all(f"Sample {n}." in text for n, text in histories)
+    assert list(made.report.skipped.values()) == [1] and made.report.conversations == 3
 
 
 def test_thinking_is_kept_and_left_out_of_what_follows(data: Settings) -> None:
@@ -144,7 +163,7 @@ def test_neither_a_refused_prompt_nor_one_without_room_is_asked(data: Settings, 
     rows.append({"messages": [{"role": "user", "content": "word " * 200}]})
     asked: list[list[int]] = []
 
-    def generate(some: list[list[int]]) -> list[list[int]]:
+    def generate(some: list[list[int]], sample: int) -> list[list[int]]:
         asked.extend(some)
         return [[7, 8, 2] for _ in some]
 

@@ -178,7 +178,7 @@ def test_answers_are_generated_once_for_all_seeds(
     monkeypatch.setattr(answers, "SHARD", 4)
     run = regenerating(tmp_path)
     tokenizer = ChatTemplate.of(run.verifier, run.data)
-    expected = prepare(run.data, tokenizer, VOCAB, 0, lambda prompts: plain(verifier.whole(), prompts, 4, 1))
+    expected = prepare(run.data, tokenizer, VOCAB, 0, lambda some, _: plain(verifier.whole(), some, 4, 1))
     assert same(saved.prepared(run, store, verifier, VOCAB), expected) and len(asked) == 12
     other = saved.prepared(regenerating(tmp_path, "seed=1"), store, verifier, VOCAB)
     assert len(asked) == 12 and other.report.train_tokens + len(other.heldout) > 0
@@ -200,6 +200,22 @@ def test_sampled_answers_are_kept_by_their_seed(verifier: Verifier, store: Store
     assert answered("seed=1") == sampled
     assert answered("data.regenerate_seed=1") != sampled and answered("data.regenerate_temperature=0") != sampled
     assert answered() == sampled
+
+
+def test_several_samples_are_those_of_as_many_seeds(verifier: Verifier, store: Store, tmp_path: Path) -> None:
+    """Seed after seed, for the prompts that are trained on; a held-out prompt has the first one's answer."""
+
+    def answered(*more: str) -> tuple[list[list[int]], list[list[int]]]:
+        made = saved.prepared(regenerating(tmp_path, "data.regenerate_temperature=1.5", *more), store, verifier, VOCAB)
+        train, heldout = (
+            sorted(list(d.tokens) for sequence in side for d in sequence) for side in (made.train, made.heldout)
+        )
+        return train, heldout
+
+    train, heldout = answered("data.regenerate_seed=7", "data.regenerate_samples=3")
+    each = [answered(f"data.regenerate_seed={seed}") for seed in (7, 8, 9)]
+    assert train == sorted(tokens for own, _ in each for tokens in own) and heldout == each[0][1]
+    assert each[0] != each[1] != each[2]
 
 
 def test_regeneration_that_was_cut_off_is_gone_on_with(

@@ -133,6 +133,7 @@ def make_run(verifier: Path) -> Callable[..., RunConfig]:
                     "regenerate_unfinished": "keep",
                     "regenerate_temperature": 0.0,
                     "regenerate_seed": 0,
+                    "regenerate_samples": 1,
                     "chat_template_kwargs": None,
                     "chat_template_date": None,
                 },

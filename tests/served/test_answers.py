@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,12 @@ def test_a_sampled_answer_has_a_seed_of_its_own(served: Served, server: AnswersS
     first, other = seeds(), seeds("data.regenerate_seed=1")
     assert len(set(first.values())) == len(first) and first.keys() == other.keys()
     assert not set(first.values()) & set(other.values())
+    server.asked.clear()
+    prepared(served("data.regenerate_temperature=0.7", "data.regenerate_samples=2"), tmp_path / "several")
+    several = Counter(body["seed"] for body in server.asked)
+    assert set(several) < set(first.values()) | set(other.values()) and set(several.values()) == {1}
+    # Each prompt has its first answer; those that are trained on have a second one.
+    assert set(first.values()) < set(several)
     assert seeds("seed=3") == {}  # all are kept
 
 
@@ -248,7 +255,7 @@ def test_reasoning_has_a_budget(served: Served, server: AnswersServer, tmp_path:
     run = served("verifier_answers.thinking_token_budget=3")
     assert isinstance(run.verifier_answers, ServedAnswers)
     template = chat_template(FAMILIES["qwen3"])
-    given = arguments(run.verifier_answers, run.data, run.verifier, "float32", template)
+    given = arguments(run.verifier_answers, run.data, run.verifier, "float32", template, on_cpu=True)
     marks = json.loads(given[given.index("--reasoning-config") + 1])
     assert marks == {"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}
     with pytest.raises(ValueError, match="thinking_token_budget=3: the verifier's chat template has no marks"):
@@ -260,6 +267,12 @@ def test_a_server_without_answers_to_give_is_refused() -> None:
         WrongInput, match="verifier_answers.source='served': has no effect without data.regenerate=true"
     ):
         compose(["verifier_answers=served"])
+
+
+@pytest.mark.parametrize("overrides", [[], ["data.regenerate=true"], ["data.regenerate_temperature=0.7"]])
+def test_several_samples_without_sampling_are_refused(overrides: list[str]) -> None:
+    with pytest.raises(WrongInput, match="data.regenerate_samples=3: needs data.regenerate=true and a"):
+        compose([*overrides, "data.regenerate_samples=3"])
 
 
 @pytest.mark.slow

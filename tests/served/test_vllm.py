@@ -1,5 +1,6 @@
 """The same against vLLM itself: its states are the verifier's, and a run outlives its server."""
 
+import json
 import os
 import threading
 import time
@@ -95,3 +96,18 @@ def test_answers_are_the_verifiers(tmp_path: Path) -> None:
         )
     )
     assert served == right and len(right) == 200
+
+
+@pytest.mark.long
+def test_sampled_answers_need_one_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """To more prompts than it reads in one step, each with a seed."""
+    caplog.set_level("INFO")
+    file = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": f"Write {n} words. " * 30} for n in range(40)]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    own = ["data=jsonl", f"data.path={file}", "data.regenerate=true", "data.regenerate_max_new_tokens=4"]
+    sampled = ["data.regenerate_temperature=0.7", "data.regenerate_samples=2"]
+    served = ["verifier_answers=served", f"verifier_answers.python={VLLM}"]
+    made = prepared(compose([*own, *sampled, *served]), tmp_path / "cache")
+    assert len(documents(made)) == 78
+    assert caplog.text.count("starting vLLM") == 1

@@ -97,7 +97,7 @@ def composed(**groups: Any) -> RunConfig:
         "data": {
             "source": "chat", "max_length": 64, "max_conversations": None, "heldout_fraction": 0.2,
             "chat_template_kwargs": None, "chat_template_date": None, "regenerate_unfinished": "keep",
-            "regenerate_temperature": 0.0, "regenerate_seed": 0,
+            "regenerate_temperature": 0.0, "regenerate_seed": 0, "regenerate_samples": 1,
             "regenerate": False, "regenerate_max_new_tokens": 8,
         },
         "verifier_states": {"source": "in_process"},
