@@ -22,7 +22,7 @@ from speculators.settings.run_config import RunConfig
 from speculators.settings.states import CachedStates, ServedStates
 from speculators.settings.vllm import VllmSettings
 from speculators.train.build import on_meta, unfit
-from speculators.utils.device import resolve
+from speculators.utils.device import bfloat16_slowdown, resolve
 from speculators.utils.dtypes import dtype_of
 from speculators.utils.messages import WrongInput
 from speculators.verifier.facts import VerifierFacts
@@ -31,6 +31,8 @@ from speculators.verifier.loader import VerifierLoader
 
 # float32 bytes of a trained number in a resumable checkpoint: itself, and at least one moment of its optimizer.
 SAVED_BYTES = 8
+# Times that a product takes longer in bfloat16 than in float32 on a CPU that emulates it; one that has it takes less than 1.
+EMULATED = 5
 
 
 def lacking(run: RunConfig, folder: Path) -> list[str]:
@@ -83,6 +85,21 @@ def servers_can_start(run: RunConfig) -> Iterator[str]:
             )
         if server.python is not None and not os.access(server.python, os.X_OK):
             yield f"{group}.python={server.python}: there is no such program; give the path of a Python"
+
+
+def emulated(run: RunConfig, facts: VerifierFacts) -> str | None:
+    """A warning about bfloat16 on a CPU that emulates it; None where the run does not use it, or the CPU has it."""
+    used = {
+        "precision=bf16": run.precision == "bf16",
+        "verifier.dtype=bfloat16": running_dtype(run, facts) == "bfloat16",
+    }
+    if device_kind(run) != "cpu" or not any(used.values()) or (slowdown := bfloat16_slowdown()) < EMULATED:
+        return None
+    settings = ", ".join(setting for setting, there in used.items() if there)
+    return (
+        f"{settings}: this CPU has no bfloat16 products; a small one takes {slowdown:.0f} times as long as in float32, a large "
+        "one longer. Set precision=fp32 verifier.dtype=float32"
+    )
 
 
 def hub_knows_who_pushes(run: RunConfig) -> Iterator[str]:

@@ -22,6 +22,7 @@ from speculators.decoding.tree_mask import check_reads_trees
 from speculators.evaluate.evaluate import decoded_length, evaluate_both
 from speculators.evaluate.printout import report
 from speculators.execution.input_hashes import NAMES, check_vocabulary, hashes, vocabulary_map
+from speculators.execution.machine import emulated
 from speculators.execution.rules import notes
 from speculators.export.model_card import add_result
 from speculators.export.preflight import plan
@@ -80,6 +81,8 @@ def run(folder: Path) -> float:
     log.info(plan(run, published, facts).summary)
     for note in notes(run):
         log.info(note)
+    if warning := emulated(run, facts):
+        log.warning(warning)
     config = SpeculatorModelConfig.from_dict(published)
     verifier = VerifierLoader(run.verifier, device)
     if run.proposal.is_tree and (run.evaluation.num_prompts or run.trainer.keep_best == "decoded"):

@@ -1,6 +1,7 @@
 """Devices of this machine: their names, the choice for a run, and their memory use."""
 
 import os
+import time
 
 import psutil
 import torch
@@ -38,6 +39,21 @@ def resolve(name: str) -> torch.device:
             f"launch.num_processes: there is no {wanted} for process {local}; {here}. Start fewer processes"
         )
     raise ValueError(f"device={name} does not exist; {here}. Set device=auto")
+
+
+def bfloat16_slowdown() -> float:
+    """How many times as long a matrix product takes in bfloat16 as in float32 on this machine's CPU, which may emulate it."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        left, right = torch.ones(64, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            left @ right
+            times.append(time.process_time() - start)
+        return min(times)
+
+    return seconds(torch.bfloat16) / seconds(torch.float32)
 
 
 def memory_gb(device: torch.device) -> float:

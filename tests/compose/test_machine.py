@@ -13,7 +13,7 @@ import torch
 from speculators.cli.hydra_app import Check
 from speculators.cli.main import app
 from speculators.composition.compose import compose, composed, pinned
-from speculators.execution.machine import proposal_can_be_decoded
+from speculators.execution.machine import emulated, proposal_can_be_decoded
 from speculators.execution.rules import token_ids_exist
 from speculators.models.eagle3.settings import Eagle3Settings
 from speculators.proposals import ChainProposalConfig
@@ -114,6 +114,24 @@ def test_a_proposal_without_a_decoding_rule() -> None:
     (message,) = proposal_can_be_decoded(run.model_copy(update={"proposal": Undecided()}))
     assert message.startswith("proposal.proposal_type=undecided: it has settings and no decoding rule")
     assert "choose one of dynamic_tree, greedy" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        (["precision=bf16"], "precision=bf16: "),
+        (["verifier.dtype=bfloat16"], "verifier.dtype=bfloat16: "),
+        (["precision=fp32", "verifier.dtype=float32"], ""),
+    ],
+)
+def test_bfloat16_that_the_cpu_emulates(overrides: list[str], keys: str) -> None:
+    """Is warned about where oneDNN has no bfloat16 products for the CPU."""
+    run = compose(["device=cpu", *overrides])
+    found = emulated(run, VerifierFacts.read(run.verifier.name_or_path))
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported() or not keys:
+        assert found is None
+    else:
+        assert found is not None and found.startswith(keys) and "Set precision=fp32 verifier.dtype=float32" in found
 
 
 def test_check_reads_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
