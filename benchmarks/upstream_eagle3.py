@@ -3,9 +3,10 @@
     UPSTREAM_ENV/bin/python benchmarks/upstream_eagle3.py VERIFIER --data answers.jsonl --output upstream_draft
 
 Runs in an environment of its own, with upstream speculators 0.9.0. Settings are the defaults of its training command (whole
-vocabulary, three steps of training-time test, Muon, bfloat16 autocast), but for epochs and tokens a step; `--dtype float32` is
-for CPUs without bfloat16 products. Draft, packing, optimizers, schedule, clipping and published form are its own; its loop asks
-for an accelerator and its data preparation for a vLLM server, so that the loop, the rendering and the verifier's states stand here.
+vocabulary, three steps of training-time test, Muon, bfloat16 autocast), but for epochs and tokens a step. `--dtype float32` is
+for CPUs without bfloat16 products. Draft, packing, optimizers, schedule, clipping and published form are its own. Its loop asks
+for an accelerator and its data preparation for a vLLM server, so that the loop, the rendering and the verifier's states stand
+here.
 
 Prints the CPU seconds of the states and of the training.
 """
