@@ -4,9 +4,9 @@
 
 Runs in an environment of its own, with upstream speculators 0.9.0. Settings are the defaults of its training command (whole
 vocabulary, three steps of training-time test, Muon, bfloat16 autocast), but for epochs and tokens a step. `--dtype float32` is
-for CPUs without bfloat16 products. Draft, packing, optimizers, schedule, clipping and published form are its own. Its loop asks
-for an accelerator and its data preparation for a vLLM server, so that the loop, the rendering and the verifier's states stand
-here.
+for CPUs without bfloat16 products; Muon's iteration, in bfloat16 in torch, is then in float32 as well. Draft, packing,
+optimizers, schedule, clipping and published form are its own. Its loop asks for an accelerator and its data preparation for a
+vLLM server, so that the loop, the rendering and the verifier's states stand here.
 
 Prints the CPU seconds of the states and of the training.
 """
@@ -27,6 +27,7 @@ from speculators.train.config import TrainConfig
 from speculators.train.data import CollateFn
 from speculators.train.distributed_batch_sampler import MultipackDistributedBatchSamplerV2
 from speculators.train.optimizers import build_optimizers
+from torch.optim import _muon
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_linear_schedule_with_warmup
 
 from speculators import SpeculatorModel
@@ -67,6 +68,19 @@ def samples(
         }
 
 
+def orthogonalized(
+    grad: torch.Tensor, ns_coefficients: tuple[float, float, float], ns_steps: int, eps: float
+) -> torch.Tensor:
+    """The Newton-Schulz iteration of torch.optim.Muon in the gradient's own dtype."""
+    a, b, c = ns_coefficients
+    wide = grad.T if grad.size(0) > grad.size(1) else grad
+    x = wide / wide.norm().clamp(min=eps)
+    for _ in range(ns_steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if grad.size(0) > grad.size(1) else x
+
+
 def main() -> None:
     """Train, and write upstream's published form with the one line of a model card that says how it is served."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,6 +102,8 @@ def main() -> None:
         "total_seq_len": options.tokens,
     }
     settings = argparse.Namespace(**TrainConfig.from_sources(cli=flags, argv=[]).flatten())
+    if dtype == torch.float32:
+        _muon._zeropower_via_newtonschulz = orthogonalized
     torch.manual_seed(settings.seed)
     verifier_config = json.loads((Path(options.verifier) / "config.json").read_text())
     draft_class = SpeculatorModel.registry["eagle3"]
