@@ -155,7 +155,7 @@ def test_missing_values_and_doubles_are_refused(tmp_path: Path) -> None:
     pinned([], tmp_path)
     file = tmp_path / "run.yaml"
     text = file.read_text()
-    file.write_text(text.replace("    norm_output: false\n", ""))
+    file.write_text(text.replace("    norm_output: true\n", ""))
     with pytest.raises(WrongInput) as caught:
         load(tmp_path)
     assert caught.value.messages[0].startswith("algorithm.norm_output is missing: run.yaml must hold every value")

@@ -3,21 +3,18 @@
 from . import IDS, LAYER, PROPOSALS, USAGE, VERIFIER, Cases
 
 THREE = "algorithm.eagle_aux_hidden_state_layer_ids=[1,3,5]"
+# The paper's, without norms: a case adds those that it is about.
+EAGLE3 = ("algorithm=eagle3", "algorithm.fc_norm=false", "algorithm.norm_output=false")
 cases = Cases(
     {
-        "eagle3": ["algorithm=eagle3", THREE, "algorithm.draft_vocab_size=1024", "proposal.speculative_tokens=2"],
-        "eagle3 whole vocabulary": ["algorithm=eagle3", "proposal.speculative_tokens=2"],
-        "eagle3 qwen3": ["algorithm=eagle3", THREE, "algorithm.draft_arch=qwen3", "algorithm.num_hidden_layers=2"],
-        "eagle3 fc_norm": ["algorithm=eagle3", THREE, "algorithm.fc_norm=true"],
-        "eagle3 norm_before_fc": ["algorithm=eagle3", THREE, "algorithm.norm_before_fc=true"],
-        "eagle3 sliding": ["algorithm=eagle3", THREE, "algorithm.sliding_window=32"],
-        "eagle3 qwen3 sliding": [
-            "algorithm=eagle3",
-            THREE,
-            "algorithm.draft_arch=qwen3",
-            "algorithm.sliding_window=32",
-        ],
-        "eagle3 own embedding": ["algorithm=eagle3", THREE, "algorithm.embed_requires_grad=true"],
+        "eagle3": [*EAGLE3, THREE, "algorithm.draft_vocab_size=1024", "proposal.speculative_tokens=2"],
+        "eagle3 whole vocabulary": [*EAGLE3, "proposal.speculative_tokens=2"],
+        "eagle3 qwen3": [*EAGLE3, THREE, "algorithm.draft_arch=qwen3", "algorithm.num_hidden_layers=2"],
+        "eagle3 fc_norm": [*EAGLE3, THREE, "algorithm.fc_norm=true"],
+        "eagle3 norm_before_fc": [*EAGLE3, THREE, "algorithm.norm_before_fc=true"],
+        "eagle3 sliding": [*EAGLE3, THREE, "algorithm.sliding_window=32"],
+        "eagle3 qwen3 sliding": [*EAGLE3, THREE, "algorithm.draft_arch=qwen3", "algorithm.sliding_window=32"],
+        "eagle3 own embedding": [*EAGLE3, THREE, "algorithm.embed_requires_grad=true"],
     }
 )
 
