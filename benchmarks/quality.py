@@ -1,6 +1,9 @@
-"""What drafts of one verifier have accepted on texts that it wrote, draft beside draft.
+"""What drafts of one verifier have accepted, draft beside draft, on texts that it wrote or on those that they decoded.
 
     python benchmarks/quality.py RUN... --data topics/development.jsonl --prompts 110
+    python benchmarks/quality.py RUN...
+
+Without --data, the rounds are those of each run's own evaluation; all runs must have been evaluated on the same prompts.
 
 The answers in --data must be the verifier's own, decoded greedily: then each token of a text is the verifier's choice, and one
 pass of the verifier over a text, and one of the draft for each drafted token, give what every round of greedy decoding accepts.
@@ -12,7 +15,7 @@ bootstrap intervals over texts. That of the ratio to the first run resamples bot
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from speculators.evaluate.interval import LEVEL, RESAMPLES
 from speculators.losses.distillation import distill
 from speculators.model import SpeculatorModel, TrainingContext
 from speculators.protocols.hidden_states import VerifierStates
+from speculators.runfolder.result import load_result
 from speculators.runfolder.run_yaml import load
 from speculators.settings.run_config import RunConfig
 from speculators.utils.device import resolve
@@ -94,6 +98,32 @@ def covered(model: SpeculatorModel, texts: Texts) -> float:
     return torch.isin(torch.cat(answers), kept_D.cpu()).double().mean().item()
 
 
+def on_texts(folders: Sequence[Path], data: Path, prompts: int, tokens: int) -> Iterator[tuple[str, list[list[int]]]]:
+    """The share of the answers' tokens that each draft has, and what its rounds accept in each text."""
+    first = load(folders[0]).run
+    # Another trainer's draft has a checkpoint alone.
+    pins = [load(folder).run if (folder / "run.yaml").exists() else first for folder in folders]
+    torch.set_num_threads(first.launch.num_threads or torch.get_num_threads())
+    verifier = Verifier.load(first.verifier, resolve(first.device))
+    models = [load_draft(folder / "checkpoint", verifier).eval() for folder in folders]
+    layer_ids = sorted({i for model in models for i in model.layer_ids})
+    texts = Texts(verifier, first, data, prompts, layer_ids)
+    for run, model in zip(pins, models, strict=True):
+        starts = [list(document.supervised).index(True) for document in texts.documents]
+        own = [rounds(right(model, run, texts, i, tokens), start) for i, start in enumerate(starts)]
+        yield f"{covered(model, texts):.1%}", own
+
+
+def as_decoded(folders: Sequence[Path]) -> Iterator[tuple[str, list[list[int]]]]:
+    """What the rounds of each evaluation accepted in each text."""
+    asked = load_result(folders[0]).prompts
+    for folder in folders:
+        result = load_result(folder)
+        if result.prompts != asked:
+            raise SystemExit(f"{folder} was evaluated on other prompts than {folders[0]}")
+        yield "-", result.rounds
+
+
 def main() -> None:
     """A row for each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,40 +131,29 @@ def main() -> None:
         "runs",
         nargs="+",
         type=Path,
-        help="folders of finished runs of recurrent drafts, such as eagle3's; after the first, also folders with a "
-        "checkpoint of the same algorithm from another trainer",
+        help="folders of finished runs; with --data of recurrent drafts, such as eagle3's, and after the first also folders "
+        "with a checkpoint of the same algorithm from another trainer",
     )
-    parser.add_argument("--data", required=True, type=Path, help="conversations with the verifier's greedy answers")
+    parser.add_argument("--data", type=Path, help="conversations with the verifier's greedy answers")
     parser.add_argument("--prompts", type=int, default=110, help="how many of them")
-    parser.add_argument("--tokens", type=int, default=3, help="drafted tokens")
+    parser.add_argument("--tokens", type=int, default=3, help="drafted tokens, with --data")
     args = parser.parse_args()
-    first = load(args.runs[0]).run
-    # Another trainer's draft has a checkpoint alone.
-    pins = [load(folder).run if (folder / "run.yaml").exists() else first for folder in args.runs]
-    torch.set_num_threads(pins[0].launch.num_threads or torch.get_num_threads())
-    verifier = Verifier.load(pins[0].verifier, resolve(pins[0].device))
-    models = [load_draft(folder / "checkpoint", verifier).eval() for folder in args.runs]
-    layer_ids = sorted({i for model in models for i in model.layer_ids})
-    texts = Texts(verifier, pins[0], args.data, args.prompts, layer_ids)
-    generator = torch.Generator().manual_seed(0)
-    drawn_RP = torch.randint(len(texts.documents), (RESAMPLES, len(texts.documents)), generator=generator)
-    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    measured = on_texts(args.runs, args.data, args.prompts, args.tokens) if args.data else as_decoded(args.runs)
     titles = "run", "in vocabulary", f"accepted tokens a draft ({LEVEL:.0%})", "by position", "of the first run's"
     print(f"| {' | '.join(titles)} |\n|---|--:|---|---|---|")
+    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
     first_R: Tensor | None = None
-    for folder, run, model in zip(args.runs, pins, models, strict=True):
-        own = []
-        for i, document in enumerate(texts.documents):
-            start = list(document.supervised).index(True)
-            own.append(rounds(right(model, run, texts, i, args.tokens), start))
+    for folder, (in_vocabulary, own) in zip(args.runs, measured, strict=True):
         accepted_P, drafts_P = (torch.tensor(list(map(f, own)), dtype=torch.float64) for f in (sum, len))
+        drawn_RP = torch.randint(len(own), (RESAMPLES, len(own)), generator=torch.Generator().manual_seed(0))
         drawn_R = accepted_P[drawn_RP].sum(1) / drafts_P[drawn_RP].sum(1)
         first_R = drawn_R if first_R is None else first_R
         (low, high), (least, most) = drawn_R.quantile(ends).tolist(), (drawn_R / first_R).quantile(ends).tolist()
-        by_position = [sum(n > k for one in own for n in one) / drafts_P.sum().item() for k in range(args.tokens)]
+        longest = max(n for one in own for n in one)
+        by_position = [sum(n > k for one in own for n in one) / drafts_P.sum().item() for k in range(longest)]
         cells = [
             folder.name,
-            f"{covered(model, texts):.1%}",
+            in_vocabulary,
             f"{accepted_P.sum() / drafts_P.sum():.3f} ({low:.3f} to {high:.3f})",
             ", ".join(f"{share:.3f}" for share in by_position),
             f"{least:.2f} to {most:.2f}",

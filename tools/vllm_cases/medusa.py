@@ -2,11 +2,13 @@
 
 from . import PROPOSALS, Cases
 
+MEDUSA = ("algorithm=medusa", "algorithm.num_heads=3", "algorithm.num_hidden_layers=1")
 cases = Cases(
     {
-        "medusa": ["algorithm=medusa", "algorithm.num_heads=3", "proposal.speculative_tokens=3"],
+        "medusa": [*MEDUSA, "proposal.speculative_tokens=3"],
         "medusa shared": [
-            *("algorithm=medusa", "algorithm.num_heads=3", "proposal.speculative_tokens=2"),
+            *MEDUSA,
+            "proposal.speculative_tokens=2",
             *("algorithm.original_lm_head=true", "algorithm.truncated_vocab_size=1024"),
             "algorithm.medusa_fc_bias=true",
         ],
